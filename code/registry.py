@@ -1,0 +1,35 @@
+"""Registries of the framework: children of mmengine's, scope ``thinktwice``.
+
+A config names our parts without a prefix (``default_scope = 'thinktwice'``) and
+any part of another OpenMMLab project with one (``mmdet.ResNet``,
+``mmdet3d.SECOND``). The modules in ``locations`` are imported when a registry is
+first asked, so importing this file costs nothing.
+"""
+
+from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
+from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import LOOPS as MMENGINE_LOOPS
+from mmengine.registry import METRICS as MMENGINE_METRICS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
+from mmengine.registry import VISUALIZERS as MMENGINE_VISUALIZERS
+from mmengine.registry import Registry
+
+SCOPE = 'thinktwice'
+
+
+def _child(name: str, parent: Registry, *locations: str) -> Registry:
+    return Registry(name, parent=parent, scope=SCOPE, locations=list(locations))
+
+
+MODELS = _child('model', MMENGINE_MODELS, 'thinktwice.model_code', 'thinktwice.encoder_decoder_framework')
+DATASETS = _child('dataset', MMENGINE_DATASETS, 'thinktwice.datasets')
+TRANSFORMS = _child('transform', MMENGINE_TRANSFORMS, 'thinktwice.datasets.pipelines')
+DATA_SAMPLERS = _child('data sampler', MMENGINE_DATA_SAMPLERS, 'thinktwice.datasets.samplers')
+FUNCTIONS = _child('function', MMENGINE_FUNCTIONS, 'thinktwice.datasets')
+METRICS = _child('metric', MMENGINE_METRICS, 'thinktwice.core.evaluation')
+HOOKS = _child('hook', MMENGINE_HOOKS, 'thinktwice.core.hooks')
+LOOPS = _child('loop', MMENGINE_LOOPS, 'thinktwice.core')
+VISUALIZERS = _child('visualizer', MMENGINE_VISUALIZERS, 'thinktwice.core.visualization')
