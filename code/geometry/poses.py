@@ -1,0 +1,138 @@
+"""Planar poses of the ego vehicle: GNSS to metres, headings, and transforms between frames.
+
+Everything here is float64 numpy; callers cast once, at the end. Frames:
+
+* **world**: x east, y south, z up (left-handed), the simulator's frame, metres;
+* **ego**: x forward, y right, z up (left-handed), origin on the ground under the LiDAR, metres.
+
+A pose is the row ``(x, y, yaw)`` of the ego origin in the world; yaw is 0 along world x and grows
+towards world y, that is clockwise seen from above. A matrix ``a2b`` maps column vectors of a to b.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+
+POSE_X, POSE_Y, POSE_YAW = 0, 1, 2
+
+
+def gnss_to_north_east(
+    latitude: ArrayLike, longitude: ArrayLike, north_per_degree: float, east_per_degree: float
+) -> tuple[Array, Array]:
+    """Scale degrees to metres from the map's origin (latitude = longitude = 0).
+
+    Args:
+        latitude: degrees, any shape.
+        longitude: degrees, any shape.
+        north_per_degree: metres per degree of latitude, from the dataset's calibration.
+        east_per_degree: metres per degree of longitude, from the dataset's calibration.
+
+    Returns:
+        North and east in metres, each of the shape given.
+    """
+    north = np.asarray(latitude, dtype=np.float64) * north_per_degree
+    east = np.asarray(longitude, dtype=np.float64) * east_per_degree
+    return north, east
+
+
+def north_east_to_world(north: ArrayLike, east: ArrayLike) -> Array:
+    """World position of a (north, east) position: x = east, y = -north.
+
+    Args:
+        north: metres, any shape.
+        east: metres, the same shape.
+
+    Returns:
+        (..., 2) world x and y in metres.
+    """
+    return np.stack([np.asarray(east, dtype=np.float64), -np.asarray(north, dtype=np.float64)], axis=-1)
+
+
+def world_to_north_east(points: ArrayLike) -> tuple[Array, Array]:
+    """North and east of world positions (..., 2); the inverse of `north_east_to_world`."""
+    world = np.asarray(points, dtype=np.float64)
+    return -world[..., 1], world[..., 0].copy()
+
+
+def gnss_to_world(
+    latitude: ArrayLike, longitude: ArrayLike, north_per_degree: float, east_per_degree: float
+) -> Array:
+    """World position (..., 2) in metres of GNSS degrees; see `gnss_to_north_east` for the factors."""
+    return north_east_to_world(*gnss_to_north_east(latitude, longitude, north_per_degree, east_per_degree))
+
+
+def compass_to_yaw(theta: ArrayLike) -> Array:
+    """Yaw in radians of a compass heading (0 = north, clockwise). NaN stays NaN."""
+    return np.asarray(theta, dtype=np.float64) - np.pi / 2
+
+
+def wrap_angle(angle: ArrayLike) -> Array:
+    """The same angle in [-pi, pi), radians."""
+    return (np.asarray(angle, dtype=np.float64) + np.pi) % (2 * np.pi) - np.pi
+
+
+def rotation_matrix(yaw: float) -> Array:
+    """(2, 2) rotation by `yaw` radians: ego directions to world directions."""
+    cos, sin = np.cos(yaw), np.sin(yaw)
+    return np.array([[cos, -sin], [sin, cos]], dtype=np.float64)
+
+
+def pose_matrix(pose: ArrayLike) -> Array:
+    """`ego2world` of a planar pose.
+
+    Args:
+        pose: (3,) x, y in metres and yaw in radians.
+
+    Returns:
+        (4, 4) matrix; z passes through.
+    """
+    x, y, yaw = np.asarray(pose, dtype=np.float64)
+    matrix = np.eye(4)
+    matrix[:2, :2] = rotation_matrix(yaw)
+    matrix[:2, 3] = x, y
+    return matrix
+
+
+def relative_pose(history: ArrayLike, key: ArrayLike) -> Array:
+    """`frame2key`: takes points of the history ego frame into the key ego frame.
+
+    Computed from differences, not from two world matrices, so that it keeps its precision far
+    from the map's origin. A static point seen at p in the history frame is at ``frame2key @ p``.
+
+    Args:
+        history: (3,) pose of the history frame.
+        key: (3,) pose of the key frame.
+
+    Returns:
+        (4, 4) matrix, the identity for equal poses.
+    """
+    history = np.asarray(history, dtype=np.float64)
+    key = np.asarray(key, dtype=np.float64)
+    matrix = np.eye(4)
+    matrix[:2, :2] = rotation_matrix(history[POSE_YAW] - key[POSE_YAW])
+    matrix[:2, 3] = rotation_matrix(key[POSE_YAW]).T @ (history[:POSE_YAW] - key[:POSE_YAW])
+    return matrix
+
+
+def world_to_ego(points: ArrayLike, pose: ArrayLike) -> Array:
+    """World positions in the ego frame of a pose.
+
+    Args:
+        points: (..., 2) or (..., 3) world positions in metres; z passes through.
+        pose: (3,) pose of the ego.
+
+    Returns:
+        Positions of the same shape: forward, right(, up), metres.
+    """
+    pose = np.asarray(pose, dtype=np.float64)
+    ego = np.array(points, dtype=np.float64)
+    # Row vectors times R(yaw) are column vectors times its transpose: world to ego.
+    ego[..., :2] = (ego[..., :2] - pose[:POSE_YAW]) @ rotation_matrix(pose[POSE_YAW])
+    return ego
+
+
+def transform_points(a2b: ArrayLike, points: ArrayLike) -> Array:
+    """Apply a (4, 4) rigid transform to points (..., 3); the homogeneous 1 is implied."""
+    matrix = np.asarray(a2b, dtype=np.float64)
+    return np.asarray(points, dtype=np.float64) @ matrix[:3, :3].T + matrix[:3, 3]
