@@ -14,7 +14,7 @@ guard_spconv()
 
 # The registries of mmdet and mmdet3d have to exist before a config names `mmdet.ResNet`; their models
 # are imported (seconds) when one is first built.
-import mmdet.registry  # noqa: E402
+import mmdet.registry  # noqa: E402, F401
 import mmdet3d.registry  # noqa: E402, F401
 
 from thinktwice.model_code import backbones, dense_heads, losses, ops  # noqa: E402

@@ -116,8 +116,8 @@ def _refuse_cpu_tensors(tensor_class: type) -> None:
     def init(self: object, features: torch.Tensor, *args: Any, **kwargs: Any) -> None:
         if features.device.type == 'cpu':
             raise RuntimeError(
-                'spconv was given a CPU tensor, and computes wrong numbers on the CPU. Move the model and its '
-                'inputs to CUDA, or uninstall spconv to run sparse convolutions in plain torch.'
+                'spconv was given a CPU tensor, and computes wrong numbers on the CPU. Move the model and '
+                'its inputs to CUDA, or uninstall spconv to run sparse convolutions in plain torch.'
             )
         original(self, features, *args, **kwargs)
 
