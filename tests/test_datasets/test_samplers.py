@@ -116,12 +116,11 @@ def test_start_outside_the_epoch_is_refused() -> None:
 @pytest.mark.parametrize('sampler_type', ['TrainSampler', 'EvalSampler'])
 def test_samplers_are_registered_and_refuse_an_empty_dataset(sampler_type: str) -> None:
     extra = {'batch_size': 1} if sampler_type == 'TrainSampler' else {}
-    built = DATA_SAMPLERS.build(
-        dict(type=sampler_type, **extra), default_args={'dataset': range(3), 'seed': 1}
-    )
+    config = {'type': sampler_type, **extra}
+    built = DATA_SAMPLERS.build(dict(config), default_args={'dataset': range(3), 'seed': 1})
     assert {key.index for key in built} == {0, 1, 2}
     with pytest.raises(ValueError, match='empty'):
-        DATA_SAMPLERS.build(dict(type=sampler_type, **extra), default_args={'dataset': [], 'seed': 1})
+        DATA_SAMPLERS.build(dict(config), default_args={'dataset': [], 'seed': 1})
 
 
 def test_evaluation_deals_samples_round() -> None:

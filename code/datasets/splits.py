@@ -1,0 +1,168 @@
+"""Which samples a mode uses: towns, their indices, and caps per town.
+
+The tables of the modes are data and live in the configs; here are the rules that turn one
+`SplitSpec` and a dataset's metadata into a compact, ordered index of samples.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from mmengine.logging import print_log
+
+from .metadata import DatasetMetadata, RouteRecord
+
+
+@dataclass(frozen=True)
+class SplitSpec:
+    """A part of a dataset.
+
+    Attributes:
+        towns: towns in order, such as ``town01``.
+        indices: indices of each town in order, such as ``val`` or ``00``.
+        caps: largest number of samples of a town: one number for every town, or one per town
+            (a town without an entry is not capped), or None for all samples.
+    """
+
+    towns: Sequence[str]
+    indices: Sequence[str]
+    caps: Mapping[str, int] | int | None = None
+
+    def __post_init__(self) -> None:
+        for key, names in (('towns', self.towns), ('indices', self.indices)):
+            if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+                raise ValueError(f'split.{key} must be a list of names, got {names!r}')
+        caps = self.caps.values() if isinstance(self.caps, Mapping) else [self.caps]
+        for cap in caps:
+            if cap is not None and (type(cap) is not int or cap < 0):
+                raise ValueError(f'split.caps must be whole numbers >= 0 or None, got {cap!r}')
+
+    def cap_of(self, town: str) -> int | None:
+        """Largest number of samples of a town, None where there is no limit."""
+        return self.caps.get(town) if isinstance(self.caps, Mapping) else self.caps
+
+
+class SampleIndex:
+    """An ordered list of samples (route, key frame), stored as a few numpy columns.
+
+    A route gives one run of consecutive key frames, or several where frames are invalid. Only
+    the runs are stored, so a million frames cost kilobytes, however many workers hold a copy.
+
+    Args:
+        towns: (R,) town index of each route, such as ``town01_00``.
+        routes: (R,) folder name of each route.
+        runs: (S, 3) route number, first key frame and length of each run.
+    """
+
+    def __init__(self, towns: Sequence[str], routes: Sequence[str], runs: Sequence[tuple[int, int, int]]):
+        self._towns = np.array(towns, dtype=np.bytes_)
+        self._routes = np.array(routes, dtype=np.bytes_)
+        table = np.array(runs, dtype=np.int64).reshape(-1, 3)
+        self._run_route = table[:, 0].astype(np.int32)
+        self._run_first = table[:, 1].astype(np.int32)
+        self._run_end = np.cumsum(table[:, 2])
+
+    def __len__(self) -> int:
+        return int(self._run_end[-1]) if len(self._run_end) else 0
+
+    def locate(self, index: int) -> tuple[str, str, int]:
+        """Town index, route and key frame of a sample.
+
+        Raises:
+            IndexError: if the index is outside 0 .. len - 1.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f'sample {index} is outside 0..{len(self) - 1}')
+        run = int(np.searchsorted(self._run_end, index, side='right'))
+        before = int(self._run_end[run - 1]) if run else 0
+        route = int(self._run_route[run])
+        frame = int(self._run_first[run]) + index - before
+        return self._towns[route].decode(), self._routes[route].decode(), frame
+
+    def town_counts(self) -> dict[str, int]:
+        """Number of samples of each town (``town01``), in order of appearance."""
+        counts: dict[str, int] = {}
+        lengths = np.diff(self._run_end, prepend=0)
+        for route, length in zip(self._run_route, lengths, strict=True):
+            town = town_of(self._towns[route].decode())
+            counts[town] = counts.get(town, 0) + int(length)
+        return counts
+
+
+def town_of(town_index: str) -> str:
+    """The town of a town index: ``town01`` of ``town01_00``."""
+    return town_index.rsplit('_', 1)[0]
+
+
+def key_frame_runs(record: RouteRecord, history: int, horizon: int) -> list[tuple[int, int]]:
+    """Runs (first, length) of key frames t whose frames t - history .. t + horizon are all valid.
+
+    A route of L usable frames without invalid ones gives one run of L - history - horizon.
+    """
+    edges = [-1, *(frame for frame in record.invalid_frames if frame < record.usable), record.usable]
+    runs = []
+    for before, after in zip(edges[:-1], edges[1:], strict=True):
+        first, last = before + 1 + history, after - 1 - horizon
+        if last >= first:
+            runs.append((first, last - first + 1))
+    return runs
+
+
+def build_index(metadata: DatasetMetadata, split: SplitSpec, history: int, horizon: int) -> SampleIndex:
+    """Enumerate the samples of a split.
+
+    Order: towns and indices as the split lists them, routes as the metadata lists them, frames
+    ascending. A town stops at its cap exactly; its last route is cut. (The 2023 code tested the
+    cap before each route and overshot by up to one route.)
+
+    Args:
+        metadata: the dataset's routes.
+        split: towns, indices and caps.
+        history: frames needed before the key frame (T - 1).
+        horizon: frames needed after the key frame (K).
+
+    Raises:
+        ValueError: if no sample remains; the message says why and lists what there is.
+    """
+    towns: list[str] = []
+    routes: list[str] = []
+    runs: list[tuple[int, int, int]] = []
+    absent: list[str] = []
+    for town in split.towns:
+        cap = split.cap_of(town)
+        room = np.inf if cap is None else cap
+        for name in (f'{town}_{index}' for index in split.indices):
+            if name not in metadata.towns:
+                absent.append(name)
+                continue
+            for route, record in metadata.towns[name].items():
+                if room <= 0:
+                    break
+                for first, length in key_frame_runs(record, history, horizon):
+                    taken = int(min(length, room))
+                    if taken:
+                        runs.append((len(routes), first, taken))
+                    room -= taken
+                towns.append(name)
+                routes.append(route)
+    _report(metadata, split, absent, bool(runs), history + 1 + horizon)
+    return SampleIndex(towns, routes, runs)
+
+
+def _report(
+    metadata: DatasetMetadata, split: SplitSpec, absent: list[str], has_samples: bool, window: int
+) -> None:
+    available = ', '.join(sorted(metadata.towns)) or 'nothing'
+    if not has_samples:
+        raise ValueError(
+            f'the split (towns {list(split.towns)}, indices {list(split.indices)}, caps {split.caps}) '
+            f'holds no sample: a sample needs {window} usable frames in a row; the metadata lists '
+            f'{available}; not in it: {", ".join(absent) or "none"}'
+        )
+    if absent:
+        print_log(
+            f'not in the metadata and left out of the split: {", ".join(absent)} (available: {available})',
+            logger='current',
+            level=logging.WARNING,
+        )
