@@ -1,0 +1,184 @@
+"""The bird's-eye-view grid: which cell holds a point, and how maps are oriented.
+
+Points are in the ego frame: x forward, y right, z up, metres. A map that is indexed
+``[y index, x index]``, both growing with the coordinate, is called *index-ordered*; it is
+what scattering points into cells gives. Maps that are compared with the teacher's, or
+handed to the decoder, are in *teacher orientation*: row 0 is farthest ahead, column 0 is
+leftmost (docs/geometry).
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+#: lower bound, upper bound, cell size; metres
+Bounds = tuple[float, float, float]
+
+#: a range may miss a whole number of cells by this share of a cell (38.4 m hold 21.0008 cells of 1.8285 m)
+CELL_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True)
+class BEVGrid:
+    """A regular grid over the ground around the ego vehicle.
+
+    Args:
+        x_bounds: Lower bound, upper bound and cell size along x (forward), metres.
+        y_bounds: The same along y (right).
+        z_bounds: The same along z (up).
+
+    Raises:
+        ValueError: If a range is empty or holds no whole number of cells.
+    """
+
+    x_bounds: Bounds
+    y_bounds: Bounds
+    z_bounds: Bounds
+
+    def __post_init__(self) -> None:
+        for name in ('x_bounds', 'y_bounds', 'z_bounds'):
+            bounds = tuple(float(value) for value in getattr(self, name))
+            object.__setattr__(self, name, bounds)
+            _count_cells(name, bounds)
+
+    @cached_property
+    def num_x(self) -> int:
+        """Cells along x (forward)."""
+        return _count_cells('x_bounds', self.x_bounds)
+
+    @cached_property
+    def num_y(self) -> int:
+        """Cells along y (right)."""
+        return _count_cells('y_bounds', self.y_bounds)
+
+    @cached_property
+    def num_z(self) -> int:
+        """Cells along z (up)."""
+        return _count_cells('z_bounds', self.z_bounds)
+
+    @property
+    def num_cells(self) -> int:
+        """Cells of the ground plane."""
+        return self.num_x * self.num_y
+
+    @property
+    def index_shape(self) -> tuple[int, int]:
+        """Height and width of an index-ordered map: ``(num_y, num_x)``."""
+        return self.num_y, self.num_x
+
+    @property
+    def teacher_shape(self) -> tuple[int, int]:
+        """Height and width of a map in teacher orientation: ``(num_x, num_y)``."""
+        return self.num_x, self.num_y
+
+    @property
+    def lower(self) -> tuple[float, float, float]:
+        """Lower corner (x, y, z) in metres."""
+        return self.x_bounds[0], self.y_bounds[0], self.z_bounds[0]
+
+    @property
+    def cell_size(self) -> tuple[float, float, float]:
+        """Size of a cell along (x, y, z) in metres."""
+        return self.x_bounds[2], self.y_bounds[2], self.z_bounds[2]
+
+    def axis_indices(self, points: Tensor) -> Tensor:
+        """Index of the cell along each axis, without a check of the range.
+
+        The index is floored: rounding toward zero, as in 2023, lets the first cell of
+        each axis collect what lies one cell below the range too.
+
+        Args:
+            points: (..., 3) x, y, z in the ego frame, metres.
+
+        Returns:
+            (..., 3) int64 indices along x, y, z; negative below the range.
+        """
+        lower = points.new_tensor(self.lower)
+        size = points.new_tensor(self.cell_size)
+        return torch.floor((points - lower) / size).long()
+
+    def cell_index(self, points: Tensor) -> Tensor:
+        """Flat index of the cell that holds each point, in index order.
+
+        Args:
+            points: (..., 3) x, y, z in the ego frame, metres.
+
+        Returns:
+            (...) int64: ``y index * num_x + x index``, or -1 for a point outside of the
+            x, y or z range.
+        """
+        indices = self.axis_indices(points)
+        counts = indices.new_tensor((self.num_x, self.num_y, self.num_z))
+        inside = ((indices >= 0) & (indices < counts)).all(dim=-1)
+        flat = indices[..., 1] * self.num_x + indices[..., 0]
+        return torch.where(inside, flat, -1)
+
+    def cell_centers(self) -> Tensor:
+        """Ground position of every cell of a map in teacher orientation.
+
+        Returns:
+            (num_x, num_y, 2) float32 x, y in metres.
+        """
+        x = self.x_bounds[0] + (torch.arange(self.num_x) + 0.5) * self.x_bounds[2]
+        y = self.y_bounds[0] + (torch.arange(self.num_y) + 0.5) * self.y_bounds[2]
+        return torch.stack(torch.meshgrid(x.flip(0), y, indexing='ij'), dim=-1)
+
+    def teacher_coordinates(self, points: Tensor) -> Tensor:
+        """Continuous place of points in a map of teacher orientation.
+
+        Args:
+            points: (..., >=2) x, y in the ego frame, metres.
+
+        Returns:
+            (..., 2) column (lateral) and row (forward), the order that samplers take; 0
+            is the outer edge of the first column or row and 1 that of the last.
+        """
+        x_lower, x_upper, _ = self.x_bounds
+        y_lower, y_upper, _ = self.y_bounds
+        column = (points[..., 1] - y_lower) / (y_upper - y_lower)
+        row = 1 - (points[..., 0] - x_lower) / (x_upper - x_lower)
+        return torch.stack((column, row), dim=-1)
+
+
+def to_teacher_orientation(index_map: Tensor) -> Tensor:
+    """Turn an index-ordered map by a quarter, without mirroring it.
+
+    ``out[r, c] = map[c, num_x - 1 - r]``, so that row 0 is farthest ahead and column 0 is
+    leftmost, as in the teacher's maps.
+
+    Args:
+        index_map: (..., num_y, num_x).
+
+    Returns:
+        (..., num_x, num_y).
+    """
+    return index_map.transpose(-2, -1).flip(-2)
+
+
+def from_teacher_orientation(teacher_map: Tensor) -> Tensor:
+    """Invert :func:`to_teacher_orientation`.
+
+    Args:
+        teacher_map: (..., num_x, num_y).
+
+    Returns:
+        (..., num_y, num_x).
+    """
+    return teacher_map.flip(-2).transpose(-2, -1)
+
+
+def _count_cells(name: str, bounds: tuple[float, ...]) -> int:
+    if len(bounds) != 3:
+        raise ValueError(f'{name} must be (lower, upper, cell size) in metres, got {bounds}')
+    lower, upper, size = bounds
+    if size <= 0 or upper <= lower:
+        raise ValueError(f'{name} {bounds} is empty: give lower < upper and a positive cell size')
+    cells = (upper - lower) / size
+    count = round(cells)
+    if count < 1 or abs(cells - count) > CELL_TOLERANCE:
+        raise ValueError(
+            f'{name} {bounds} holds {cells:.4f} cells: choose a cell size that divides {upper - lower:g} m'
+        )
+    return count
