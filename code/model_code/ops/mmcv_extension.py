@@ -76,6 +76,8 @@ def install_mmcv_extension() -> bool:
     if importlib.util.find_spec(EXTENSION) is not None:
         return False
     sys.modules[EXTENSION] = PortableExtension()
+    # mmcv's SparseConvTensor.dense indexes with a list, as a tuple is meant; torch warns at each start
+    warnings.filterwarnings('ignore', 'Using a non-tuple sequence', module=r'mmcv\.ops\.sparse_structure')
     return True
 
 
