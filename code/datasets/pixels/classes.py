@@ -1,0 +1,138 @@
+"""Semantic ids of the simulator and of training, and the colour of traffic lights.
+
+The ids are those of CARLA 0.9.10 (docs, "Semantic class ids"). Two more are
+used between the split of the lights and the training ids: 24 and 25.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import cv2
+import numpy as np
+
+IGNORED_ID = 255  # outside the recorded image: no loss
+LAST_RECORDED_ID = 22
+TRAFFIC_LIGHT_ID = 18
+RED_LIGHT_ID = 24
+GREEN_LIGHT_ID = 25
+# building, pedestrian, pole, road line, road, sidewalk, vehicle, sign, light
+KEPT_IDS = (1, 4, 5, 6, 7, 8, 10, 12, TRAFFIC_LIGHT_ID)
+
+MIN_LIGHT_PIXELS = 20
+MIN_LIT_PIXELS = 3
+MIN_LIT_VALUE = 140
+SATURATION_FACTOR = 1.1
+GREEN_HUES = ((70, 100),)  # OpenCV's hues, 0..179, both ends included
+# 2023 knew only 150..180 and called pure red lights undecided: red wraps around 0.
+RED_HUES = ((0, 10), (150, 180))
+
+
+def training_id_table(kept_ids: Sequence[int] = KEPT_IDS) -> np.ndarray:
+    """Make the look-up table from (split) simulator ids to training ids.
+
+    Background is 0 and the kept ids count from 1; red and green lights follow
+    after the last. (2023 counted from 0 and so merged building and background.)
+
+    Args:
+        kept_ids (Sequence[int]): Simulator ids in the order of training ids.
+
+    Returns:
+        np.ndarray: (256,) uint8; 255 stays 255.
+    """
+    table = np.zeros(256, np.uint8)
+    for training_id, kept_id in enumerate(kept_ids, start=1):
+        table[kept_id] = training_id
+    if TRAFFIC_LIGHT_ID in kept_ids:
+        table[RED_LIGHT_ID] = len(kept_ids) + 1
+        table[GREEN_LIGHT_ID] = len(kept_ids) + 2
+    table[IGNORED_ID] = IGNORED_ID
+    return table
+
+
+def check_class_ids(class_ids: np.ndarray, lights_split: bool = False) -> None:
+    """Refuse ids that the simulator does not have: a damaged file, or another version.
+
+    Args:
+        class_ids (np.ndarray): (H, W) uint8.
+        lights_split (bool): Whether the ids of red and green lights may occur.
+
+    Raises:
+        ValueError: If there is a larger id.
+    """
+    highest = int(class_ids.max())
+    if highest > (GREEN_LIGHT_ID if lights_split else LAST_RECORDED_ID):
+        raise ValueError(
+            f'holds the class id {highest}; the recorded ids (of CARLA 0.9.10) end at {LAST_RECORDED_ID}'
+        )
+
+
+def to_training_ids(class_ids: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Look up training ids.
+
+    Args:
+        class_ids (np.ndarray): (...) uint8, simulator ids after the split.
+        table (np.ndarray): (256,) uint8 of :func:`training_id_table`.
+
+    Returns:
+        np.ndarray: (...) uint8.
+    """
+    return cv2.LUT(class_ids, table)
+
+
+def split_traffic_lights(class_ids: np.ndarray, rgb: np.ndarray) -> np.ndarray:
+    """Tell red, green and undecided traffic lights apart by the colour image.
+
+    Each 8-connected component of at least ``MIN_LIGHT_PIXELS`` becomes red (24),
+    green (25) or stays 18 (yellow or undecided); smaller ones become
+    background. Works on the recorded image, before any resampling, and costs
+    one pass over the ids plus the boxes around the lights.
+
+    Args:
+        class_ids (np.ndarray): (H, W) uint8, simulator ids.
+        rgb (np.ndarray): (H, W, 3) uint8, the same camera and frame.
+
+    Returns:
+        np.ndarray: (H, W) uint8; the input itself where no light is in view.
+    """
+    mask = cv2.inRange(class_ids, TRAFFIC_LIGHT_ID, TRAFFIC_LIGHT_ID)
+    boxes = list(_occupied_boxes(mask))
+    if not boxes:
+        return class_ids
+    split = class_ids.copy()
+    for rows, columns in boxes:
+        count, components, stats, _ = cv2.connectedComponentsWithStats(mask[rows, columns], connectivity=8)
+        for component in range(1, count):
+            left, top, width, height, pixels = stats[component]
+            inner = np.s_[top : top + height, left : left + width]
+            selected = components[inner] == component
+            colour = rgb[rows, columns][inner]
+            split[rows, columns][inner][selected] = _light_id(colour, selected, pixels)
+    return split
+
+
+def _occupied_boxes(mask: np.ndarray) -> Iterator[tuple[slice, slice]]:
+    """Cut a mask into boxes with empty rows or columns between them."""
+    for rows in _runs(np.asarray(mask.any(axis=1))):
+        for columns in _runs(np.asarray(mask[rows].any(axis=0))):
+            yield rows, columns
+
+
+def _runs(occupied: np.ndarray) -> Iterator[slice]:
+    edges = np.flatnonzero(np.diff(occupied, prepend=False, append=False))
+    for start, stop in zip(edges[::2], edges[1::2], strict=True):
+        yield slice(int(start), int(stop))
+
+
+def _light_id(rgb: np.ndarray, selected: np.ndarray, pixels: int) -> int:
+    if pixels < MIN_LIGHT_PIXELS:
+        return 0
+    hsv = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2HSV)[selected]
+    hue, saturation, value = hsv.T
+    lit = saturation >= int(SATURATION_FACTOR * int(saturation.mean()))
+    lit &= value >= MIN_LIT_VALUE
+    red, green = (
+        sum(int(((hue >= low) & (hue <= high) & lit).sum()) for low, high in hues)
+        for hues in (RED_HUES, GREEN_HUES)
+    )
+    if red < MIN_LIT_PIXELS and green < MIN_LIT_PIXELS:
+        return TRAFFIC_LIGHT_ID
+    return RED_LIGHT_ID if red >= green else GREEN_LIGHT_ID
