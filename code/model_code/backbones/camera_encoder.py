@@ -1,0 +1,178 @@
+"""Camera branch: images of several frames to one BEV map in the key ego frame."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from thinktwice.geometry.bev_grid import to_teacher_orientation
+from thinktwice.model_code.backbones.camera_vector import camera_vector
+from thinktwice.registry import MODELS
+
+
+@dataclass
+class CameraFeatures:
+    """What the camera branch hands on; all but ``bev`` belong to the key frame.
+
+    Attributes:
+        bev: (B, C, X, Y) in teacher orientation.
+        depth_logits: (B, N, D, h, w).
+        seg_logits: (B, N, classes, H / 2, W / 2).
+        fpn: (B, N, C, h, w) for each level of the neck, fine to coarse.
+    """
+
+    bev: Tensor
+    depth_logits: Tensor
+    seg_logits: Tensor
+    fpn: list[Tensor]
+
+
+@dataclass
+class FrameCameras:
+    """The cameras of one frame.
+
+    Attributes:
+        intrinsics: (B, N, 3, 3) pixels of the undistorted raw image.
+        cam2ego: (B, N, 4, 4) camera to the ego frame of the same moment; for the depth network.
+        cam2key: (B, N, 4, 4) camera to the ego frame of the key frame; for lifting.
+        ida_mats: (B, N, 4, 4) raw pixel to pixel of the network's image.
+    """
+
+    intrinsics: Tensor
+    cam2ego: Tensor
+    cam2key: Tensor
+    ida_mats: Tensor
+
+
+@MODELS.register_module()
+class LSSCameraEncoder(BaseModule):
+    """Lift-splat encoder over frames (paper, section on the encoder).
+
+    Args:
+        backbone: Config of a registered image backbone that returns several levels.
+        neck: Config of a registered neck that returns levels fine to coarse.
+        depth_net: Config of the depth network; ``num_bins`` is filled in.
+        seg_head: Config of the segmentation head, fed by all levels of the neck.
+        seg_branch: Config of the branch from segmentation logits to features.
+        view_transform: Config of :class:`LiftSplat` or a replacement.
+        neck_channels: Channels of the lifted level of the neck.
+        lift_level: Which level of the neck is lifted.
+        out_channels: Channels of the lifted features and of the BEV map.
+        num_frames: Frames, the key frame included; at least 1.
+        init_cfg: Initialisation of mmengine.
+
+    Raises:
+        ValueError: If ``num_frames`` is below 1.
+    """
+
+    def __init__(
+        self,
+        backbone: dict[str, Any],
+        neck: dict[str, Any],
+        depth_net: dict[str, Any],
+        seg_head: dict[str, Any],
+        seg_branch: dict[str, Any],
+        view_transform: dict[str, Any],
+        neck_channels: int,
+        lift_level: int,
+        out_channels: int,
+        num_frames: int,
+        init_cfg: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        if num_frames < 1:
+            raise ValueError(f'num_frames counts the key frame too and must be at least 1, got {num_frames}')
+        self.num_frames = num_frames
+        self.lift_level = lift_level
+        self.backbone = MODELS.build(backbone)
+        self.neck = MODELS.build(neck)
+        self.view_transform = MODELS.build(view_transform)
+        self.depth_net = MODELS.build({**depth_net, 'num_bins': self.view_transform.num_bins})
+        self.seg_head = MODELS.build(seg_head)
+        self.seg_branch = MODELS.build(seg_branch)
+        self.lift_conv = nn.Conv2d(neck_channels, self.depth_net.in_channels, 1)
+        merged = self.depth_net.context_channels + self.seg_branch.out_channels
+        self.merge_seg_conv = nn.Conv2d(merged, out_channels, 3, padding=1)
+        self.merge_frames_conv = nn.Conv2d(num_frames * out_channels, out_channels, 3, padding=1, bias=False)
+
+    def forward(
+        self, img: Tensor, intrinsics: Tensor, cam2ego: Tensor, frame2key: Tensor, ida_mats: Tensor
+    ) -> CameraFeatures:
+        """Encode all frames; history frames without gradient, by the same weights.
+
+        Args:
+            img: (B, T, N, 3, H, W) normalised images, oldest frame first, key frame last.
+            intrinsics: (B, T, N, 3, 3) pixels of the undistorted raw image.
+            cam2ego: (B, T, N, 4, 4) camera to the ego frame of its own moment, metres.
+            frame2key: (B, T, 4, 4) ego frame of each moment to that of the key frame.
+            ida_mats: (B, T, N, 4, 4) raw pixel to pixel of the network's image.
+
+        Returns:
+            BEV map of all frames; logits and levels of the key frame.
+
+        Raises:
+            ValueError: If the number of frames differs from ``num_frames``, or the image size
+                does not halve exactly down to the coarsest level.
+        """
+        if img.shape[1] != self.num_frames:
+            raise ValueError(
+                f'got {img.shape[1]} frames, but the camera encoder was built with num_frames='
+                f'{self.num_frames}'
+            )
+        cameras = [
+            self.frame_cameras(intrinsics, cam2ego, frame2key, ida_mats, t) for t in range(self.num_frames)
+        ]
+        key = self.encode_frame(img[:, -1], cameras[-1])
+        maps = [key.bev]
+        with torch.no_grad():
+            for t in reversed(range(self.num_frames - 1)):  # newest first, after the key frame
+                maps.append(self.encode_frame(img[:, t], cameras[t]).bev)
+        key.bev = self.orient(self.merge_frames_conv(torch.cat(maps, dim=1)))
+        return key
+
+    def frame_cameras(
+        self, intrinsics: Tensor, cam2ego: Tensor, frame2key: Tensor, ida_mats: Tensor, t: int
+    ) -> FrameCameras:
+        """Pick the cameras of frame ``t`` and express them in the key ego frame.
+
+        A history frame has poses of its own: its images are lifted from where its cameras
+        were. (2023 used those of the key frame, and lost each camera's position.)
+        """
+        cam2key = frame2key[:, t, None].float() @ cam2ego[:, t].float()
+        return FrameCameras(intrinsics[:, t], cam2ego[:, t], cam2key, ida_mats[:, t])
+
+    def encode_frame(self, img: Tensor, cameras: FrameCameras) -> CameraFeatures:
+        """Encode one frame.
+
+        Args:
+            img: (B, N, 3, H, W).
+            cameras: The frame's cameras.
+
+        Returns:
+            Features of the frame; ``bev`` is index-ordered (B, C, num_y, num_x).
+        """
+        B, N = img.shape[:2]
+        levels = self.neck(self.backbone(img.flatten(0, 1)))
+        vector = camera_vector(cameras.intrinsics, cameras.ida_mats, cameras.cam2ego).flatten(0, 1)
+        depth_logits, context = self.depth_net(self.lift_conv(levels[self.lift_level]), vector)
+        seg_logits = self.seg_head(levels)
+        features = self.merge_seg_conv(torch.cat((context, self.seg_branch(seg_logits)), dim=1))
+        depth_logits, seg_logits, features, *fpn = (
+            x.unflatten(0, (B, N)) for x in (depth_logits, seg_logits, features, *levels)
+        )
+        H, W = img.shape[-2:]
+        bev = self.view_transform(
+            depth_logits.softmax(dim=2),
+            features,
+            cameras.intrinsics,
+            cameras.cam2key,
+            cameras.ida_mats,
+            (H, W),
+        )
+        return CameraFeatures(bev, depth_logits, seg_logits, fpn)
+
+    def orient(self, bev: Tensor) -> Tensor:
+        """Turn an index-ordered map into teacher orientation, without mirroring it."""
+        return to_teacher_orientation(bev)

@@ -1,0 +1,44 @@
+"""Batch normalisation that also trains on one row.
+
+Batch statistics of a single value per channel do not exist, so ``nn.BatchNorm1d`` refuses
+a training batch of one sample. The layers here normalise such a batch by the running
+statistics, which they leave as they are. Names and shapes of the state are those of
+``nn.BatchNorm1d`` and ``nn.BatchNorm2d``, and with two values or more per channel so is
+the result. (The 2023 network could not train with one sample per process.)
+"""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from thinktwice.registry import MODELS
+
+
+class _FewRowsMixin(nn.modules.batchnorm._BatchNorm):
+    """Running statistics in place of those of a batch that has none."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise over all axes but the second.
+
+        Args:
+            input: (B, C, ...); B may be 0 or 1.
+
+        Returns:
+            Tensor of the same shape.
+        """
+        values_per_channel = input.numel() // self.num_features
+        if not self.training or values_per_channel > 1 or self.running_mean is None:
+            return super().forward(input)
+        self._check_input_dim(input)
+        # copies, because a larger batch may update the statistics before this one's backward
+        mean, variance = self.running_mean.clone(), self.running_var.clone()  # type: ignore[union-attr]
+        return F.batch_norm(input, mean, variance, self.weight, self.bias, training=False, eps=self.eps)
+
+
+@MODELS.register_module()
+class FewRowsBatchNorm1d(_FewRowsMixin, nn.BatchNorm1d):
+    """``nn.BatchNorm1d`` for (B, C) or (B, C, length) that trains on any number of rows."""
+
+
+@MODELS.register_module()
+class FewRowsBatchNorm2d(_FewRowsMixin, nn.BatchNorm2d):
+    """``nn.BatchNorm2d`` for (B, C, H, W) that trains on any number of values per channel."""

@@ -1,0 +1,51 @@
+"""Speed, target point and command to a feature vector."""
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from thinktwice.registry import MODELS
+
+
+@MODELS.register_module()
+class MeasurementEncoder(BaseModule):
+    """Two-layer perceptron over the vehicle's state and its navigation goal.
+
+    Args:
+        num_commands: Navigation commands.
+        speed_scale: Speed that counts as 1, m/s.
+        hidden_channels: Width of the hidden layer.
+        out_channels: Length of the vector.
+    """
+
+    def __init__(
+        self,
+        num_commands: int = 6,
+        speed_scale: float = 12.0,
+        hidden_channels: int = 128,
+        out_channels: int = 128,
+    ) -> None:
+        super().__init__(init_cfg={'type': 'Xavier', 'layer': 'Linear', 'distribution': 'normal'})
+        self.num_commands = num_commands
+        self.speed_scale = speed_scale
+        self.layers = nn.Sequential(
+            nn.Linear(1 + 2 + num_commands, hidden_channels),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden_channels, out_channels),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, speed: Tensor, target_point: Tensor, command: Tensor) -> Tensor:
+        """Encode.
+
+        Args:
+            speed: (B,) m/s.
+            target_point: (B, 2) x, y in the ego frame, metres.
+            command: (B,) int64, 0 .. num_commands - 1.
+
+        Returns:
+            (B, out_channels).
+        """
+        one_hot = F.one_hot(command, self.num_commands).to(speed)
+        return self.layers(torch.cat((speed[:, None] / self.speed_scale, target_point, one_hot), dim=1))
