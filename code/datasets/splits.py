@@ -38,6 +38,10 @@ class SplitSpec:
             if cap is not None and (type(cap) is not int or cap < 0):
                 raise ValueError(f'split.caps must be whole numbers >= 0 or None, got {cap!r}')
 
+    def names(self) -> list[str]:
+        """Town indices in the order of enumeration, such as ``town01_00``."""
+        return [f'{town}_{index}' for town in self.towns for index in self.indices]
+
     def cap_of(self, town: str) -> int | None:
         """Largest number of samples of a town, None where there is no limit."""
         return self.caps.get(town) if isinstance(self.caps, Mapping) else self.caps
@@ -109,7 +113,9 @@ def key_frame_runs(record: RouteRecord, history: int, horizon: int) -> list[tupl
     return runs
 
 
-def build_index(metadata: DatasetMetadata, split: SplitSpec, history: int, horizon: int) -> SampleIndex:
+def build_index(
+    metadata: DatasetMetadata, split: SplitSpec | None, history: int, horizon: int
+) -> SampleIndex:
     """Enumerate the samples of a split.
 
     Order: towns and indices as the split lists them, routes as the metadata lists them, frames
@@ -118,47 +124,43 @@ def build_index(metadata: DatasetMetadata, split: SplitSpec, history: int, horiz
 
     Args:
         metadata: the dataset's routes.
-        split: towns, indices and caps.
+        split: towns, indices and caps; None takes everything, in the metadata's order.
         history: frames needed before the key frame (T - 1).
         horizon: frames needed after the key frame (K).
 
     Raises:
         ValueError: if no sample remains; the message says why and lists what there is.
     """
+    names = list(metadata.towns) if split is None else split.names()
+    room = {town_of(name): split.cap_of(town_of(name)) if split else None for name in names}
     towns: list[str] = []
     routes: list[str] = []
     runs: list[tuple[int, int, int]] = []
-    absent: list[str] = []
-    for town in split.towns:
-        cap = split.cap_of(town)
-        room = np.inf if cap is None else cap
-        for name in (f'{town}_{index}' for index in split.indices):
-            if name not in metadata.towns:
-                absent.append(name)
-                continue
-            for route, record in metadata.towns[name].items():
-                if room <= 0:
-                    break
-                for first, length in key_frame_runs(record, history, horizon):
-                    taken = int(min(length, room))
-                    if taken:
-                        runs.append((len(routes), first, taken))
-                    room -= taken
-                towns.append(name)
-                routes.append(route)
-    _report(metadata, split, absent, bool(runs), history + 1 + horizon)
+    for name in names:
+        for route, record in metadata.towns.get(name, {}).items():
+            for first, length in key_frame_runs(record, history, horizon):
+                left = room[town_of(name)]
+                taken = length if left is None else min(length, left)
+                if taken == 0:
+                    continue
+                if left is not None:
+                    room[town_of(name)] = left - taken
+                if not routes or (towns[-1], routes[-1]) != (name, route):
+                    towns.append(name)
+                    routes.append(route)
+                runs.append((len(routes) - 1, first, taken))
+    absent = [name for name in names if name not in metadata.towns]
+    _report(metadata, absent, has_samples=bool(runs), window=history + 1 + horizon)
     return SampleIndex(towns, routes, runs)
 
 
-def _report(
-    metadata: DatasetMetadata, split: SplitSpec, absent: list[str], has_samples: bool, window: int
-) -> None:
+def _report(metadata: DatasetMetadata, absent: list[str], has_samples: bool, window: int) -> None:
     available = ', '.join(sorted(metadata.towns)) or 'nothing'
     if not has_samples:
         raise ValueError(
-            f'the split (towns {list(split.towns)}, indices {list(split.indices)}, caps {split.caps}) '
-            f'holds no sample: a sample needs {window} usable frames in a row; the metadata lists '
-            f'{available}; not in it: {", ".join(absent) or "none"}'
+            f'the split holds no sample (a sample needs {window} usable frames in a row); '
+            f'the metadata lists {available}; asked for but not in it: {", ".join(absent) or "nothing"}. '
+            'Choose towns and indices that are there, raise the caps, or record more'
         )
     if absent:
         print_log(

@@ -116,3 +116,12 @@ def test_a_million_frames_pickle_small() -> None:
     assert len(index) == 1_000_000
     assert len(pickle.dumps(index)) < 500_000
     assert index.locate(999_999) == ('town01_00', 'routes_town01_00_07_15_004999', 200)
+
+
+def test_no_split_takes_everything() -> None:
+    metadata = metadata_of(town02_val=[6], town01_00=[7])
+    assert samples(build_index(metadata, None, HISTORY, HORIZON)) == [
+        ('town02_val', 'route_0', 1),
+        ('town01_00', 'route_0', 1),
+        ('town01_00', 'route_0', 2),
+    ]

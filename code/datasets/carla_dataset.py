@@ -1,0 +1,228 @@
+"""The recorded drives as a dataset of training samples."""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from mmengine.logging import print_log
+from torch.utils.data import Dataset
+
+from thinktwice.registry import DATASETS, TRANSFORMS
+
+from .calibration import load_calibration
+from .corrupt_samples import SkippedSample, UnusableSampleError
+from .metadata import load_metadata
+from .samplers import SampleKey
+from .splits import SplitSpec, build_index
+from .storage import DatasetStorage, SampleReadError, open_storage
+
+ERROR_POLICIES = ('raise', 'skip')
+
+
+@DATASETS.register_module()
+class CarlaDataset(Dataset):
+    """Samples of recorded drives: a queue of frames, what the teacher did, and what came next.
+
+    A sample is ``dict(inputs, targets, metas)`` of plain tensors, see `PackSample`. All of its
+    randomness is a function of (seed, epoch, index), so it does not depend on worker processes
+    or on what was read before.
+
+    A sample with a damaged file follows `on_error`. A sample with a frame that has no heading
+    (NaN) is always replaced, since such frames are a known gap of the recordings; listed as
+    ``invalid_frames`` in the metadata they are left out of the index instead. The replacement is
+    another sample of the split, chosen by (seed, epoch, index). ``metas`` tell the sample that
+    was asked for (`requested_index`), the one that was read (`index`), and every one in between
+    with its file and reason (`skipped`); see `SkippedSampleTally`.
+
+    Args:
+        data_root: the dataset's folder or address.
+        pipeline: steps as config dictionaries or callables, run in order; the last makes the
+            sample.
+        split: a `SplitSpec` or its arguments as a dictionary; None takes everything.
+        num_frames: frames of the queue, the key frame included (T).
+        horizon: future frames of the targets (K).
+        seed: seed of all randomness, >= 0.
+        test_mode: passed to the pipeline and to `metas`.
+        with_targets: whether labels are read; without them a sample needs no future frames.
+        on_error: ``raise`` or ``skip``, see above.
+        max_replacements: replacements tried for one sample before giving up.
+        backend_args: arguments of mmengine's file backend, None to choose by `data_root`.
+
+    Attributes:
+        calibration: the dataset's sensor rig.
+
+    Raises:
+        FileNotFoundError: if there is no dataset or no metadata at `data_root`.
+        ValueError: if the split holds no sample, or an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        data_root: str | os.PathLike[str],
+        pipeline: Sequence[Any],
+        split: SplitSpec | Mapping[str, Any] | None = None,
+        num_frames: int = 2,
+        horizon: int = 4,
+        seed: int = 0,
+        test_mode: bool = False,
+        with_targets: bool = True,
+        on_error: str = 'raise',
+        max_replacements: int = 20,
+        backend_args: dict[str, Any] | None = None,
+    ) -> None:
+        _check_arguments(num_frames, horizon, seed, with_targets, on_error)
+        self.data_root = _checked_root(data_root, backend_args)
+        self.num_frames = num_frames
+        self.horizon = horizon
+        self.seed = seed
+        self.test_mode = test_mode
+        self.with_targets = with_targets
+        self.on_error = on_error
+        self.max_replacements = max_replacements
+        self._backend_args = backend_args
+        self._storage: DatasetStorage | None = None
+        self._storage_process = -1
+        self._steps = [TRANSFORMS.build(step) if isinstance(step, dict) else step for step in pipeline]
+        metadata = load_metadata(self.storage, self.data_root)
+        if isinstance(split, Mapping):
+            split = SplitSpec(**split)
+        self._index = build_index(metadata, split, num_frames - 1, horizon if with_targets else 0)
+        self.calibration = load_calibration(self.storage)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, key: SampleKey | int) -> Any:
+        """Read a sample.
+
+        Args:
+            key: index and epoch, or an index alone for epoch 0.
+
+        Returns:
+            What the last step of the pipeline makes.
+
+        Raises:
+            SampleReadError: if a file is damaged and the policy is to raise.
+            RuntimeError: if no replacement can be used either.
+            IndexError: if the index is out of range.
+        """
+        requested, epoch = key if isinstance(key, tuple) else (int(key), 0)
+        skipped: list[SkippedSample] = []
+        for index in islice(self._candidates(requested, epoch), self.max_replacements + 1):
+            try:
+                return self._read(index, requested, epoch, skipped)
+            except SampleReadError as error:
+                if self.on_error == 'raise' and not isinstance(error, UnusableSampleError):
+                    raise
+                sample_id = self.sample_id(index)
+                skipped.append(SkippedSample(sample_id=sample_id, path=error.path, reason=error.reason))
+                print_log(f'sample {sample_id} is replaced: {error}', logger='current', level=logging.WARNING)
+        files = ', '.join(skip['path'] for skip in skipped[:3])
+        raise RuntimeError(
+            f'{len(skipped)} samples in a row could not be read ({files}, ...): '
+            'check the data with tools/check_dataset.py'
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # File clients don't travel; every process opens its own.
+        return {**self.__dict__, '_storage': None, '_storage_process': -1}
+
+    @property
+    def storage(self) -> DatasetStorage:
+        """The dataset's files, opened by the process that asks (also after a fork)."""
+        if self._storage is None or self._storage_process != os.getpid():
+            self._storage = open_storage(self.data_root, self._backend_args)
+            self._storage_process = os.getpid()
+        return self._storage
+
+    @property
+    def metainfo(self) -> dict[str, Any]:
+        """What metrics and visualizers need to know of the dataset."""
+        return {
+            'dataset': type(self).__name__,
+            'data_root': self.data_root,
+            'frame_interval': self.frame_interval,
+            'horizon': self.horizon,
+            'cameras': [camera.name for camera in self.calibration.cameras],
+        }
+
+    @property
+    def frame_interval(self) -> float:
+        """Seconds between two frames."""
+        return self.calibration.frame_interval
+
+    @property
+    def town_counts(self) -> dict[str, int]:
+        """Number of samples of each town."""
+        return self._index.town_counts()
+
+    def sample_id(self, index: int) -> str:
+        """Name of a sample: town index, route and key frame."""
+        town, route, frame = self._index.locate(index)
+        return f'{town}/{route}/{frame:04d}'
+
+    def _candidates(self, index: int, epoch: int) -> Iterator[int]:
+        """The sample asked for, then its replacements.
+
+        Drawn from the whole split: the neighbours of a damaged frame use the same file.
+        """
+        yield index
+        generator = np.random.default_rng((self.seed, epoch, index, 1))
+        while True:
+            yield int(generator.integers(len(self)))
+
+    def _read(self, index: int, requested: int, epoch: int, skipped: list[SkippedSample]) -> Any:
+        town, route, frame = self._index.locate(index)
+        sequence = np.random.SeedSequence((self.seed, epoch, requested))
+        results: dict[str, Any] = {
+            'sample_id': self.sample_id(index),
+            'town': town,
+            'route': route,
+            'frame': frame,
+            'frames': list(range(frame - self.num_frames + 1, frame + 1)),
+            'future_frames': list(range(frame + 1, frame + 1 + self.horizon)),
+            'reader': self.storage.route(town, route),
+            'calibration': self.calibration,
+            'rng': np.random.default_rng(sequence),
+            'index': index,
+            'requested_index': requested,
+            'epoch': epoch,
+            # A signed 63-bit number: what torch's generators take.
+            'seed': int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1)),
+            'skipped': list(skipped),
+            'test_mode': self.test_mode,
+            'with_targets': self.with_targets,
+        }
+        for step in self._steps:
+            results = step(results)
+        return results
+
+
+def _check_arguments(num_frames: int, horizon: int, seed: int, with_targets: bool, on_error: str) -> None:
+    if num_frames < 1:
+        raise ValueError(f'num_frames must be >= 1 (the key frame counts), got {num_frames}')
+    if horizon < 1 and with_targets:
+        raise ValueError(f'horizon must be >= 1 with targets, got {horizon}')
+    if seed < 0:
+        raise ValueError(f'seed must be >= 0, got {seed}')
+    if on_error not in ERROR_POLICIES:
+        raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
+
+
+def _checked_root(data_root: str | os.PathLike[str], backend_args: dict[str, Any] | None) -> str:
+    """The root as an absolute path, or as it is where it is not a local folder."""
+    root = os.fspath(data_root)
+    is_local = '://' not in root and (backend_args or {}).get('backend', 'local') == 'local'
+    if not is_local:
+        return root
+    root = os.path.abspath(os.path.expanduser(root))
+    if not os.path.isdir(root):
+        raise FileNotFoundError(
+            f'no dataset at {root}. Put the recorded drives there (a folder with dataset_metadata.json '
+            'and townNN_XX/...), set data_root in the config to where they are, or record some: '
+            f'`python tools/record_minitown.py {data_root} --routes 8 --frames 40`'
+        )
+    return root

@@ -1,0 +1,58 @@
+"""Samples to a batch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import default_collate
+
+from thinktwice.registry import FUNCTIONS
+
+# Groups of tensors whose first axis differs from sample to sample.
+LIST_KEYS = frozenset({'points'})
+
+
+@FUNCTIONS.register_module()
+def collate_samples(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Stack samples along a new first axis B.
+
+    Clouds stay a list of B tensors: padding rows would be points at the vehicle's feet that
+    depend on a sample's batch mates. `metas` stay a list of B dictionaries; lists of tensors
+    (`grid_feature`) are stacked element by element.
+
+    Args:
+        samples: B samples of `PackSample`.
+
+    Returns:
+        ``inputs``, ``metas`` and, if the samples have them, ``targets``.
+
+    Raises:
+        ValueError: if the samples hold different fields or sizes; the message names the field.
+    """
+    groups = set(samples[0])
+    if any(set(sample) != groups for sample in samples):
+        raise ValueError('collate_samples: some samples of the batch have targets and some have none')
+    batch: dict[str, Any] = {'inputs': _collate_group('inputs', samples)}
+    if 'targets' in groups:
+        batch['targets'] = _collate_group('targets', samples)
+    batch['metas'] = [sample['metas'] for sample in samples]
+    return batch
+
+
+def _collate_group(group: str, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    keys = list(samples[0][group])
+    if any(set(sample[group]) != set(keys) for sample in samples):
+        raise ValueError(f'collate_samples: the samples of the batch hold different {group}')
+    return {key: _collate_field(f'{group}.{key}', [s[group][key] for s in samples]) for key in keys}
+
+
+def _collate_field(name: str, values: list[Any]) -> Any:
+    if name.rsplit('.', 1)[1] in LIST_KEYS:
+        return values
+    if isinstance(values[0], list):
+        return [_collate_field(name, list(level)) for level in zip(*values, strict=True)]
+    shapes = {tuple(value.shape) for value in values}
+    if len(shapes) > 1:
+        raise ValueError(f'collate_samples: {name} has different sizes in one batch: {sorted(shapes)}')
+    stacked: torch.Tensor = default_collate(values)
+    return stacked

@@ -1,0 +1,110 @@
+"""What the vehicle knows of itself, and where it will be."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from thinktwice.geometry import poses
+from thinktwice.registry import TRANSFORMS
+
+from ..corrupt_samples import UnusableSampleError
+from ..storage import RouteReader
+
+Results = dict[str, Any]
+
+NUM_COMMANDS = 6
+FOLLOW_LANE = 4  # road option; 1 left, 2 right, 3 straight, 5 and 6 change lane left and right
+
+
+def read_pose(reader: RouteReader, frame: int) -> tuple[dict[str, Any], np.ndarray]:
+    """Measurements of a frame and its pose in the world, (3,) x, y, yaw in metres and radians.
+
+    Raises:
+        UnusableSampleError: if the heading is NaN: the compass gave none, and any replacement
+            would turn waypoints and target point by an arbitrary angle.
+        SampleReadError: if the file can't be read.
+    """
+    values = reader.measurements(frame)
+    if math.isnan(values['theta']):
+        raise UnusableSampleError(
+            reader.path('measurements', frame), 'theta is NaN, the frame has no heading'
+        )
+    position = poses.north_east_to_world(values['x'], values['y'])
+    return values, np.array([*position, poses.compass_to_yaw(values['theta'])])
+
+
+def command_index(value: float) -> tuple[int, bool]:
+    """Class of a road option, 0 .. 5, and whether it had to be replaced by "follow the lane"."""
+    if value in range(1, NUM_COMMANDS + 1):
+        return int(value) - 1, False
+    return FOLLOW_LANE - 1, True
+
+
+@TRANSFORMS.register_module()
+class LoadMeasurements:
+    """Read poses, speed, target point and command of the frames of the queue.
+
+    Any road option outside 1 .. 6 is taken as "follow the lane" and marked.
+
+    Required Keys:
+        - reader (RouteReader)
+        - frames (list[int]): T frames, the key frame last
+
+    Added Keys:
+        - ego_poses (np.ndarray): (T, 3) float64 world x, y (m) and yaw (rad)
+        - frame2key (np.ndarray): (T, 4, 4) float32, ego of each frame to the key ego frame
+        - speed (float): m/s, key frame
+        - target_point (np.ndarray): (2,) float32 forward, right (m), key ego frame
+        - command (int): 0 .. 5
+        - command_replaced (bool): whether the recorded command was out of range
+    """
+
+    def __call__(self, results: Results) -> Results:
+        """Run the step; see the class.
+
+        Raises:
+            UnusableSampleError: if a frame has no heading.
+            SampleReadError: if a file can't be read.
+        """
+        reads = [read_pose(results['reader'], frame) for frame in results['frames']]
+        values, key_pose = reads[-1]
+        target = poses.north_east_to_world(values['x_target'], values['y_target'])
+        results['ego_poses'] = np.stack([pose for _, pose in reads])
+        results['frame2key'] = np.stack([poses.relative_pose(pose, key_pose) for _, pose in reads]).astype(
+            np.float32
+        )
+        results['speed'] = float(values['speed'])
+        results['target_point'] = poses.world_to_ego(target, key_pose).astype(np.float32)
+        results['command'], results['command_replaced'] = command_index(values['target_command'])
+        return results
+
+
+@TRANSFORMS.register_module()
+class LoadWaypoints:
+    """Read where the vehicle will be, seen from where it is. Does nothing without targets.
+
+    Required Keys:
+        - reader (RouteReader)
+        - ego_poses (np.ndarray): (T, 3)
+        - future_frames (list[int]): K frames after the key frame
+        - with_targets (bool)
+
+    Added Keys:
+        - waypoints (np.ndarray): (K, 2) float32 forward, right (m), key ego frame
+    """
+
+    def __call__(self, results: Results) -> Results:
+        """Run the step; see the class.
+
+        Raises:
+            UnusableSampleError: if a frame has no heading.
+            SampleReadError: if a file can't be read.
+        """
+        if not results['with_targets']:
+            return results
+        future = [read_pose(results['reader'], frame)[1] for frame in results['future_frames']]
+        positions = np.array([pose[: poses.POSE_YAW] for pose in future]).reshape(-1, 2)
+        waypoints = poses.world_to_ego(positions, results['ego_poses'][-1])
+        results['waypoints'] = waypoints.astype(np.float32)
+        return results

@@ -1,0 +1,111 @@
+"""The last step: one sample as plain tensors with named fields."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from thinktwice.registry import TRANSFORMS
+
+Results = dict[str, Any]
+
+INPUT_KEYS = (
+    'img',
+    'points',
+    'intrinsics',
+    'cam2ego',
+    'frame2key',
+    'ida_mats',
+    'speed',
+    'target_point',
+    'command',
+)
+TARGET_KEYS = (
+    'depth',
+    'seg',
+    'waypoints',
+    'value',
+    'feature',
+    'grid_feature',
+    'future_grid_feature',
+    'action_alpha',
+    'action_beta',
+    'future_action_alpha',
+    'future_action_beta',
+)
+META_KEYS = (
+    'sample_id',
+    'town',
+    'route',
+    'frame',
+    'index',
+    'requested_index',
+    'epoch',
+    'seed',
+    'test_mode',
+    'command_replaced',
+    'skipped',
+)
+
+
+def to_tensor(value: Any) -> Any:
+    """A tensor of an array or number (floats in single precision); lists element by element."""
+    if isinstance(value, (list, tuple)):
+        return [to_tensor(item) for item in value]
+    if isinstance(value, float):
+        return torch.tensor(value, dtype=torch.float32)
+    if isinstance(value, int):
+        return torch.tensor(value, dtype=torch.int64)
+    return torch.from_numpy(np.ascontiguousarray(value))
+
+
+@TRANSFORMS.register_module()
+class PackSample:
+    """Group what the steps before collected into inputs, targets and metas.
+
+    Inputs and targets are separate groups, so that no label can reach the prediction path.
+    Targets are absent without labels; a target whose step is not in the pipeline is left out.
+
+    Required Keys:
+        - img (np.ndarray): (T, N, 3, H, W) uint8
+        - points (np.ndarray): (P, 5) float32
+        - intrinsics, cam2ego, ida_mats (np.ndarray): (T, N, 3, 3), (T, N, 4, 4), (T, N, 4, 4)
+        - frame2key (np.ndarray): (T, 4, 4) float32
+        - speed (float), target_point (np.ndarray), command (int)
+        - reader, calibration, frames, ego_poses, with_targets
+        - sample_id, town, route, frame, index, requested_index, epoch, seed, test_mode,
+          command_replaced, skipped: copied to metas
+
+    Added Keys:
+        - inputs (dict): tensors by name
+        - targets (dict): tensors by name; only with targets
+        - metas (dict): names, numbers and paths of the sample
+    """
+
+    def __call__(self, results: Results) -> Results:
+        """Run the step; see the class.
+
+        Raises:
+            KeyError: if a step of the pipeline that makes an input is missing.
+        """
+        missing = [key for key in INPUT_KEYS if key not in results]
+        if missing:
+            raise KeyError(
+                f'PackSample: no step of the pipeline made {", ".join(missing)}; an input needs '
+                'LoadMeasurements, LoadPoints and LoadCameras'
+            )
+        packed: Results = {'inputs': {key: to_tensor(results[key]) for key in INPUT_KEYS}}
+        if results['with_targets']:
+            packed['targets'] = {key: to_tensor(results[key]) for key in TARGET_KEYS if key in results}
+        packed['metas'] = self._metas(results)
+        return packed
+
+    @staticmethod
+    def _metas(results: Results) -> Results:
+        metas = {key: results[key] for key in META_KEYS}
+        metas['ego_pose'] = results['ego_poses'][-1].tolist()
+        metas['image_paths'] = [
+            results['reader'].path(camera.rgb, results['frames'][-1])
+            for camera in results['calibration'].cameras
+        ]
+        return metas

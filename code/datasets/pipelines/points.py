@@ -1,0 +1,53 @@
+"""LiDAR sweeps of several frames in one cloud."""
+
+from typing import Any
+
+import numpy as np
+
+from thinktwice.geometry import poses
+from thinktwice.registry import TRANSFORMS
+
+Results = dict[str, Any]
+
+# Columns of the aggregated cloud.
+POINT_XYZ, POINT_INTENSITY, POINT_FRAME_OFFSET, POINT_COLUMNS = slice(0, 3), 3, 4, 5
+
+
+@TRANSFORMS.register_module()
+class LoadPoints:
+    """Read the sweeps of the queue and bring them into the key ego frame.
+
+    Rows: the key sweep first, then the history from the newest to the oldest, each in its
+    recorded order. The last column counts frames, 0 for the key sweep, -1 for the one before. A
+    queue of one frame gives the same columns. (The 2023 code multiplied the intensity, in place
+    of a 1, with the translation of the transform.)
+
+    Required Keys:
+        - reader (RouteReader)
+        - frames (list[int]): T frames, the key frame last
+        - ego_poses (np.ndarray): (T, 3)
+
+    Added Keys:
+        - points (np.ndarray): (P, 5) float32 x, y, z (m), intensity, frame offset
+    """
+
+    def __call__(self, results: Results) -> Results:
+        """Run the step; see the class.
+
+        Raises:
+            SampleReadError: if a sweep can't be read.
+        """
+        sweeps = [results['reader'].points(frame) for frame in reversed(results['frames'])]
+        cloud = np.empty((sum(map(len, sweeps)), POINT_COLUMNS), dtype=np.float32)
+        key_pose = results['ego_poses'][-1]
+        start = 0
+        for offset, sweep in enumerate(sweeps):
+            rows = cloud[start : start + len(sweep)]
+            rows[:, :POINT_FRAME_OFFSET] = sweep
+            rows[:, POINT_FRAME_OFFSET] = -offset
+            if offset:
+                frame2key = poses.relative_pose(results['ego_poses'][-1 - offset], key_pose)
+                rows[:, POINT_XYZ] = poses.transform_points(frame2key, sweep[:, POINT_XYZ])
+            start += len(sweep)
+        results['points'] = cloud
+        return results

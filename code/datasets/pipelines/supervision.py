@@ -1,0 +1,97 @@
+"""What the teacher saw and did: its Beta distributions, values, features and maps."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from thinktwice.registry import TRANSFORMS
+
+from ..storage import RouteReader, SampleReadError
+
+Results = dict[str, Any]
+
+
+@TRANSFORMS.register_module()
+class LoadSupervision:
+    """Read the teacher's outputs at the key frame and after it. Does nothing without targets.
+
+    Only what is used is kept: some map levels of the key frame, one level of each future frame,
+    and the actions of the first K - 1 future frames.
+
+    Where the recording's hazard rule braked and the teacher did not (`only_ap_brake`), the
+    teacher's distribution of the acceleration is replaced by one that brakes; steering stays.
+
+    Args:
+        levels: map levels of the key frame, in the order of `grid_feature`.
+        future_level: map level of the future frames.
+        brake_alpha: alpha of the replacement.
+        brake_beta: beta of the replacement.
+
+    Required Keys:
+        - reader (RouteReader)
+        - frames (list[int]): T frames, the key frame last
+        - future_frames (list[int]): K frames after the key frame
+        - with_targets (bool)
+
+    Added Keys:
+        - value (float): the teacher's value of the state
+        - feature (np.ndarray): (256,) float32
+        - grid_feature (list[np.ndarray]): a (C, Y, X) float32 map per level
+        - future_grid_feature (np.ndarray): (K, C, Y, X) float32
+        - action_alpha, action_beta (np.ndarray): (2,) float32 acceleration, steer
+        - future_action_alpha, future_action_beta (np.ndarray): (K - 1, 2) float32
+    """
+
+    def __init__(
+        self,
+        levels: Sequence[int] = (2, 3, 4, 5),
+        future_level: int = 2,
+        brake_alpha: float = 0.8,
+        brake_beta: float = 5.5,
+    ) -> None:
+        self.levels = tuple(levels)
+        self.future_level = future_level
+        self.brake_alpha = brake_alpha
+        self.brake_beta = brake_beta
+
+    def __call__(self, results: Results) -> Results:
+        """Run the step; see the class.
+
+        Raises:
+            SampleReadError: if a file can't be read or lacks a map.
+        """
+        if not results['with_targets']:
+            return results
+        reader, key_frame = results['reader'], results['frames'][-1]
+        values = reader.supervision(key_frame)
+        results['value'] = float(values['value'])
+        results['feature'] = np.asarray(values['features'], dtype=np.float32)
+        results['grid_feature'] = [self._map(values, level, reader, key_frame) for level in self.levels]
+        results['action_alpha'], results['action_beta'] = self._action(values)
+
+        maps, actions = [], []
+        for frame in results['future_frames']:
+            values = reader.supervision(frame)
+            maps.append(self._map(values, self.future_level, reader, frame))
+            actions.append(self._action(values))
+        results['future_grid_feature'] = np.stack(maps)
+        # The action of the last future frame would lead out of the horizon: nothing predicts it.
+        used = np.array(actions[:-1], dtype=np.float32).reshape(-1, 2, 2)
+        results['future_action_alpha'], results['future_action_beta'] = used[:, 0], used[:, 1]
+        return results
+
+    def _action(self, values: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        """Alpha and beta of a frame, each (2,): acceleration, steer."""
+        alpha = np.array(values['action_mu'], dtype=np.float32)
+        beta = np.array(values['action_sigma'], dtype=np.float32)
+        if values['only_ap_brake']:
+            alpha[0], beta[0] = self.brake_alpha, self.brake_beta
+        return alpha, beta
+
+    @staticmethod
+    def _map(values: dict[str, Any], level: int, reader: RouteReader, frame: int) -> np.ndarray:
+        maps = values['cnn_features']
+        if not 0 <= level < len(maps) or maps[level] is None:
+            raise SampleReadError(reader.path('supervision', frame), f'holds no teacher map of level {level}')
+        return np.asarray(maps[level], dtype=np.float32)
