@@ -10,5 +10,5 @@ class SampleKey(NamedTuple):
     randomness of a sample is a function of (seed, epoch, index), whatever worker reads it.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls on a key
     epoch: int
