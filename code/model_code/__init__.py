@@ -17,6 +17,14 @@ guard_spconv()
 import mmdet.registry  # noqa: E402, F401
 import mmdet3d.registry  # noqa: E402, F401
 
-from thinktwice.model_code import backbones, dense_heads, losses, ops  # noqa: E402
+from thinktwice.model_code import (  # noqa: E402
+    backbones,
+    data_preprocessor,
+    dense_heads,
+    losses,
+    ops,
+    photometric,
+    reference,
+)
 
-__all__ = ['backbones', 'dense_heads', 'losses', 'ops']
+__all__ = ['backbones', 'data_preprocessor', 'dense_heads', 'losses', 'ops', 'photometric', 'reference']

@@ -1,0 +1,106 @@
+r"""Compare the reference config with stored values of the official 2023 model.
+
+The model is filled with deterministic weights and run in evaluation mode on one
+deterministic batch; outputs, losses and gradients must lie within the tolerance of
+the stored values, relative to each entry's largest magnitude.
+
+Example:
+    python tools/check_parity.py tests/data/parity_seed0_128x256.npz --seed 0 \
+        --height 128 --width 256 --batch-size 1 --num-points 6000
+"""
+
+import argparse
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line; ``--help`` describes it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('golden', type=Path, help='stored values (.npz)')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the batch')
+    parser.add_argument('--height', type=int, default=128, help='image rows, pixels')
+    parser.add_argument('--width', type=int, default=256, help='image columns, pixels')
+    parser.add_argument('--batch-size', type=int, default=1, help='samples in the batch')
+    parser.add_argument('--num-points', type=int, default=6000, help='LiDAR points a sample')
+    parser.add_argument('--tolerance', type=float, default=1e-3, help='allowed relative error')
+    parser.add_argument('--worst', type=int, default=12, help='how many entries to print')
+    parser.add_argument('--device', default='cpu', help='where the model runs')
+    parser.add_argument(
+        '--config', type=Path, default=ROOT / 'configs' / 'thinktwice_reference.py', help='model to check'
+    )
+    parser.add_argument(
+        '--make-inputs',
+        type=Path,
+        metavar='FILE',
+        help='Python file whose fill_weights(shapes) and make_batch(seed, ...) replace the built-in '
+        'generator; it is executed, give only a file you trust',
+    )
+    return parser.parse_args()
+
+
+def load_generator(path: Path | None) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The functions that make weights and a batch: built in, or of a user's file."""
+    if path is None:
+        from thinktwice.apis.parity import deterministic_batch, deterministic_weights
+
+        return deterministic_weights, deterministic_batch
+    if not path.is_file():
+        raise FileNotFoundError(f'--make-inputs {path}: no such file')
+    names = runpy.run_path(str(path))
+    for function in ('fill_weights', 'make_batch'):
+        if not callable(names.get(function)):
+            raise ValueError(f'--make-inputs {path}: defines no function {function}()')
+    return names['fill_weights'], names['make_batch']
+
+
+def main() -> int:
+    """Run the comparison and print the worst entries; the exit code says whether all agree."""
+    args = parse_args()
+    if not args.golden.is_file():
+        raise FileNotFoundError(f'{args.golden}: no such file of stored values')
+    fill_weights, make_batch = load_generator(args.make_inputs)
+    # sums over many threads change their last bits from run to run
+    torch.set_num_threads(1)
+    from thinktwice.apis.parity import build_filled_model, compare, relative_gradient_errors, run_batch
+
+    with np.load(args.golden, allow_pickle=False) as file:
+        stored = dict(file)
+    model = build_filled_model(args.config, fill_weights).to(args.device)
+    batch = make_batch(
+        args.seed,
+        batch_size=args.batch_size,
+        height=args.height,
+        width=args.width,
+        num_points=args.num_points,
+    )
+    computed = run_batch(model, batch)
+    deviations = compare(stored, computed)
+    failed = [deviation for deviation in deviations if not deviation.error <= args.tolerance]
+    print(f'{len(deviations)} entries compared, worst {min(args.worst, len(deviations))}:')
+    for deviation in deviations[: max(args.worst, len(failed))]:
+        print(f'  {deviation.error:9.2e}  {deviation.entry}  {deviation.detail}'.rstrip())
+    gradients = relative_gradient_errors(stored, computed) if 'grad/names' in stored else []
+    if gradients:
+        print(f'{len(gradients)} gradient norms, each relative to itself, worst 5 (not a criterion):')
+        for deviation in gradients[:5]:
+            print(f'  {deviation.error:9.2e}  {deviation.entry}')
+    if failed:
+        print(f'FAILED: {len(failed)} entries beyond {args.tolerance:g}')
+        return 1
+    print(f'OK: every entry within {args.tolerance:g}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
