@@ -1,0 +1,78 @@
+"""What happens to a batch on the device, before the network sees it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.model import BaseDataPreprocessor
+from torch import Tensor
+
+from thinktwice.registry import MODELS
+
+
+@MODELS.register_module()
+class DrivingDataPreprocessor(BaseDataPreprocessor):
+    """Move a batch to the device, augment its images in training, normalise them.
+
+    Args:
+        mean: Mean of R, G, B, as a share of the full range.
+        std: Standard deviation of R, G, B, as a share of the full range.
+        photometric: Config of the augmentation in training; None switches it off.
+        non_blocking: Whether copies to the device may overlap with computation.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
+        photometric: dict[str, Any] | None = None,
+        non_blocking: bool = False,
+    ) -> None:
+        super().__init__(non_blocking)
+        self.photometric = MODELS.build(photometric) if photometric else None
+        self.iteration = 0
+        self.register_buffer('mean', 255 * torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer('std', 255 * torch.tensor(std)[:, None, None], persistent=False)
+
+    def set_iteration(self, iteration: int) -> None:
+        """Tell the augmentation how far the run is: optimiser steps since its start."""
+        self.iteration = iteration
+
+    def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
+        """Prepare a batch.
+
+        Args:
+            data: ``inputs`` with ``img`` (B, T, N, 3, H, W) uint8 RGB, optionally ``targets``
+                and ``metas``, a list of B dicts; for the augmentation each needs its ``seed``.
+            training: Whether the images are augmented.
+
+        Returns:
+            The same groups on the device, ``img`` float32 and normalised.
+
+        Raises:
+            ValueError: If the augmentation is on and a sample has no seed.
+        """
+        prepared = {**data, 'inputs': self.cast_data(data['inputs'])}
+        if data.get('targets') is not None:
+            prepared['targets'] = self.cast_data(data['targets'])
+        img = prepared['inputs']['img']
+        if training and self.photometric is not None:
+            img = self.augment(img, data.get('metas'))
+        prepared['inputs']['img'] = (img.float() - self.mean) / self.std
+        return prepared
+
+    def augment(self, img: Tensor, metas: Sequence[dict[str, Any]] | None) -> Tensor:
+        """Augment each sample by its own seed, (B, T, N, 3, H, W) to the same shape in float32."""
+        if metas is None or any('seed' not in meta for meta in metas):
+            raise ValueError(
+                "photometric augmentation draws from metas[b]['seed'] of every sample, and one has none: let "
+                'the dataset give it, or set photometric=None'
+            )
+        assert self.photometric is not None
+        samples = zip(img, metas, strict=True)
+        return torch.stack(
+            [self.photometric(sample, int(meta['seed']), self.iteration) for sample, meta in samples]
+        )
