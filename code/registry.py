@@ -10,10 +10,16 @@ from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import LOG_PROCESSORS as MMENGINE_LOG_PROCESSORS
 from mmengine.registry import LOOPS as MMENGINE_LOOPS
 from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
+from mmengine.registry import OPTIMIZERS as MMENGINE_OPTIMIZERS
+from mmengine.registry import PARAM_SCHEDULERS as MMENGINE_PARAM_SCHEDULERS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
+from mmengine.registry import VISBACKENDS as MMENGINE_VISBACKENDS
 from mmengine.registry import VISUALIZERS as MMENGINE_VISUALIZERS
 from mmengine.registry import Registry
 
@@ -32,4 +38,11 @@ FUNCTIONS = _child('function', MMENGINE_FUNCTIONS, 'thinktwice.datasets')
 METRICS = _child('metric', MMENGINE_METRICS, 'thinktwice.core.evaluation')
 HOOKS = _child('hook', MMENGINE_HOOKS, 'thinktwice.core.hooks')
 LOOPS = _child('loop', MMENGINE_LOOPS, 'thinktwice.core')
+OPTIM_WRAPPERS = _child('optimizer wrapper', MMENGINE_OPTIM_WRAPPERS, 'thinktwice.core')
 VISUALIZERS = _child('visualizer', MMENGINE_VISUALIZERS, 'thinktwice.core.visualization')
+VISBACKENDS = _child('vis backend', MMENGINE_VISBACKENDS, 'thinktwice.core.visualization')
+# Empty so far; without them mmengine warns that it leaves the scope.
+OPTIMIZERS = _child('optimizer', MMENGINE_OPTIMIZERS)
+OPTIM_WRAPPER_CONSTRUCTORS = _child('optimizer wrapper constructor', MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS)
+PARAM_SCHEDULERS = _child('parameter scheduler', MMENGINE_PARAM_SCHEDULERS)
+LOG_PROCESSORS = _child('log processor', MMENGINE_LOG_PROCESSORS)

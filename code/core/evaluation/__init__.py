@@ -1,0 +1,29 @@
+"""Metrics of open-loop driving and the baselines they are set beside."""
+
+from thinktwice.core.evaluation.functional import (
+    average_displacement_error,
+    axis_offsets,
+    constant_velocity_plan,
+    control_error,
+    displacement,
+    final_displacement_error,
+)
+from thinktwice.core.evaluation.metrics import (
+    METRIC_NAMES,
+    ConstantVelocityMetric,
+    MeanPlanMetric,
+    OpenLoopMetric,
+)
+
+__all__ = [
+    'METRIC_NAMES',
+    'ConstantVelocityMetric',
+    'MeanPlanMetric',
+    'OpenLoopMetric',
+    'average_displacement_error',
+    'axis_offsets',
+    'constant_velocity_plan',
+    'control_error',
+    'displacement',
+    'final_displacement_error',
+]

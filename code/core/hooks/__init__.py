@@ -1,0 +1,20 @@
+"""Hooks of the training loop."""
+
+from thinktwice.core.hooks.checkpoint import AtomicCheckpointHook
+from thinktwice.core.hooks.guards import NonFiniteGuardHook, SkippedSamplesHook, WatchdogHook
+from thinktwice.core.hooks.logs import EvaluationTimerHook, ReducedInfoHook
+from thinktwice.core.hooks.preemption import PREEMPTED_EXIT_CODE, PreemptionHook
+from thinktwice.core.hooks.step import BroadcastBuffersHook, StepSetupHook
+
+__all__ = [
+    'PREEMPTED_EXIT_CODE',
+    'AtomicCheckpointHook',
+    'BroadcastBuffersHook',
+    'EvaluationTimerHook',
+    'NonFiniteGuardHook',
+    'PreemptionHook',
+    'ReducedInfoHook',
+    'SkippedSamplesHook',
+    'StepSetupHook',
+    'WatchdogHook',
+]

@@ -1,0 +1,139 @@
+"""Flags of ``train.py`` and ``tools/test.py``, and how errors reach the user."""
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mmengine.config import DictAction
+
+from thinktwice.apis.launch_env import LAUNCHERS
+from thinktwice.errors import CheckpointError, ConfigError, LaunchError, TrainingDivergedError
+
+TRACEBACK_VARIABLE = 'THINKTWICE_TRACEBACK'
+USER_ERRORS = (
+    ConfigError,
+    LaunchError,
+    CheckpointError,
+    TrainingDivergedError,
+    FileNotFoundError,
+    NotADirectoryError,
+    PermissionError,
+)
+
+
+def add_common_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that every command over a config has."""
+    parser.add_argument(
+        '--work-dir',
+        help='folder of logs and checkpoints; wins over work_dir of the config; '
+        'default work_dirs/<name of the config>',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override entries of the config, e.g. optim_wrapper.optimizer.lr=2e-4 is_dev=True',
+    )
+    parser.add_argument(
+        '--options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='deprecated name of --cfg-options',
+    )
+    parser.add_argument(
+        '--launcher', choices=LAUNCHERS, default='none', help='how the processes were started'
+    )
+    # torch.distributed.launch passes --local-rank=N (before the config); torchrun only LOCAL_RANK
+    parser.add_argument('--local-rank', '--local_rank', type=int, help='set by torch.distributed.launch')
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='open checkpoints that hold more than data; this runs code of their author',
+    )
+
+
+def take_common_flags(arguments: argparse.Namespace) -> None:
+    """Settle deprecated names and the local rank, in place.
+
+    Raises:
+        ConfigError: ``--options`` and ``--cfg-options`` are both given.
+    """
+    if arguments.local_rank is not None:
+        os.environ.setdefault('LOCAL_RANK', str(arguments.local_rank))
+    if arguments.options:
+        if arguments.cfg_options:
+            raise ConfigError('--options is the deprecated name of --cfg-options; give only --cfg-options')
+        warn_deprecated('--options is deprecated; use --cfg-options')
+        arguments.cfg_options = arguments.options
+
+
+def warn_deprecated(message: str) -> None:
+    """Warn on the command line; shown once, whatever the warning filters."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('always')
+        warnings.warn(message, FutureWarning, stacklevel=3)
+
+
+def run_command(
+    command: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None
+) -> int:
+    """Run a command; an error that the user can mend becomes one line and exit code 1.
+
+    Set the environment variable ``THINKTWICE_TRACEBACK=1`` for the traceback.
+
+    Args:
+        command: Takes the arguments, returns an exit code or None.
+        argv: Arguments, None for those of the process.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        return command(argv) or 0
+    except USER_ERRORS as error:
+        return report(error)
+
+
+def report(error: BaseException) -> int:
+    """Print an error as one line; from the first process only, unless they differ in it."""
+    if os.environ.get(TRACEBACK_VARIABLE) == '1':
+        traceback.print_exception(error)
+    logging.getLogger('thinktwice').debug('command failed', exc_info=error)
+    rank = os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0'))
+    place = f' (rank {rank})' if rank != '0' else ''
+    sys.stderr.write(f'error{place}: {describe(error)}\n')
+    sys.stderr.flush()
+    return 1
+
+
+def describe(error: BaseException) -> str:
+    """Message of an error in one line."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        text = f'{error.strerror}: {error.filename}'
+    return ' '.join(text.split()) or type(error).__name__
+
+
+def setup_phase(build: Callable[[], Any]) -> Any:
+    """Run the assembly of a run; errors in it come from the config or the data, so they become one line.
+
+    Raises:
+        ConfigError: Whatever of the usual errors building raised.
+    """
+    try:
+        return build()
+    except USER_ERRORS:
+        raise
+    except (ValueError, TypeError, KeyError, ImportError, NotImplementedError, AssertionError) as error:
+        if os.environ.get(TRACEBACK_VARIABLE) == '1':
+            raise
+        raise ConfigError(
+            f'{type(error).__name__}: {describe(error)} (set {TRACEBACK_VARIABLE}=1 for the traceback)'
+        ) from error

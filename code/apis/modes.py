@@ -1,0 +1,76 @@
+"""What ``is_dev`` and ``is_full`` decide, worked out after all overrides.
+
+A config holds a table ``data_modes`` with the entries ``default``, ``full`` and
+``dev``; each is a tree of config values. Wherever the config itself has None,
+the value of the chosen mode is put; what is set explicitly stays.
+"""
+
+from typing import Any
+
+from mmengine.config import Config
+
+from thinktwice.errors import ConfigError
+
+MODES = ('default', 'full', 'dev')
+
+
+def chosen_mode(cfg: Config) -> str:
+    """Name of the data mode: ``is_dev`` wins over ``is_full``.
+
+    Raises:
+        ConfigError: One of the switches is not a bool.
+    """
+    for name in ('is_dev', 'is_full'):
+        if cfg.get(name, False) not in (True, False):
+            raise ConfigError(f'{name} must be True or False, got {cfg[name]!r}')
+    if cfg.get('is_dev', False):
+        return 'dev'
+    return 'full' if cfg.get('is_full', False) else 'default'
+
+
+def _fill(node: Any, table: dict, path: str) -> None:
+    for key, value in table.items():
+        here = f'{path}.{key}' if path else key
+        if key not in node:
+            raise ConfigError(
+                f'data_modes sets {here}, which the config does not have; add it there with the value None'
+            )
+        if node[key] is None:
+            node[key] = value
+        elif isinstance(value, dict) and isinstance(node[key], dict):
+            _fill(node[key], value, here)
+
+
+def resolve_modes(cfg: Config) -> None:
+    """Fill the None values of ``cfg`` from the table of the chosen mode, in place."""
+    mode = chosen_mode(cfg)
+    table = cfg.get('data_modes')
+    if table is None:
+        if mode != 'default':
+            raise ConfigError(f'{cfg.filename} has no data_modes, so is_{mode}=True would change nothing')
+        return
+    if mode not in table:
+        raise ConfigError(f'data_modes of {cfg.filename} has no entry {mode!r}, only {sorted(table)}')
+    _fill(cfg._cfg_dict, table[mode], '')
+
+
+def resolve_loaders(cfg: Config) -> None:
+    """Make each loader consistent with its number of workers and batch size, in place.
+
+    Without workers torch accepts neither persistent workers nor prefetching; the
+    training sampler cuts its blocks by the loader's batch size and the data set
+    draws its augmentation from the run's seed.
+    """
+    seed = cfg.get('randomness', {}).get('seed')
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loader = cfg.get(name)
+        if loader is None:
+            continue
+        if not loader.get('num_workers', 0):
+            loader['persistent_workers'] = False
+            loader.pop('prefetch_factor', None)
+        if 'batch_size' in loader.get('sampler', {}):
+            loader['sampler']['batch_size'] = loader['batch_size']
+        dataset = loader.get('dataset', {})
+        if 'seed' in dataset and dataset['seed'] is None:
+            dataset['seed'] = seed

@@ -1,0 +1,52 @@
+"""References in configs: ``'${image_size}'`` stands for the value of that key, read after overrides.
+
+A Python variable used twice in a config is copied when the file is read, so an
+override of the variable would miss its copies. A reference does not.
+"""
+
+import copy
+import re
+from typing import Any
+
+from mmengine.config import Config
+
+from thinktwice.errors import ConfigError
+
+_REFERENCE = re.compile(r'^\$\{([\w.]+)\}$')
+
+
+def _look_up(cfg: Config, path: str, where: str, seen: tuple[str, ...]) -> Any:
+    if path in seen:
+        raise ConfigError(f'config {where}: references go in a circle: {" -> ".join([*seen, path])}')
+    node: Any = cfg._cfg_dict
+    for key in path.split('.'):
+        if isinstance(node, dict) and key in node:
+            node = node[key]
+        elif isinstance(node, (list, tuple)) and key.isdigit() and int(key) < len(node):
+            node = node[int(key)]
+        else:
+            raise ConfigError(f'config {where}: ${{{path}}} refers to a key that the config does not have')
+    return _resolve(cfg, copy.deepcopy(node), where, (*seen, path))
+
+
+def _resolve(cfg: Config, node: Any, where: str, seen: tuple[str, ...] = ()) -> Any:
+    if isinstance(node, str):
+        match = _REFERENCE.match(node)
+        return _look_up(cfg, match.group(1), where, seen) if match else node
+    if isinstance(node, dict):
+        for key, value in node.items():
+            node[key] = _resolve(cfg, value, f'{where}.{key}' if where else str(key), seen)
+        return node
+    if isinstance(node, (list, tuple)):
+        return type(node)(_resolve(cfg, value, f'{where}.{i}', seen) for i, value in enumerate(node))
+    return node
+
+
+def resolve_references(cfg: Config) -> None:
+    """Replace every string ``${dotted.key}`` of ``cfg`` by what it refers to, in place.
+
+    Raises:
+        ConfigError: A reference leads nowhere or in a circle.
+    """
+    for key, value in list(cfg._cfg_dict.items()):
+        cfg._cfg_dict[key] = _resolve(cfg, value, key)

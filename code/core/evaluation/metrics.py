@@ -1,0 +1,149 @@
+"""Open-loop metrics: exact over any number of processes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.dist import all_gather_object
+from mmengine.evaluator import BaseMetric
+from torch import Tensor
+
+from thinktwice.core.evaluation import functional
+from thinktwice.model_code.control import beta_mode_action
+from thinktwice.registry import METRICS
+
+METRIC_NAMES = (
+    'ade',
+    'fde',
+    'longitudinal_offset',
+    'lateral_offset',
+    'current_throttle_brake_offset',
+    'current_steer_offset',
+)
+"""Metres for the first four; the last two are differences of controls in [-1, 1]."""
+
+
+@METRICS.register_module()
+class OpenLoopMetric(BaseMetric):
+    """Errors of the last refinement stage: ADE, FDE and the paper's four logged offsets.
+
+    Each sample is counted once: what a sampler repeated to fill the processes,
+    and what stands in for an unreadable sample, is left out. Raw values are
+    gathered once and averaged in float64, so the result does not depend on the
+    batch size or the number of processes.
+
+    Args:
+        prefix: First part of the metrics' names.
+    """
+
+    default_prefix = 'open_loop'
+
+    def plan(self, data_batch: dict, data_samples: Sequence[dict]) -> tuple[Tensor, Tensor | None]:
+        """The plan to judge.
+
+        Args:
+            data_batch: The collated batch.
+            data_samples: Predictions of the model, one a sample.
+
+        Returns:
+            Waypoints (B, K, 2) in metres and controls (B, 2), or None where there are none.
+        """
+        waypoints = torch.stack([torch.as_tensor(sample['waypoints']) for sample in data_samples])
+        actions = torch.stack([torch.as_tensor(sample['action']) for sample in data_samples])
+        return waypoints.cpu(), actions.cpu()
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Add one batch: a row (index asked for, six errors) a sample."""
+        targets = data_batch['targets']
+        true = targets['waypoints'].cpu()
+        waypoints, actions = self.plan(data_batch, data_samples)
+        if actions is None:
+            control = torch.full((len(true), 2), torch.nan, dtype=torch.float64)
+        else:
+            wanted = beta_mode_action(targets['action_alpha'], targets['action_beta']).cpu()
+            control = functional.control_error(actions, wanted)
+        errors = torch.cat(
+            [
+                functional.average_displacement_error(waypoints, true)[:, None],
+                functional.final_displacement_error(waypoints, true)[:, None],
+                functional.axis_offsets(waypoints, true),
+                control,
+            ],
+            dim=1,
+        )
+        for meta, row in zip(data_batch['metas'], errors.tolist(), strict=True):
+            wanted_index = meta.get('requested_index', meta['index'])
+            if meta['index'] == wanted_index:
+                self.results.append((wanted_index, row))
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """Mean of each error over the samples.
+
+        Args:
+            results: Rows of all processes, repeats included.
+
+        Raises:
+            ValueError: There is not one sample.
+        """
+        by_index = dict(results)
+        if not by_index:
+            raise ValueError('the evaluation saw no sample: is the validation split empty?')
+        rows = torch.tensor([by_index[index] for index in sorted(by_index)], dtype=torch.float64)
+        means = dict(zip(METRIC_NAMES, rows.mean(dim=0).tolist(), strict=True))
+        return {name: value for name, value in means.items() if value == value} | {'samples': len(rows)}
+
+    def evaluate(self, size: int) -> dict[str, Any]:
+        """Gather all processes' rows and average them. Collective.
+
+        Args:
+            size: Length of the data set; not needed, since rows carry their index.
+
+        Returns:
+            The metrics, equal on all processes.
+        """
+        rows = [row for part in all_gather_object(self.results) for row in part]
+        self.results.clear()
+        return {f'{self.prefix}/{name}': value for name, value in self.compute_metrics(rows).items()}
+
+
+@METRICS.register_module()
+class ConstantVelocityMetric(OpenLoopMetric):
+    """The same errors for a plan that goes straight on at the present speed.
+
+    Args:
+        interval: Seconds between two waypoints.
+    """
+
+    default_prefix = 'constant_velocity'
+
+    def __init__(self, interval: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.interval = interval
+
+    def plan(self, data_batch: dict, data_samples: Sequence[dict]) -> tuple[Tensor, None]:
+        """See ``OpenLoopMetric.plan``."""
+        speed = data_batch['inputs']['speed'].cpu()
+        num_steps = data_batch['targets']['waypoints'].shape[1]
+        return functional.constant_velocity_plan(speed, num_steps, self.interval), None
+
+
+@METRICS.register_module()
+class MeanPlanMetric(OpenLoopMetric):
+    """The same errors for one fixed plan and control, such as the training set's mean.
+
+    Args:
+        waypoints: (K, 2) metres.
+        action: (2,) acceleration and steer in [-1, 1].
+    """
+
+    default_prefix = 'training_mean'
+
+    def __init__(self, waypoints: Sequence[Sequence[float]], action: Sequence[float], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.waypoints = torch.as_tensor(waypoints, dtype=torch.float64)
+        self.action = torch.as_tensor(action, dtype=torch.float64)
+
+    def plan(self, data_batch: dict, data_samples: Sequence[dict]) -> tuple[Tensor, Tensor]:
+        """See ``OpenLoopMetric.plan``."""
+        batch_size = len(data_batch['metas'])
+        return self.waypoints.expand(batch_size, -1, -1), self.action.expand(batch_size, -1)

@@ -1,0 +1,164 @@
+"""Guards of a long run: values that are not finite, hangs, unreadable samples."""
+
+import faulthandler
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+
+from thinktwice.datasets import SkippedSampleTally
+from thinktwice.errors import TrainingDivergedError
+from thinktwice.registry import HOOKS
+
+
+@HOOKS.register_module()
+class NonFiniteGuardHook(Hook):
+    """Undo and report steps whose loss or gradient was not finite; stop when they do not end.
+
+    ``GuardedOptimWrapper`` has dropped the gradient on all processes. What the
+    forward pass left in the buffers (BatchNorm statistics turn NaN for good) is
+    put back here. Of each such step the sample names are written to
+    ``work_dir/nonfinite/``.
+
+    Args:
+        max_in_a_row: Bad steps in a row after which the run stops.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self, max_in_a_row: int = 5) -> None:
+        self.max_in_a_row = max_in_a_row
+        self._seen = 0
+        self._buffers: list[torch.Tensor] = []
+        self._copies: list[torch.Tensor] = []
+
+    def before_train(self, runner: Any) -> None:
+        """Note how many steps a resumed run had skipped before."""
+        self._seen = runner.optim_wrapper.bad_steps
+        self._buffers = [buffer for buffer in runner.bare_model.buffers() if buffer.is_floating_point()]
+        self._copies = [torch.empty_like(buffer) for buffer in self._buffers]
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Copy the buffers as they are before the first batch of an update."""
+        if self._buffers and not runner.optim_wrapper.is_accumulating:
+            torch._foreach_copy_(self._copies, self._buffers)
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+    ) -> None:
+        """Restore buffers and report, if the step was bad.
+
+        Raises:
+            TrainingDivergedError: ``max_in_a_row`` bad steps came one after the other.
+        """
+        wrapper = runner.optim_wrapper
+        if wrapper.bad_steps == self._seen:
+            return
+        self._seen = wrapper.bad_steps
+        if self._buffers:
+            torch._foreach_copy_(self._buffers, self._copies)
+        path = self._dump(runner, data_batch, outputs or {})
+        message = (
+            f'step {runner.iter + 1} was skipped: its loss or gradient is not finite '
+            f'({wrapper.bad_steps} skipped in this run); samples and losses are in {path}'
+        )
+        runner.logger.warning(message)
+        if wrapper.bad_steps_in_a_row >= self.max_in_a_row:
+            raise TrainingDivergedError(
+                f'{wrapper.bad_steps_in_a_row} steps in a row were not finite, the last at iteration '
+                f'{runner.iter + 1}; samples and losses are in {path.parent}. Lower the learning rate, check '
+                'these samples, or resume from an earlier checkpoint.'
+            )
+
+    def _dump(self, runner: Any, data_batch: dict, outputs: dict) -> Path:
+        metas = data_batch.get('metas') or []
+        path = Path(runner.work_dir) / 'nonfinite' / f'iter_{runner.iter + 1}_rank_{get_rank()}.json'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = dict(
+            iteration=runner.iter + 1,
+            samples=[meta.get('sample_id') for meta in metas],
+            values={name: str(float(value)) for name, value in outputs.items()},
+            grad_norm=str(float(runner.optim_wrapper.grad_norm)),
+        )
+        path.write_text(json.dumps(content, indent=1))
+        return path
+
+
+@HOOKS.register_module()
+class WatchdogHook(Hook):
+    """End a process that makes no progress, after writing where each of its threads stands.
+
+    Every process watches itself; when one hangs, the others wait for it and so
+    write their stacks as well. An elastic launcher or Slurm then restarts them.
+
+    Args:
+        minutes: Longest time without a finished training or evaluation step. Choose
+            it longer than the slowest evaluation metric or checkpoint takes.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self, minutes: float = 30.0) -> None:
+        self.seconds = 60 * minutes
+        self._file: Any = None
+
+    def _rearm(self) -> None:
+        if self._file is not None:
+            faulthandler.dump_traceback_later(self.seconds, exit=True, file=self._file)
+
+    def before_train(self, runner: Any) -> None:
+        """Open the file for the stacks and start to watch."""
+        folder = Path(runner.work_dir) / 'watchdog'
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = open(folder / f'stacks_rank_{get_rank()}.txt', 'w')  # noqa: SIM115 held for the whole run
+        self._rearm()
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Start the clock anew."""
+        self._rearm()
+
+    def _after_iter(
+        self,
+        runner: Any,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Any = None,
+        mode: str = 'train',
+    ) -> None:
+        self._rearm()
+
+    def after_train(self, runner: Any) -> None:
+        """Stop watching."""
+        faulthandler.cancel_dump_traceback_later()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+@HOOKS.register_module()
+class SkippedSamplesHook(Hook):
+    """Count samples that could not be read, and say so at the end of each epoch.
+
+    Args:
+        max_share: Share of unreadable samples above which the run stops.
+    """
+
+    def __init__(self, max_share: float = 0.01) -> None:
+        self.tally = SkippedSampleTally(max_share=max_share)
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Count the batch's skipped samples; too many of them are an error."""
+        self.tally.update((data_batch or {}).get('metas') or [])
+        self.tally.check()
+
+    def after_train_epoch(self, runner: Any) -> None:
+        """Log this process' count and start anew."""
+        if self.tally.num_skips or self.tally.num_unknown_commands:
+            runner.logger.warning(self.tally.summary())
+            self.tally.write(Path(runner.log_dir) / f'skipped_samples_rank_{get_rank()}.jsonl')
+        self.tally.reset()

@@ -1,0 +1,120 @@
+"""Logged values of training: means over processes and steps, reduced once an interval."""
+
+import time
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce, get_world_size
+from mmengine.hooks import IterTimerHook, LoggerHook, RuntimeInfoHook
+from torch import Tensor
+
+from thinktwice.registry import HOOKS
+
+
+@HOOKS.register_module()
+class ReducedInfoHook(RuntimeInfoHook):
+    """Average losses and metrics over all processes and the steps since the last log line.
+
+    mmengine reads every value of every step back from the device. Here they are
+    summed there and reduced in one call an interval. Values that are not finite
+    are left out of the mean (such steps are skipped and counted, see
+    ``skipped_steps``). Added: ``data_time`` (seconds of waiting for data, of the
+    slowest process), ``samples_per_second`` (all processes together), ``grad_norm``.
+    """
+
+    def before_train(self, runner: Any) -> None:
+        """Find the log interval and reset the sums."""
+        super().before_train(runner)
+        loggers = [hook for hook in runner.hooks if isinstance(hook, LoggerHook)]
+        self._interval = loggers[0].interval if loggers else 1
+        self._names: list[str] = []
+        self._eta_start: tuple[float, int] | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self._sums: Tensor | None = None
+        self._counts: Tensor | None = None
+        self._steps = 0
+        self._data_seconds = 0.0
+        self._start = time.perf_counter()
+
+    def before_train_epoch(self, runner: Any) -> None:
+        """Leave the time of evaluation and saving out of the first interval."""
+        super().before_train_epoch(runner)
+        self._reset()
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+    ) -> None:
+        """Add the step's values; reduce and record them when a log line is due. Collective."""
+        values = dict(outputs or {})
+        if runner.optim_wrapper.grad_norm is not None:
+            values['grad_norm'] = runner.optim_wrapper.grad_norm
+        self._add(values)
+        self._data_seconds += runner.train_loop.data_seconds
+        is_last = batch_idx + 1 == len(runner.train_dataloader)
+        if (batch_idx + 1) % self._interval == 0 or is_last:
+            self._record(runner)
+            self._reset()
+
+    def _add(self, values: dict[str, Tensor]) -> None:
+        names = list(values)
+        step = torch.stack([value.detach().double().mean() for value in values.values()])
+        if self._sums is None or names != self._names:
+            self._names = names
+            self._sums = torch.zeros_like(step)
+            self._counts = torch.zeros_like(step)
+        is_finite = torch.isfinite(step)
+        self._sums += torch.where(is_finite, step, 0.0)
+        self._counts += is_finite
+        self._steps += 1
+
+    def _record(self, runner: Any) -> None:
+        totals = torch.stack([self._sums, self._counts])
+        all_reduce(totals, op='sum')
+        seconds = time.perf_counter() - self._start
+        slowest = torch.tensor([self._data_seconds, seconds], dtype=torch.float64, device=totals.device)
+        all_reduce(slowest, op='max')
+        data_seconds, seconds = (slowest / self._steps).tolist()
+        hub = runner.message_hub
+        for name, total, count in zip(self._names, *totals.tolist(), strict=True):
+            hub.update_scalar(f'train/{name}', total / count if count else float('nan'))
+        samples = runner.train_dataloader.batch_size * get_world_size()
+        hub.update_scalar('train/time', seconds)
+        hub.update_scalar('train/data_time', data_seconds)
+        hub.update_scalar('train/samples_per_second', samples / seconds)
+        if runner.optim_wrapper.bad_steps:
+            hub.update_scalar('train/skipped_steps', runner.optim_wrapper.bad_steps)
+        hub.update_info('eta', self._seconds_left(runner))
+
+    def _seconds_left(self, runner: Any) -> float:
+        """Seconds to the end of training at the average pace since the first record, evaluation included."""
+        now, done = time.perf_counter(), runner.train_loop.position.iteration
+        if self._eta_start is None:
+            self._eta_start = (self._start, done - self._steps)
+        start, first = self._eta_start
+        return (now - start) / max(done - first, 1) * (runner.max_iters - done)
+
+
+@HOOKS.register_module()
+class EvaluationTimerHook(IterTimerHook):
+    """Time of evaluation steps only; ``ReducedInfoHook`` times those of training."""
+
+    def _before_epoch(self, runner: Any, mode: str = 'train') -> None:
+        if mode != 'train':
+            super()._before_epoch(runner, mode)
+
+    def _before_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, mode: str = 'train') -> None:
+        if mode != 'train':
+            super()._before_iter(runner, batch_idx, data_batch, mode)
+
+    def _after_iter(
+        self,
+        runner: Any,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Any = None,
+        mode: str = 'train',
+    ) -> None:
+        if mode != 'train':
+            super()._after_iter(runner, batch_idx, data_batch, outputs, mode)

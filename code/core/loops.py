@@ -1,0 +1,171 @@
+"""Training loop by epochs that starts again in the middle of one."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from mmengine.runner import EpochBasedTrainLoop
+
+from thinktwice.registry import LOOPS
+
+
+@dataclass(frozen=True)
+class TrainPosition:
+    """Where a run stands between two steps.
+
+    Attributes:
+        epoch: Epochs completed.
+        iteration: Iterations completed in the whole run.
+        batches_done: Batches completed of the epoch that comes next.
+        evaluation_is_due: An evaluation has to be run before the next step.
+    """
+
+    epoch: int = 0
+    iteration: int = 0
+    batches_done: int = 0
+    evaluation_is_due: bool = False
+
+
+@LOOPS.register_module()
+class ResumableTrainLoop(EpochBasedTrainLoop):
+    """Epochs of training whose position is (epoch, batches done in it).
+
+    mmengine's loop begins a resumed epoch anew and so shows samples twice; its
+    loop by iterations replays all data through the loader. This one tells the
+    sampler where to start, so nothing is read twice. An evaluation that was due
+    when the run was cut off is made up for first.
+
+    Args:
+        runner: The runner that owns the loop.
+        dataloader: Loader of the training set or its config.
+        max_epochs: Epochs to train.
+        max_iters: Stop after so many iterations although epochs are left, None for no such limit.
+        val_begin: First epoch (from 1) after which to evaluate.
+        val_interval: Epochs between two evaluations; the end of training is always evaluated.
+
+    Attributes:
+        data_seconds: Seconds that the loop waited for the present batch.
+    """
+
+    def __init__(
+        self,
+        runner: Any,
+        dataloader: Any,
+        max_epochs: int,
+        max_iters: int | None = None,
+        val_begin: int = 1,
+        val_interval: int = 1,
+    ) -> None:
+        super().__init__(runner, dataloader, max_epochs, val_begin, val_interval)
+        if len(self.dataloader) == 0:
+            raise ValueError(
+                f'the training set gives no batch: {len(self.dataloader.dataset)} samples, batch size '
+                f'{self.dataloader.batch_size}. Record more frames, or lower train_dataloader.batch_size.'
+            )
+        if max_iters is not None:
+            self._max_iters = min(self._max_iters, max_iters)
+        self._batches_done = 0
+        self._iterations_done = 0
+        self._last_evaluated_iteration = 0
+        self.data_seconds = 0.0
+
+    @property
+    def position(self) -> TrainPosition:
+        """Where the run stands; valid in ``after_train_iter`` and later, not between two hooks' steps."""
+        epoch, batches_done = self._epoch, self._batches_done
+        if batches_done >= len(self.dataloader):
+            epoch, batches_done = epoch + 1, 0
+        is_finished = epoch >= self._max_epochs or self._iterations_done >= self._max_iters
+        on_interval = batches_done == 0 and epoch >= self.val_begin and epoch % self.val_interval == 0
+        is_new = self._iterations_done > self._last_evaluated_iteration
+        is_due = is_new and (on_interval or is_finished) and self.runner._val_loop is not None
+        return TrainPosition(epoch, self._iterations_done, batches_done, is_due)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all epochs, or ``max_iters`` iterations, are done."""
+        return self._epoch >= self._max_epochs or self._iterations_done >= self._max_iters
+
+    @property
+    def is_last_batch_of_epoch(self) -> bool:
+        """Whether the batch just trained on was the last of its epoch, or of the run."""
+        return self._batches_done >= len(self.dataloader) or self._iterations_done >= self._max_iters
+
+    def restore(self, position: TrainPosition) -> None:
+        """Continue from ``position``."""
+        self._epoch = position.epoch
+        self._iter = self._iterations_done = position.iteration
+        self._batches_done = position.batches_done
+        self._last_evaluated_iteration = position.iteration - int(position.evaluation_is_due)
+
+    def run(self) -> torch.nn.Module:
+        """Train to the end, or until a hook sets ``stop_training``."""
+        self.runner.call_hook('before_train')
+        self._evaluate_if_due()
+        while not self.is_finished and not self.stop_training:
+            self.run_epoch()
+            if not self.stop_training:
+                self._evaluate_if_due()
+        self.runner.call_hook('after_train')
+        return self.runner.model
+
+    def run_epoch(self) -> None:
+        """Train on the batches of the present epoch that are left."""
+        # the sampler must know epoch and start before workers are asked for batches
+        self._place_sampler()
+        self.runner.call_hook('before_train_epoch')
+        self.runner.model.train()
+        for index, data_batch in enumerate(self._timed_batches(), start=self._batches_done):
+            self.run_iter(index, data_batch)
+            if self.stop_training or self._iterations_done >= self._max_iters:
+                break
+        if self.is_last_batch_of_epoch:
+            self.runner.call_hook('after_train_epoch')
+        if self._batches_done >= len(self.dataloader):
+            self._epoch += 1
+            self._batches_done = 0
+
+    def run_iter(self, idx: int, data_batch: dict) -> None:
+        """Train on one batch.
+
+        Args:
+            idx: Number of the batch in its epoch.
+            data_batch: What the loader's collate function made.
+        """
+        self.runner.call_hook('before_train_iter', batch_idx=idx, data_batch=data_batch)
+        outputs = self.runner.model.train_step(data_batch, optim_wrapper=self.runner.optim_wrapper)
+        self._batches_done = idx + 1
+        self._iterations_done += 1
+        self.runner.call_hook('after_train_iter', batch_idx=idx, data_batch=data_batch, outputs=outputs)
+        self._iter += 1
+
+    def _timed_batches(self) -> Iterator[dict]:
+        """Batches of the loader; the wait for each one is left in ``data_seconds``."""
+        batches = iter(self.dataloader)
+        while True:
+            start = time.perf_counter()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            self.data_seconds = time.perf_counter() - start
+            yield batch
+
+    def _place_sampler(self) -> None:
+        sampler = self.dataloader.sampler
+        if hasattr(sampler, 'set_epoch'):
+            sampler.set_epoch(self._epoch)
+        if hasattr(sampler, 'set_start'):
+            sampler.set_start(self._batches_done * self.dataloader.batch_size)
+        elif self._batches_done:
+            raise ValueError(
+                f'train_dataloader.sampler is a {type(sampler).__name__}, which cannot start in the middle '
+                'of an epoch; resume from a checkpoint of an epoch, or use TrainSampler'
+            )
+
+    def _evaluate_if_due(self) -> None:
+        if self.position.evaluation_is_due:
+            self.runner.val_loop.run()
+            self._last_evaluated_iteration = self._iterations_done

@@ -1,0 +1,133 @@
+"""Optimiser wrapper: gradient accumulation, mixed precision, and steps that are not finite skipped."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce
+from mmengine.optim import OptimWrapper
+from torch import Tensor, nn
+
+from thinktwice.registry import OPTIM_WRAPPERS
+
+AMP_DTYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16}
+
+
+@OPTIM_WRAPPERS.register_module()
+class GuardedOptimWrapper(OptimWrapper):
+    """Update parameters only where loss and gradient are finite, on all processes alike.
+
+    A step counts as bad if the loss of any process, or the (already averaged)
+    gradient, holds a NaN or an infinity. Its gradient is dropped and
+    ``bad_steps`` / ``bad_steps_in_a_row`` grow; what to do about it is decided by
+    ``NonFiniteGuardHook``. With float16 an overflowing gradient of a finite loss
+    only lowers the loss scale, as is its normal course.
+
+    Args:
+        optimizer: The optimiser to drive.
+        accumulative_counts: Batches whose gradients are averaged before one update.
+        clip_grad: Arguments of ``clip_grad_norm_``, for example ``dict(max_norm=100)``.
+        amp_dtype: None (float32), ``'bfloat16'`` or ``'float16'`` (with loss scaling).
+        loss_scale: First scale of float16's dynamic loss scaling.
+
+    Attributes:
+        grad_norm: 0-d tensor, gradient norm of the last update before clipping, or None.
+        bad_steps: Number of updates skipped so far; saved and resumed.
+        bad_steps_in_a_row: Those since the last good one.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        accumulative_counts: int = 1,
+        clip_grad: dict | None = None,
+        amp_dtype: str | None = None,
+        loss_scale: float = 65536.0,
+    ) -> None:
+        if amp_dtype is not None and amp_dtype not in AMP_DTYPES:
+            raise ValueError(
+                f'optim_wrapper.amp_dtype must be None or one of {list(AMP_DTYPES)}, got {amp_dtype!r}'
+            )
+        super().__init__(optimizer, accumulative_counts, clip_grad)
+        self.amp_dtype = amp_dtype
+        self.grad_norm: Tensor | None = None
+        self.bad_steps = 0
+        self.bad_steps_in_a_row = 0
+        self._loss_is_bad: Tensor | None = None
+        device = optimizer.param_groups[0]['params'][0].device.type
+        self._device_type = device
+        self.loss_scaler = torch.amp.GradScaler(device, init_scale=loss_scale, enabled=amp_dtype == 'float16')
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Autocast in the chosen precision; no gradient exchange while accumulating."""
+        dtype = AMP_DTYPES.get(self.amp_dtype or '')
+        with (
+            super().optim_context(model),
+            torch.autocast(self._device_type, dtype=dtype, enabled=dtype is not None),
+        ):
+            yield
+
+    def backward(self, loss: Tensor, **kwargs: Any) -> None:
+        """Back-propagate, remembering whether the loss was finite."""
+        is_bad = ~torch.isfinite(loss.detach())
+        self._loss_is_bad = is_bad if self._loss_is_bad is None else self._loss_is_bad | is_bad
+        self.loss_scaler.scale(loss).backward(**kwargs)
+        self._inner_count += 1
+
+    def step(self, **kwargs: Any) -> None:
+        """Clip and update, or drop the gradient if it or a loss is not finite. Collective."""
+        self.loss_scaler.unscale_(self.optimizer)
+        self.grad_norm = self._clip()
+        is_fp16 = self.loss_scaler.is_enabled()
+        is_bad = self._loss_is_bad if is_fp16 else self._loss_is_bad | ~torch.isfinite(self.grad_norm)
+        flag = is_bad.to(torch.int32).reshape(1)
+        all_reduce(flag, op='max')
+        self._loss_is_bad = None
+        if flag.item():
+            self.bad_steps += 1
+            self.bad_steps_in_a_row += 1
+            self.optimizer.zero_grad()
+            if is_fp16:
+                self.loss_scaler.update()
+            return
+        self.bad_steps_in_a_row = 0
+        self.loss_scaler.step(self.optimizer, **kwargs)
+        self.loss_scaler.update()
+
+    def _clip(self) -> Tensor:
+        """Clip the gradients if asked to.
+
+        Returns:
+            0-d L2 norm (or the norm that ``clip_grad`` names) before clipping.
+        """
+        parameters = [p for group in self.optimizer.param_groups for p in group['params']]
+        with_gradient = [p for p in parameters if p.grad is not None]
+        if self.clip_grad_kwargs and self.grad_name == 'grad_norm':
+            return torch.nn.utils.clip_grad_norm_(with_gradient, **self.clip_grad_kwargs)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in with_gradient])
+        if self.clip_grad_kwargs:
+            self.clip_func(with_gradient, **self.clip_grad_kwargs)
+        return norm
+
+    @property
+    def is_accumulating(self) -> bool:
+        """Whether gradients of earlier batches wait for an update: no moment for a checkpoint."""
+        return not self.should_update()
+
+    def state_dict(self) -> dict:
+        """Optimiser state, loss scale and the count of skipped steps."""
+        state = super().state_dict()
+        state['loss_scaler'] = self.loss_scaler.state_dict()
+        state['bad_steps'] = [self.bad_steps, self.bad_steps_in_a_row]
+        return state
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Inverse of ``state_dict``; files of mmengine without the extra entries are accepted."""
+        state = dict(state_dict)
+        scale = state.pop('loss_scaler', None)
+        if scale and self.loss_scaler.is_enabled():
+            self.loss_scaler.load_state_dict(scale)
+        self.bad_steps, self.bad_steps_in_a_row = state.pop('bad_steps', [0, 0])
+        super().load_state_dict(state)

@@ -1,0 +1,247 @@
+"""mmengine's Runner with checkpoints that are safe to read, exact to resume, and right on the CPU."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import mmengine
+import torch
+from mmengine.dist import broadcast_object_list, is_main_process, master_only
+from mmengine.model import MMDistributedDataParallel, convert_sync_batchnorm, revert_sync_batchnorm
+from mmengine.runner import Runner
+from mmengine.runner.checkpoint import load_state_dict, weights_to_cpu
+from torch import nn
+
+from thinktwice.core import checkpoint_io
+from thinktwice.core.loops import TrainPosition
+from thinktwice.errors import CheckpointError
+from thinktwice.version import __version__
+
+CHECKPOINT_FORMAT = 1
+
+
+def _to_cpu(value: Any) -> Any:
+    """Copy of nested plain containers with all tensors on the CPU."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu()
+    if isinstance(value, dict):
+        return {key: _to_cpu(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_to_cpu(item) for item in value)
+    return value
+
+
+class DrivingRunner(Runner):
+    """Runner of this package; config keys are mmengine's.
+
+    Differences to mmengine 0.10.7: model wrapping works without a GPU and says
+    when SyncBN is skipped; checkpoints hold plain containers only, are written
+    atomically and read with ``weights_only=True``; a run resumes at the batch
+    where it stopped; ``cfg.strict_load`` makes missing keys an error.
+    """
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """Move the model to its device and wrap it for gradient exchange where there are processes."""
+        on_gpu = torch.cuda.is_available()
+        model = model.to('cuda' if on_gpu else 'cpu')
+        if self.cfg.get('channels_last', False):
+            model = model.to(memory_format=torch.channels_last)
+        sync_bn = self.cfg.get('sync_bn')
+        if not self.distributed:
+            return revert_sync_batchnorm(model)
+        if sync_bn and on_gpu:
+            model = convert_sync_batchnorm(model, sync_bn)
+        elif sync_bn:
+            self.logger.info('sync_bn is skipped on the CPU: each process normalises by its own batch')
+            model = revert_sync_batchnorm(model)
+        options = dict(broadcast_buffers=False, find_unused_parameters=False)
+        options.update(model_wrapper_cfg or {})
+        options.pop('type', None)
+        device_ids = [torch.cuda.current_device()] if on_gpu else None
+        return MMDistributedDataParallel(module=model, device_ids=device_ids, **options)
+
+    def build_all(self) -> None:
+        """Build loaders, optimiser and evaluator, so that what is wrong with them shows before training."""
+        self._train_loop = self.build_train_loop(self._train_loop)
+        self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
+        if self._val_loop is not None:
+            self._val_loop = self.build_val_loop(self._val_loop)
+
+    @property
+    def bare_model(self) -> nn.Module:
+        """The model without its wrapper for several processes."""
+        return self.model.module if isinstance(self.model, MMDistributedDataParallel) else self.model
+
+    def load_or_resume(self) -> None:
+        """Load weights or continue a run, as ``load_from`` and ``resume`` say. Collective."""
+        if self._has_loaded:
+            return
+        if self._resume and self._load_from is None:
+            latest = [None]
+            if is_main_process():
+                found = checkpoint_io.find_latest_checkpoint(self.work_dir)
+                latest = [str(found) if found else None]
+            broadcast_object_list(latest)
+            if latest[0] is None:
+                self.logger.info(f'no checkpoint in {self.work_dir}: training starts from the beginning')
+                return
+            self.resume(latest[0])
+        elif self._resume:
+            self.resume(self._load_from)
+        elif self._load_from is not None:
+            self.load_checkpoint(self._load_from)
+
+    def load_checkpoint(
+        self, filename: str, map_location: Any = 'cpu', strict: bool | None = None, revise_keys: Any = ()
+    ) -> dict:
+        """Load weights.
+
+        Args:
+            filename: Checkpoint of this package, of mmengine, or a plain state dict.
+            map_location: Device to load to.
+            strict: Whether missing or unexpected keys are an error. None takes
+                ``cfg.strict_load`` (default True).
+            revise_keys: Unused; a leading ``module.`` is stripped always.
+
+        Returns:
+            The checkpoint.
+
+        Raises:
+            CheckpointError: The file can't be read, or its keys do not match.
+        """
+        checkpoint = checkpoint_io.load_checkpoint(
+            filename, map_location, trust=bool(self.cfg.get('trust_checkpoint', False))
+        )
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        state = {
+            key.removeprefix('module.'): value for key, value in checkpoint.get('state_dict', {}).items()
+        }
+        self._check_keys(state, filename, self.cfg.get('strict_load', True) if strict is None else strict)
+        load_state_dict(self.bare_model, state, strict=False, logger='silent')
+        self._has_loaded = True
+        self.logger.info(f'loaded weights from {filename}')
+        return checkpoint
+
+    def _check_keys(self, state: dict, filename: str, strict: bool) -> None:
+        """Compare names and shapes with the model's; say which differ, refuse them if ``strict``."""
+        own = self.bare_model.state_dict()
+        differences = {
+            'missing': sorted(own.keys() - state.keys()),
+            'unexpected': sorted(state.keys() - own.keys()),
+            'of another shape': sorted(
+                k for k in own.keys() & state.keys() if own[k].shape != state[k].shape
+            ),
+        }
+        report = '; '.join(
+            f'{len(keys)} {kind} ({", ".join(keys[:3])}{", ..." if len(keys) > 3 else ""})'
+            for kind, keys in differences.items()
+            if keys
+        )
+        if not report:
+            return
+        if strict or differences['of another shape']:
+            raise CheckpointError(
+                f'{filename} does not fit the model: {report}. Is the config the one it was trained with? '
+                'To load the weights that fit by name, pass --cfg-options strict_load=False.'
+            )
+        self.logger.warning(f'{filename} does not fit the model: {report}; the rest was loaded')
+
+    def resume(
+        self,
+        filename: str,
+        resume_optimizer: bool = True,
+        resume_param_scheduler: bool = True,
+        map_location: Any = 'cpu',
+    ) -> None:
+        """Continue the run that wrote ``filename`` at the step after its last one.
+
+        Raises:
+            CheckpointError: The file holds weights only, or was written with
+                other conditions that make an exact continuation impossible.
+        """
+        self._resume = True
+        checkpoint = self.load_checkpoint(filename, map_location, strict=True)
+        meta = checkpoint.get('meta', {})
+        if 'optimizer' not in checkpoint or 'iter' not in meta:
+            raise CheckpointError(
+                f'{filename} holds weights but no training state; start from it with --load-from instead'
+            )
+        self.train_loop.restore(self._resumed_position(meta))
+        if resume_optimizer:
+            self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
+            self.optim_wrapper.load_state_dict(checkpoint['optimizer'])
+        if resume_param_scheduler and self.param_schedulers is not None:
+            states = checkpoint.get('param_schedulers', [])
+            for scheduler, state in zip(self.param_schedulers, states, strict=False):
+                scheduler.load_state_dict(state)
+        for hook in self.hooks:
+            if hasattr(hook, 'load_state_dict'):
+                hook.load_state_dict(checkpoint.get('hooks', {}).get(type(hook).__name__, {}))
+        self.logger.info(f'resumed from {filename}: epoch {self.epoch}, iteration {self.iter}')
+
+    def _resumed_position(self, meta: dict) -> TrainPosition:
+        """Position to continue from; says what a changed seed or number of processes means."""
+        seed = meta.get('seed')
+        if seed is not None and seed != self.seed:
+            self.logger.warning(
+                f'the checkpoint was trained with seed {seed}, this run has {self.seed}: '
+                'the order of samples changes from here on'
+            )
+        batches_done = meta.get('batches_done', 0)
+        old_batch = meta.get('global_batch_size')
+        new_batch = self.world_size * self.train_dataloader.batch_size
+        if old_batch is not None and old_batch != new_batch:
+            samples_done = batches_done * old_batch
+            batches_done = samples_done // new_batch
+            self.logger.warning(
+                f'the checkpoint was trained with {old_batch} samples a step, this run has {new_batch}: the '
+                f'learning rate is not rescaled, and of the {samples_done} samples done in this epoch some '
+                'are seen again and others not at all, since their order depends on that number'
+            )
+        return TrainPosition(meta['epoch'], meta['iter'], batches_done, meta.get('evaluation_is_due', False))
+
+    def training_state(self) -> dict:
+        """Everything a continued run needs, as plain containers and tensors on the CPU."""
+        position = self.train_loop.position
+        meta = dict(
+            format=CHECKPOINT_FORMAT,
+            version=__version__,
+            mmengine_version=mmengine.__version__,
+            epoch=position.epoch,
+            iter=position.iteration,
+            batches_done=position.batches_done,
+            evaluation_is_due=position.evaluation_is_due,
+            seed=self.seed,
+            world_size=self.world_size,
+            global_batch_size=self.world_size * self.train_dataloader.batch_size,
+            cfg=self.cfg.pretty_text,
+            experiment_name=self.experiment_name,
+            time=time.strftime('%Y-%m-%d %H:%M:%S'),
+        )
+        schedulers = [
+            {key: value for key, value in scheduler.state_dict().items() if not callable(value)}
+            for scheduler in self.param_schedulers or []
+        ]
+        checkpoint = dict(
+            meta=meta,
+            state_dict=dict(weights_to_cpu(self.bare_model.state_dict())),
+            optimizer=_to_cpu(self.optim_wrapper.state_dict()),
+            param_schedulers=_to_cpu(schedulers),
+            hooks={
+                type(hook).__name__: hook.state_dict() for hook in self.hooks if hasattr(hook, 'state_dict')
+            },
+        )
+        self.call_hook('before_save_checkpoint', checkpoint=checkpoint)
+        return checkpoint
+
+    @master_only
+    def save_checkpoint(self, out_dir: str, filename: str, **unused: Any) -> None:
+        """Write the training state to ``out_dir/filename``, atomically; on the first process only."""
+        checkpoint_io.save_checkpoint(self.training_state(), Path(out_dir) / filename)
+
+    def dump_config(self) -> None:
+        """Write the resolved config to the work dir; on the first process only."""
+        if is_main_process():
+            name = os.path.basename(self.cfg.filename or f'{self.timestamp}.py')
+            self.cfg.dump(os.path.join(self.work_dir, name))

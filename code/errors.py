@@ -1,0 +1,17 @@
+"""Errors that a user can mend: shown as one line at the command line, without a traceback."""
+
+
+class ConfigError(ValueError):
+    """A config file, a key of it or an override from the command line is wrong."""
+
+
+class LaunchError(RuntimeError):
+    """The processes of a distributed run can't be started or can't find each other."""
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint can't be written, or is torn, foreign or not to be trusted."""
+
+
+class TrainingDivergedError(RuntimeError):
+    """Too many steps in a row had a loss or a gradient that is not finite."""
