@@ -2,6 +2,11 @@
 
 ``code/`` itself has no ``__init__.py``: a regular package of that name at the
 root would hide the standard library's ``code`` and break ``pdb``.
+
+The OpenMMLab packages are not among the dependencies declared here: pip would
+follow theirs, which are many and not needed. ``make setup`` installs them with
+``--no-deps``; ``thinktwice.environment`` names the command where one is missing. The
+pins travel inside a wheel as ``thinktwice/requirements``.
 """
 
 from pathlib import Path
@@ -13,19 +18,31 @@ ROOT = Path(__file__).resolve().parent
 
 def read_version() -> str:
     namespace: dict[str, str] = {}
-    exec((ROOT / 'code' / 'version.py').read_text(), namespace)
+    exec((ROOT / 'code' / 'version.py').read_text(encoding='utf-8'), namespace)
     return namespace['__version__']
+
+
+def read_requirements(name: str) -> list[str]:
+    lines = (ROOT / 'requirements' / f'{name}.txt').read_text(encoding='utf-8').splitlines()
+    return [line.strip() for line in lines if line.strip() and not line.startswith('#')]
 
 
 setup(
     name='thinktwice',
     version=read_version(),
     description='Open-loop training framework for ThinkTwice (CVPR 2023)',
-    long_description=(ROOT / 'README.md').read_text() if (ROOT / 'README.md').exists() else '',
+    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
+    license_files=['LICENSE'],
     python_requires='>=3.10',
-    package_dir={'thinktwice': 'code'},
-    packages=['thinktwice', *(f'thinktwice.{name}' for name in find_packages('code'))],
-    package_data={'thinktwice': ['py.typed', 'datasets/calibrations/*.json']},
+    install_requires=[*read_requirements('torch'), *read_requirements('runtime')],
+    extras_require={'dev': read_requirements('dev'), 'ray': read_requirements('ray')},
+    package_dir={'thinktwice': 'code', 'thinktwice.requirements': 'requirements'},
+    packages=[
+        'thinktwice',
+        'thinktwice.requirements',
+        *(f'thinktwice.{name}' for name in find_packages('code')),
+    ],
+    package_data={'': ['py.typed', '*.json', '*/*.json', '*.txt']},
 )

@@ -1,0 +1,56 @@
+# `make demo` and `make test` are all a new user needs; both set up first.
+
+SYSTEM_PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+STAMP := $(VENV)/.set-up
+# Two workers suit the smallest machine that the suite is made for.
+TEST_WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(TEST_WORKERS)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint format typecheck clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+# The second line repairs an environment that was changed by hand after the stamp was written.
+setup: $(STAMP) ## make .venv and install what is pinned in requirements/
+	@$(PYTHON) code/environment.py || { rm -f $(STAMP); $(MAKE) --no-print-directory $(STAMP); }
+
+$(STAMP): $(wildcard requirements/*.txt) setup.py pyproject.toml
+	@test -n "$(SYSTEM_PYTHON)" || { echo "No python3 found: install Python 3.11, or name one with 'make setup SYSTEM_PYTHON=...'"; exit 1; }
+	@test -x $(PYTHON) || $(SYSTEM_PYTHON) -m venv $(VENV) \
+		|| { rm -rf $(VENV); echo "$(SYSTEM_PYTHON) cannot make a virtual environment: on Debian, install python3-venv"; exit 1; }
+	$(PYTHON) -m pip install --disable-pip-version-check --quiet --progress-bar off \
+		-r requirements/torch.txt -r requirements/runtime.txt -r requirements/dev.txt
+	$(PYTHON) -m pip install --disable-pip-version-check --quiet --progress-bar off --no-deps -r requirements/openmmlab.txt
+	$(PYTHON) -m pip install --disable-pip-version-check --quiet --no-deps --editable .
+	@touch $@
+
+demo: setup ## record drives, train, evaluate, and show the result
+	$(PYTHON) tools/run_demo.py
+
+test: setup ## run the fast tests
+	$(PYTEST) -m "not slow and not cuda"
+
+test-slow: setup ## run the slow tests, and those on CUDA where there is a device
+	$(PYTEST) -m "slow or cuda"
+
+lint: setup ## check style, formatting and types, as CI does
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	@$(MAKE) --no-print-directory typecheck
+
+format: setup ## put files into the project's format
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+# mypy does not follow editable installs; it finds the package through a link of its name.
+typecheck: setup ## check types
+	@mkdir -p build/typecheck && ln -sfn ../../code build/typecheck/thinktwice
+	$(PYTHON) -m mypy -p thinktwice
+
+clean: ## remove .venv, caches and build products, not data or work_dirs
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find code tests tools configs -name __pycache__ -type d -exec rm -rf {} +
