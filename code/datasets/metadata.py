@@ -28,7 +28,7 @@ PICKLE_NAME = 'dataset_metadata.pkl'
 SCHEMA_VERSION = 1
 
 # One path component without separators, drive letters or a leading dot: nothing leaves the root.
-_SAFE_NAME = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_.\-]*')
+SAFE_NAME = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_.\-]*')
 _PICKLE_PREFIX = re.compile(r'(\.\./)?(dataset/)?')
 
 
@@ -151,13 +151,13 @@ def _route_of_pickle_key(folder: Any, town: str, where: str) -> str:
     if isinstance(folder, str):
         relative = _PICKLE_PREFIX.sub('', folder, count=1)
         parent, _, route = relative.partition('/')
-        if parent == town and _SAFE_NAME.fullmatch(route):
+        if parent == town and SAFE_NAME.fullmatch(route):
             return route
     raise ValueError(f"{where}: refused, a route must read '../{town}/<route>'")
 
 
 def _check_name(name: Any, path: str) -> str:
-    if not isinstance(name, str) or not _SAFE_NAME.fullmatch(name):
+    if not isinstance(name, str) or not SAFE_NAME.fullmatch(name):
         raise ValueError(f'{path}: refused the name {name!r}; a town or route is one plain folder name')
     return name
 

@@ -1,0 +1,124 @@
+"""Write dataset_metadata.json and dataset_metadata.pkl of a recorded dataset.
+
+Example:
+    python tools/generate_metadata.py dataset/ --workers 8
+
+Looks for the scores of the recording runs (data_collect_*_results.json) in collect_data_json/
+inside the dataset and beside it. Routes without a score are cut to be safe; malformed routes and
+unreadable score files are listed at the end and in the JSON.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from thinktwice.datasets.calibration import load_calibration
+from thinktwice.datasets.metadata import save_metadata
+from thinktwice.datasets.route_rules import Results, read_results
+from thinktwice.datasets.route_scan import Scan, needed_folders, scan_dataset
+from thinktwice.datasets.storage import open_storage
+
+RESULTS_FOLDER = 'collect_data_json'
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('root', type=Path, help='folder of the dataset, with townNN_XX/ in it')
+    parser.add_argument('--results', type=Path, help='folder with the scores of the recording runs')
+    parser.add_argument('--workers', type=int, default=os.cpu_count() or 1, help='processes')
+    parser.add_argument(
+        '--check-headings',
+        action='store_true',
+        help='also read every measurements file and list frames without a heading as invalid_frames, so '
+        'that no sample touches them; otherwise such samples are replaced when they are read',
+    )
+    parser.add_argument('--dry-run', action='store_true', help='report only, write nothing')
+    return parser.parse_args(arguments)
+
+
+def find_results(root: Path, given: Path | None) -> Results:
+    """Scores from the folder given, else from beside or inside the dataset.
+
+    Raises:
+        FileNotFoundError: if the folder given does not exist.
+    """
+    if given is not None:
+        if not given.is_dir():
+            raise FileNotFoundError(f'--results {given}: no such folder')
+        return read_results(given)
+    found = read_results(root.resolve().parent / RESULTS_FOLDER)
+    inside = read_results(root / RESULTS_FOLDER)
+    return Results({**found.by_route, **inside.by_route}, {**found.unreadable, **inside.unreadable})
+
+
+def report(scan: Scan, results: Results) -> str:
+    """A table per town, then everything that needs attention."""
+    lines = [f'{"town":<12}{"routes":>8}{"frames":>10}{"usable":>10}  routes by rule']
+    for town, routes in sorted(scan.metadata.towns.items()):
+        rules = [record.rule for record in routes.values()]
+        counts = ', '.join(f'{rule} {rules.count(rule)}' for rule in sorted(set(rules)))
+        frames = sum(record.frames for record in routes.values())
+        usable = sum(record.usable for record in routes.values())
+        lines.append(f'{town:<12}{len(routes):>8}{frames:>10}{usable:>10}  {counts}')
+    records = [record for routes in scan.metadata.towns.values() for record in routes.values()]
+    frames, usable = sum(record.frames for record in records), sum(record.usable for record in records)
+    lines.append(f'{"all":<12}{len(records):>8}{frames:>10}{usable:>10}')
+    for title, problems in (
+        ('Left out, malformed', scan.malformed),
+        ('Cut at the last complete frame', scan.incomplete),
+        ('Score files that could not be read', results.unreadable),
+    ):
+        lines += [f'{title}:'] * bool(problems) + [f'  {name}: {why}' for name, why in problems.items()]
+    return '\n'.join(lines)
+
+
+def show_progress(done: int, total: int) -> None:
+    """Count routes on the terminal."""
+    if sys.stderr.isatty():
+        end = '\n' if done == total else ''
+        print(f'\r{done} of {total} routes', end=end, file=sys.stderr, flush=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command.
+
+    Returns:
+        0, or 1 if there is nothing to write; the message says why.
+    """
+    options = parse_arguments(arguments)
+    if not options.root.is_dir():
+        print(f'{options.root}: no such folder', file=sys.stderr)
+        return 1
+    try:
+        results = find_results(options.root, options.results)
+    except FileNotFoundError as error:
+        print(error, file=sys.stderr)
+        return 1
+    folders = needed_folders(load_calibration(open_storage(options.root)))
+    scan = scan_dataset(
+        options.root, folders, results, options.workers, options.check_headings, show_progress
+    )
+    print(report(scan, results))
+    if not scan.metadata.towns:
+        print(f'{options.root}: no route in townNN_XX/<route>/, nothing written', file=sys.stderr)
+        return 1
+    if not results.by_route:
+        print('No score of a recording run was found: every route was cut without one.')
+    if not options.dry_run:
+        for path in save_metadata(
+            scan.metadata,
+            options.root,
+            malformed_routes=scan.malformed,
+            incomplete_routes=scan.incomplete,
+            unreadable_results=results.unreadable,
+        ):
+            print(f'wrote {path}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
