@@ -43,8 +43,3 @@ custom_hooks = [
     dict(type='WatchdogHook', minutes=30.0),  # minutes without a finished step
     dict(type='PreemptionHook', signals=('SIGTERM', 'SIGUSR1')),
 ]
-data_modes = dict(
-    default=dict(default_hooks=dict(logger=dict(interval=50))),
-    full=dict(default_hooks=dict(logger=dict(interval=50))),
-    dev=dict(default_hooks=dict(logger=dict(interval=1))),
-)

@@ -2,10 +2,15 @@ custom_imports = dict(imports=['toy_parts'], allow_failed_imports=False)
 _base_ = ['../../configs/_base_/default_runtime.py']
 is_dev = False
 is_full = False
+default_hooks = dict(logger=dict(interval=None))
 data_modes = dict(
-    default=dict(train_dataloader=dict(dataset=dict(num_samples=24))),
-    full=dict(train_dataloader=dict(dataset=dict(num_samples=40))),
-    dev=dict(train_dataloader=dict(dataset=dict(num_samples=8))),
+    default=dict(
+        default_hooks=dict(logger=dict(interval=50)), train_dataloader=dict(dataset=dict(num_samples=24))
+    ),
+    full=dict(
+        default_hooks=dict(logger=dict(interval=50)), train_dataloader=dict(dataset=dict(num_samples=40))
+    ),
+    dev=dict(default_hooks=dict(logger=dict(interval=1)), train_dataloader=dict(dataset=dict(num_samples=8))),
 )
 train_dataloader = dict(
     batch_size=4,

@@ -1,0 +1,99 @@
+"""Recorded drives: what is read, how it is split, and what is_dev and is_full change."""
+
+data_root = 'dataset/'  # folder with dataset_metadata.json (or .pkl) and townNN_XX/
+num_frames = 2  # frames of the queue, the key frame included; 0.5 s apart in CARLA's recordings
+horizon = 4  # future frames that are planned and supervised
+image_size = (448, 896)  # height and width that the network sees, pixels
+batch_size = 8  # samples a process and step
+
+train_pipeline = [
+    dict(type='LoadMeasurements'),  # poses, speed, target point, command
+    dict(type='LoadPoints'),  # LiDAR of all frames of the queue in the key frame
+    dict(
+        type='LoadCameras',
+        image_size='${image_size}',
+        training=True,
+        scale_range=(1.0, 0.6255 / 0.56),  # times the scale that fills the image: 0.56 .. 0.6255 of 1600x900
+        flip_probability=0.5,
+    ),
+    dict(type='LoadWaypoints'),
+    dict(type='LoadSupervision', levels=(2, 3, 4, 5), future_level=2, brake_alpha=0.8, brake_beta=5.5),
+    dict(type='PackSample'),
+]
+test_pipeline = [
+    dict(type='LoadMeasurements'),
+    dict(type='LoadPoints'),
+    dict(type='LoadCameras', image_size='${image_size}', training=False),
+    dict(type='LoadWaypoints'),
+    dict(type='LoadSupervision', levels=(2, 3, 4, 5), future_level=2, brake_alpha=0.8, brake_beta=5.5),
+    dict(type='PackSample'),
+]
+train_dataloader = dict(
+    batch_size='${batch_size}',
+    num_workers=None,  # processes that read; None: by data_modes
+    persistent_workers=True,
+    dataset=dict(
+        type='CarlaDataset',
+        data_root='${data_root}',
+        pipeline='${train_pipeline}',
+        split=None,  # None: by data_modes
+        num_frames='${num_frames}',
+        horizon='${horizon}',
+        seed='${randomness.seed}',
+        on_error='skip',  # an unreadable sample is replaced and counted
+    ),
+    sampler=dict(type='TrainSampler', batch_size='${batch_size}'),
+    collate_fn=dict(type='thinktwice.collate_samples'),
+)
+val_dataloader = dict(
+    batch_size='${batch_size}',
+    num_workers=None,
+    persistent_workers=True,
+    drop_last=False,
+    dataset=dict(
+        type='CarlaDataset',
+        data_root='${data_root}',
+        pipeline='${test_pipeline}',
+        split=None,
+        num_frames='${num_frames}',
+        horizon='${horizon}',
+        test_mode=True,
+        on_error='skip',  # replaced samples are left out of the metrics
+    ),
+    sampler=dict(type='EvalSampler'),
+    collate_fn=dict(type='thinktwice.collate_samples'),
+)
+test_dataloader = '${val_dataloader}'
+val_evaluator = dict(type='OpenLoopMetric')
+test_evaluator = '${val_evaluator}'
+
+_indices = ['val', *(f'{index:02d}' for index in range(12))]  # runs through each town
+_towns = [f'town{number:02d}' for number in (1, 2, 3, 4, 5, 6, 7, 10)]
+_caps = dict(  # samples a town, those of TCP: 189,524 to train and 109,627 to evaluate
+    town01=50384, town02=55943, town03=42771, town04=47954, town05=53684, town06=48415, town07=51549,
+    town10=59898,
+)  # fmt: skip
+_train = dict(towns=['town01', 'town03', 'town04', 'town06'], indices=_indices, caps=_caps)
+_val = dict(towns=['town02', 'town05'], indices=_indices, caps=_caps)
+_dev = dict(towns=['town01'], indices=['00'], caps=10)  # 10 samples
+data_modes = dict(  # put wherever the config has None
+    default=dict(
+        train_dataloader=dict(num_workers=8, dataset=dict(split=_train)),
+        val_dataloader=dict(num_workers=8, dataset=dict(split=_val)),
+        default_hooks=dict(logger=dict(interval=50)),  # steps between two log lines
+    ),
+    full=dict(
+        train_dataloader=dict(
+            num_workers=8, dataset=dict(split=dict(towns=_towns, indices=_indices[1:], caps=None))
+        ),
+        val_dataloader=dict(
+            num_workers=8, dataset=dict(split=dict(towns=_towns, indices=['val'], caps=None))
+        ),
+        default_hooks=dict(logger=dict(interval=50)),
+    ),
+    dev=dict(
+        train_dataloader=dict(num_workers=0, dataset=dict(split=_dev)),
+        val_dataloader=dict(num_workers=0, dataset=dict(split=_dev)),
+        default_hooks=dict(logger=dict(interval=1)),
+    ),
+)
