@@ -1,0 +1,36 @@
+"""A small procedural town that records drives in the on-disk format of the CARLA dataset.
+
+`record` makes a dataset; `Drive` is one drive that can be stepped with one's own
+controls; `Renderer` and `Lidar` look at any `Scene` of primitives, for tests that
+need exact geometry.
+"""
+
+from thinktwice.minitown.cameras import CARLA_CAMERAS, Camera, CameraRig
+from thinktwice.minitown.drive import Drive
+from thinktwice.minitown.dynamics import Control
+from thinktwice.minitown.lidar import Lidar
+from thinktwice.minitown.primitives import BOX, CYLINDER, ELLIPSOID, PrimitiveBuilder, PrimitiveSet
+from thinktwice.minitown.record import DEFAULT_TOWNS, record
+from thinktwice.minitown.renderer import CameraView, GroundMap, Lighting, Renderer, Scene, plain_ground
+
+__all__ = [
+    'BOX',
+    'CARLA_CAMERAS',
+    'CYLINDER',
+    'DEFAULT_TOWNS',
+    'ELLIPSOID',
+    'Camera',
+    'CameraRig',
+    'CameraView',
+    'Control',
+    'Drive',
+    'GroundMap',
+    'Lidar',
+    'Lighting',
+    'PrimitiveBuilder',
+    'PrimitiveSet',
+    'Renderer',
+    'Scene',
+    'plain_ground',
+    'record',
+]

@@ -1,0 +1,49 @@
+"""The debugging picture of a frame: the teacher's masks in colour beside some numbers."""
+
+from typing import Any
+
+import cv2
+import numpy as np
+
+ROAD_COLOUR = (60, 60, 66)
+ROUTE_COLOUR = (140, 128, 60)
+MARK_COLOUR = (210, 90, 200)
+VEHICLE_COLOUR = (40, 110, 230)
+WALKER_COLOUR = (0, 220, 220)
+LIGHT_COLOURS = {80: (0, 220, 0), 170: (240, 220, 0), 255: (255, 0, 0)}
+
+
+def draw_bev(masks: np.ndarray, measurements: dict[str, Any], action: np.ndarray) -> np.ndarray:
+    """Return the (192, 384, 3) uint8 RGB picture: view on the left, text on the right.
+
+    Args:
+        masks: (15, 192, 192) uint8.
+        measurements: of the frame.
+        action: (3,) throttle, steer, brake.
+    """
+    size = masks.shape[-1]
+    picture = np.zeros((size, 2 * size, 3), dtype=np.uint8)
+    view = picture[:, :size]
+    view[masks[0] > 0] = ROAD_COLOUR
+    view[masks[1] > 0] = ROUTE_COLOUR
+    view[masks[2] > 0] = MARK_COLOUR
+    for value, colour in LIGHT_COLOURS.items():
+        view[masks[14] == value] = colour
+    for step in range(4):
+        fade = 0.4 + 0.2 * step
+        view[masks[3 + step] > 0] = np.array(VEHICLE_COLOUR) * fade
+        view[masks[7 + step] > 0] = np.array(WALKER_COLOUR) * fade
+    cv2.rectangle(view, (93, 139), (98, 163), (255, 255, 255), -1)
+    lines = (
+        f'speed {measurements["speed"]:.2f} m/s',
+        f'throttle {action[0]:.2f}',
+        f'steer {action[1]:+.2f}',
+        f'brake {action[2]:.2f}',
+        f'command {measurements["target_command"]}',
+        f'north {measurements["x"]:.1f} m',
+        f'east {measurements["y"]:.1f} m',
+    )
+    for place, text in enumerate(lines):
+        origin = (size + 8, 20 + 22 * place)
+        cv2.putText(picture, text, origin, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1)
+    return picture

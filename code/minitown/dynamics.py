@@ -1,0 +1,84 @@
+"""How the ego car moves under throttle, steer and brake.
+
+The turning part is the kinematic bicycle that the closed-loop agent uses to move
+its GNSS ring on, with the same constants, so both agree.
+"""
+
+import math
+from dataclasses import dataclass
+
+STEP_SECONDS = 0.05
+FRONT_AXLE = -0.090769015
+REAR_AXLE = 1.4178275
+"""Distances of the axles from the car's origin in metres, as identified (the front one is negative)."""
+WHEEL_ANGLE = 0.36848336
+"""Wheel angle at full steer, radians."""
+THROTTLE_GAIN = 4.0
+BRAKE_GAIN = 8.0
+DRAG = 0.15
+"""m/s^2 at full throttle, at full brake, and lost per m/s."""
+EGO_HALF = (2.45, 1.06, 0.75)
+"""Half length, width and height of the ego, metres."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """Throttle 0..1, steer -1..1 (right positive), brake 0..1."""
+
+    throttle: float = 0.0
+    steer: float = 0.0
+    brake: float = 0.0
+
+
+@dataclass(frozen=True)
+class EgoState:
+    """World x, y in metres, yaw in radians, forward speed in m/s, forward acceleration, yaw rate."""
+
+    x: float
+    y: float
+    yaw: float
+    speed: float
+    acceleration: float = 0.0
+    yaw_rate: float = 0.0
+
+    @property
+    def pose(self) -> tuple[float, float, float]:
+        """World x, y, yaw."""
+        return self.x, self.y, self.yaw
+
+
+def advance(state: EgoState, control: Control, seconds: float = STEP_SECONDS) -> EgoState:
+    """Return the state after one step of `seconds`."""
+    acceleration = THROTTLE_GAIN * control.throttle - BRAKE_GAIN * control.brake - DRAG * state.speed
+    speed = max(0.0, state.speed + acceleration * seconds)
+    mean_speed = 0.5 * (state.speed + speed)
+    wheel = WHEEL_ANGLE * max(-1.0, min(1.0, control.steer))
+    slip = math.atan(REAR_AXLE / (FRONT_AXLE + REAR_AXLE) * math.tan(wheel))
+    yaw_rate = mean_speed / REAR_AXLE * math.sin(slip)
+    course = state.yaw + slip + 0.5 * yaw_rate * seconds
+    return EgoState(
+        x=state.x + mean_speed * math.cos(course) * seconds,
+        y=state.y + mean_speed * math.sin(course) * seconds,
+        yaw=state.yaw + yaw_rate * seconds,
+        speed=speed,
+        acceleration=(speed - state.speed) / seconds,
+        yaw_rate=yaw_rate,
+    )
+
+
+def steer_for(curvature: float) -> float:
+    """Return the steer -1..1 that makes the rear axle follow `curvature` (1/m, right positive)."""
+    wheel = math.atan((FRONT_AXLE + REAR_AXLE) * curvature)
+    return max(-1.0, min(1.0, wheel / WHEEL_ANGLE))
+
+
+def pedals_for(acceleration: float, speed: float) -> float:
+    """Return the pedal -1..1 (negative brakes) that gives `acceleration` m/s^2 at `speed` m/s."""
+    force = acceleration + DRAG * speed
+    pedal = force / THROTTLE_GAIN if force >= 0 else force / BRAKE_GAIN
+    return max(-1.0, min(1.0, pedal))
+
+
+def control_from(pedal: float, steer: float) -> Control:
+    """Split a pedal -1..1 into throttle and brake."""
+    return Control(throttle=max(0.0, pedal), steer=steer, brake=max(0.0, -pedal))

@@ -1,0 +1,113 @@
+"""Lanes: centre lines with headings, what follows them and how fast they are driven.
+
+World frame W: X east, Y south (metres, left-handed); headings are yaw angles,
+positive from X to Y, so a right turn adds to them. Traffic keeps to the right.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+LANE_WIDTH = 3.5
+LANE_OFFSET = LANE_WIDTH / 2
+STEP = 0.5
+"""Spacing of centre-line points, metres (the last step of a lane may be shorter)."""
+
+# Road options of the route commands.
+LEFT = 1
+RIGHT = 2
+STRAIGHT = 3
+FOLLOW = 4
+
+
+@dataclass
+class Lane:
+    """One directed lane of a street, or one way through a junction.
+
+    Attributes:
+        index: position in the town's list.
+        points: (N, 2) centre line in world metres, about `STEP` apart.
+        headings: (N,) radians, continuous.
+        option: road option of the lane, `FOLLOW` outside of junctions.
+        start, end: junction indices; the same for a way through one.
+        heading_index: 0..3, quarter turns of the lane's end in the town's grid.
+        is_connector: whether this is a way through a junction.
+        speed_limit: m/s.
+        successors: lanes that may follow.
+        conflicts: connectors of the same junction that can't be used at the same time.
+        crosswalk: distance along the lane of a crosswalk, None without one.
+        crosswalk_index: position of that crosswalk in the town's list.
+    """
+
+    index: int
+    points: np.ndarray
+    headings: np.ndarray
+    option: int
+    start: int
+    end: int
+    heading_index: int
+    is_connector: bool
+    speed_limit: float
+    successors: list[int] = field(default_factory=list)
+    conflicts: frozenset[int] = frozenset()
+    crosswalk: float | None = None
+    crosswalk_index: int = -1
+
+    def __post_init__(self) -> None:
+        lengths = np.hypot(*np.diff(self.points, axis=0).T)
+        self.length = float(lengths.sum())
+        self._spacing = self.length / (len(self.points) - 1)
+        self._x, self._y = self.points[:, 0].tolist(), self.points[:, 1].tolist()
+        self._heading = self.headings.tolist()
+
+    def pose(self, distance: float) -> tuple[float, float, float]:
+        """Return x, y, yaw at `distance` metres along the lane, clamped to its ends."""
+        place = min(max(distance / self._spacing, 0.0), len(self._x) - 1.0)
+        index = min(int(place), len(self._x) - 2)
+        share = place - index
+        return (
+            self._x[index] + share * (self._x[index + 1] - self._x[index]),
+            self._y[index] + share * (self._y[index + 1] - self._y[index]),
+            self._heading[index] + share * (self._heading[index + 1] - self._heading[index]),
+        )
+
+
+def direction(quarter: int) -> np.ndarray:
+    """Return the unit vector (2,) of a heading counted in quarter turns from +X to +Y."""
+    return np.array([(1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0)][quarter % 4])
+
+
+def straight_line(start: np.ndarray, end: np.ndarray, quarter: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return points (N, 2) and headings (N,) of a straight centre line."""
+    count = max(2, round(float(np.linalg.norm(end - start)) / STEP) + 1)
+    share = np.linspace(0.0, 1.0, count)[:, None]
+    return start + share * (end - start), np.full(count, quarter * math.pi / 2)
+
+
+def turn_line(start: np.ndarray, quarter: int, side: int, radius: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return points (N, 2) and headings (N,) of a quarter circle to the right (side 1) or left (-1)."""
+    centre = start + side * radius * direction(quarter + 1)
+    count = max(3, round(radius * math.pi / 2 / STEP) + 1)
+    angle = np.linspace(0.0, math.pi / 2, count) * side
+    headings = quarter * math.pi / 2 + angle
+    outward = np.stack([np.sin(headings), -np.cos(headings)], axis=1) * side
+    return centre + radius * outward, headings
+
+
+def find_conflicts(lanes: list[Lane], connectors: list[int], gap: float = 2.6) -> None:
+    """Fill `conflicts` of the connectors of one junction.
+
+    Two ways conflict where their centre lines come nearer than `gap` metres,
+    unless they start on the same lane, where the cars follow each other anyway.
+    """
+    for first in connectors:
+        found = set()
+        for second in connectors:
+            same_start = np.allclose(lanes[first].points[0], lanes[second].points[0])
+            if first == second or same_start:
+                continue
+            offset = lanes[first].points[:, None] - lanes[second].points[None]
+            if (offset**2).sum(-1).min() < gap**2:
+                found.add(second)
+        lanes[first].conflicts = frozenset(found)
