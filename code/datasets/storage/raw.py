@@ -46,7 +46,8 @@ class FileReader:
             BaseStorageBackend: The client.
         """
         if self._backend is None:
-            self._backend = get_file_backend(self.root, backend_args=self.backend_args)
+            # One client for a process: an LMDB can't be opened twice in it.
+            self._backend = get_file_backend(self.root, backend_args=self.backend_args, enable_singleton=True)
         return self._backend
 
     def location(self, relative: str) -> str:
@@ -82,8 +83,11 @@ class FileReader:
             raise SampleReadError(path, f'the server answers {error.code} {error.reason}', missing) from error
         except (FileNotFoundError, NotADirectoryError) as error:
             raise SampleReadError(path, 'the file does not exist', missing=True) from error
-        except OSError as error:
-            raise SampleReadError(path, f'can not be read ({error})') from error
+        except MemoryError:
+            raise
+        # Each backend has errors of its own (urllib, lmdb, petrel), all of them the file's fault.
+        except Exception as error:
+            raise SampleReadError(path, f'can not be read ({type(error).__name__}: {error})') from error
         if data is None:  # how the key-value backends say it
             raise SampleReadError(path, 'the key does not exist', missing=True)
         data = bytes(data)

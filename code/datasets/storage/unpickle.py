@@ -163,6 +163,13 @@ def _encode(text: Any, encoding: Any = 'latin1') -> bytes:
     return text.encode('latin1')
 
 
+def _empty_bytes(*args: Any) -> bytes:
+    # How Python 3 writes b'' under pickle protocols 0 to 2.
+    if args:
+        raise _RefusedError('bytes may only be made the way Python writes them')
+    return b''
+
+
 _NDARRAY = _Factory(lambda *args: _refuse_call())
 
 
@@ -174,6 +181,7 @@ _GLOBALS: dict[tuple[str, str], Any] = {
     ('numpy', 'ndarray'): _NDARRAY,
     ('numpy', 'dtype'): _Factory(_DtypeRecord),
     ('_codecs', 'encode'): _Factory(_encode),
+    ('__builtin__', 'bytes'): _Factory(_empty_bytes),
 }
 for _core in ('numpy.core', 'numpy._core'):
     _GLOBALS[f'{_core}.multiarray', '_reconstruct'] = _Factory(_reconstruct)
