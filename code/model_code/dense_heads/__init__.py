@@ -1,0 +1,25 @@
+"""Decoder: coarse head, look and prediction modules, refine layers."""
+
+from thinktwice.model_code.dense_heads.coarse_head import CoarseHead, CoarsePrediction
+from thinktwice.model_code.dense_heads.interfaces import LookContext, SceneState, TeacherInputs
+from thinktwice.model_code.dense_heads.look_camera import CameraLook
+from thinktwice.model_code.dense_heads.look_lidar import LidarLook
+from thinktwice.model_code.dense_heads.prediction_module import PredictionModule
+from thinktwice.model_code.dense_heads.projection import ego_to_image, project_to_cameras
+from thinktwice.model_code.dense_heads.refine_layer import RefineLayer
+from thinktwice.model_code.dense_heads.thinktwice_decoder import ThinkTwiceDecoder
+
+__all__ = [
+    'CameraLook',
+    'CoarseHead',
+    'CoarsePrediction',
+    'LidarLook',
+    'LookContext',
+    'PredictionModule',
+    'RefineLayer',
+    'SceneState',
+    'TeacherInputs',
+    'ThinkTwiceDecoder',
+    'ego_to_image',
+    'project_to_cameras',
+]

@@ -1,0 +1,125 @@
+"""One layer of the decoder: predict the future under the plan, look again, refine."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from thinktwice.model_code.dense_heads.interfaces import (
+    CONTROL_DIM,
+    WAYPOINT_DIM,
+    LookContext,
+    LookModule,
+    SceneState,
+)
+from thinktwice.model_code.dense_heads.layers import conv_with_broadcast, mlp
+from thinktwice.registry import MODELS
+
+
+@MODELS.register_module()
+class RefineLayer(nn.Module):
+    """Offsets for the plan and an updated scene (one layer of the paper's cascade).
+
+    Args:
+        prediction_module: (map, waypoints, actions, previous) to future maps (B, K, C, Y, X).
+        camera_look: (waypoints, actions, vector, context) to (B, K, its out_channels).
+        lidar_look: (waypoints, actions, context) to (B, K, its out_channels).
+        num_steps: future steps K.
+        bev_channels: channels C of the BEV map.
+        vector_channels: width Cv of the BEV vector.
+        measurement_channels: width Cm of the encoded measurements.
+        embed_channels: width E of the temporal embedding.
+        hidden_channels: width of a step's feature.
+        with_cp: recompute the camera look in the backward pass instead of keeping its activations.
+    """
+
+    def __init__(
+        self,
+        prediction_module: nn.Module,
+        camera_look: LookModule,
+        lidar_look: LookModule,
+        num_steps: int = 4,
+        bev_channels: int = 32,
+        vector_channels: int = 256,
+        measurement_channels: int = 128,
+        embed_channels: int = 128,
+        hidden_channels: int = 512,
+        with_cp: bool = False,
+    ) -> None:
+        super().__init__()
+        self.with_cp = with_cp
+        self.prediction_module = prediction_module
+        self.camera_look = camera_look
+        self.lidar_look = lidar_look
+        look_channels = camera_look.out_channels + lidar_look.out_channels
+        joint = vector_channels + look_channels + embed_channels + measurement_channels
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(joint), *mlp(joint, hidden_channels, hidden_channels, final_activation=True)
+        )
+        halves = (hidden_channels // 2, hidden_channels // 8)
+        self.traj_offset_module = mlp(WAYPOINT_DIM + hidden_channels, *halves, WAYPOINT_DIM)
+        self.ctrl_offset_module = mlp(CONTROL_DIM + hidden_channels, *halves, CONTROL_DIM)
+        plan_channels = num_steps * hidden_channels
+        self.bev_map_update = nn.Sequential(
+            nn.Conv2d(bev_channels + plan_channels, 4 * bev_channels, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(4 * bev_channels, bev_channels, 3, padding=1),
+        )
+        self.bev_vector_update = mlp(vector_channels + plan_channels, hidden_channels, vector_channels)
+
+    def forward(
+        self,
+        waypoints: Tensor,
+        controls: Tensor,
+        state: SceneState,
+        context: LookContext,
+        flatten_head: nn.Module,
+    ) -> tuple[Tensor, Tensor, SceneState]:
+        """Refine once.
+
+        Args:
+            waypoints: (B, K, 2) ego metres.
+            controls: (B, K, 4) Beta parameters before the softplus.
+            state: the scene as the previous layer left it.
+            context: the batch's sensors and embeddings.
+            flatten_head: BEV maps (B', C, Y, X) to (vectors (B', Cv), maps).
+
+        Returns:
+            Offsets of the waypoints (B, K, 2) and of the controls (B, K, 4), and the new scene.
+        """
+        B, K, _ = waypoints.shape
+        actions = F.softplus(controls)
+        future = self.prediction_module(state.bev_map, waypoints, actions, state.future_bev_map)
+        future_vectors = flatten_head(future.flatten(0, 1))[0].unflatten(0, (B, K))
+        features = torch.cat(
+            [
+                future_vectors,
+                self.look(waypoints, actions, state.bev_vector, context),
+                context.temporal_embedding.expand(B, -1, -1),
+                context.measurement.unsqueeze(1).expand(-1, K, -1),
+            ],
+            dim=-1,
+        )
+        hidden = self.mlp(features)  # (B, K, hidden)
+        waypoint_offset = self.traj_offset_module(torch.cat([waypoints, hidden], dim=-1))
+        control_offset = self.ctrl_offset_module(torch.cat([controls, hidden], dim=-1))
+        bev_map, bev_vector = self.update_scene(state, hidden.flatten(1))
+        return waypoint_offset, control_offset, SceneState(bev_map, bev_vector, future)
+
+    def look(self, waypoints: Tensor, actions: Tensor, bev_vector: Tensor, context: LookContext) -> Tensor:
+        """Look features (B, K, channels) of cameras and LiDAR."""
+        if self.with_cp and torch.is_grad_enabled():
+            image = checkpoint(self.camera_look, waypoints, actions, bev_vector, context, use_reentrant=False)
+        else:
+            image = self.camera_look(waypoints, actions, bev_vector, context)
+        return torch.cat([image, self.lidar_look(waypoints, actions, context)], dim=-1)
+
+    def update_scene(self, state: SceneState, plan: Tensor) -> tuple[Tensor, Tensor]:
+        """BEV map (B, C, Y, X) and vector (B, Cv) given the plan's features (B, K * hidden)."""
+        spread_plan, *rest = self.bev_map_update
+        assert isinstance(spread_plan, nn.Conv2d)
+        update = conv_with_broadcast(spread_plan, state.bev_map, plan)
+        for module in rest:
+            update = module(update)
+        vector_update = self.bev_vector_update(torch.cat([state.bev_vector, plan], dim=1))
+        return state.bev_map + update, state.bev_vector + vector_update

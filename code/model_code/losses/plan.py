@@ -1,0 +1,123 @@
+"""Losses of the plan: actions, waypoints, speed, and the metrics logged beside them."""
+
+import torch
+from torch import Tensor
+
+from thinktwice.model_code.control import beta_mode_action
+from thinktwice.model_code.losses.base import DrivingLoss, Predictions, Targets, beta_kl, smooth_l1
+from thinktwice.registry import MODELS
+
+MIN_BETA_TARGET = 1e-3  # a recorded Beta parameter of 0 has no density
+
+
+def action_kl(alpha: Tensor, beta: Tensor, target_alpha: Tensor, target_beta: Tensor) -> Tensor:
+    """Mean KL divergence of predicted actions from the expert's.
+
+    Args:
+        alpha: (B, stages, ..., 2) predicted.
+        beta: the same.
+        target_alpha: (B, ..., 2) of the expert, compared with all stages.
+        target_beta: the same.
+
+    Returns:
+        Mean over samples, stages, steps and actions.
+    """
+    target_alpha = target_alpha.float().clamp(min=MIN_BETA_TARGET).unsqueeze(1)
+    target_beta = target_beta.float().clamp(min=MIN_BETA_TARGET).unsqueeze(1)
+    return beta_kl(target_alpha, target_beta, alpha.float(), beta.float()).mean()
+
+
+@MODELS.register_module()
+class ActionLoss(DrivingLoss):
+    """KL divergence of the Beta actions of all stages: ``action_loss`` now, ``future_action_loss`` later.
+
+    Args:
+        weight: of the present step.
+        future_weight: of the steps after it.
+    """
+
+    target_keys = ('action_alpha', 'action_beta', 'future_action_alpha', 'future_action_beta')
+
+    def __init__(self, weight: float, future_weight: float) -> None:
+        super().__init__()
+        self.weight = weight
+        self.future_weight = future_weight
+
+    def forward(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
+        """Compare pred_alpha, pred_beta (B, stages, K, 2) with the expert's actions."""
+        alpha, beta = predictions['pred_alpha'], predictions['pred_beta']
+        now = action_kl(alpha[:, :, 0], beta[:, :, 0], targets['action_alpha'], targets['action_beta'])
+        losses = {'action_loss': self.weight * now}
+        if alpha.shape[2] > 1:
+            future_targets = targets['future_action_alpha'], targets['future_action_beta']
+            future = action_kl(alpha[:, :, 1:], beta[:, :, 1:], *future_targets)
+            losses['future_action_loss'] = self.future_weight * future
+        return losses
+
+
+@MODELS.register_module()
+class WaypointLoss(DrivingLoss):
+    """Smooth-L1 of the waypoints of all stages, mean over samples, stages, steps and axes: ``wp_loss``.
+
+    Args:
+        weight: of the mean error in metres.
+    """
+
+    target_keys = ('waypoints',)
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
+        """Compare pred_waypoints (B, stages, K, 2) with waypoints (B, K, 2)."""
+        error = smooth_l1(predictions['pred_waypoints'], targets['waypoints'].unsqueeze(1))
+        return {'wp_loss': self.weight * error}
+
+
+@MODELS.register_module()
+class SpeedLoss(DrivingLoss):
+    """Smooth-L1 of the speed, mean over samples: ``speed_loss``.
+
+    Args:
+        weight: of the mean error.
+        speed_scale: m/s per unit of the prediction, as in the measurement encoder.
+    """
+
+    target_keys = ('speed',)
+
+    def __init__(self, weight: float, speed_scale: float) -> None:
+        super().__init__()
+        self.weight = weight
+        self.speed_scale = speed_scale
+
+    def forward(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
+        """Compare pred_speed (B, 1) with speed (B,) in m/s."""
+        target = targets['speed'].unsqueeze(1) / self.speed_scale
+        return {'speed_loss': self.weight * smooth_l1(predictions['pred_speed'], target)}
+
+
+@MODELS.register_module()
+class PlanOffsets(DrivingLoss):
+    """Metrics of the last stage, logged and not part of the objective.
+
+    ``current_throttle_brake_offset`` and ``current_steer_offset``: mean distance of the present
+    action from the expert's; ``longitudinal_offset`` and ``lateral_offset``: mean distance of the
+    waypoints from the expert's in x and y, metres.
+    """
+
+    target_keys = ('waypoints', 'action_alpha', 'action_beta')
+
+    @torch.no_grad()
+    def forward(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
+        """Compare the last of pred_waypoints (B, stages, K, 2), pred_alpha and pred_beta."""
+        alpha, beta = predictions['pred_alpha'][:, -1, 0].float(), predictions['pred_beta'][:, -1, 0].float()
+        target_action = beta_mode_action(targets['action_alpha'].float(), targets['action_beta'].float())
+        action_offset = (beta_mode_action(alpha, beta) - target_action).abs().mean(0)
+        plan_offset = (predictions['pred_waypoints'][:, -1].float() - targets['waypoints']).abs().mean((0, 1))
+        return {
+            'current_throttle_brake_offset': action_offset[0],
+            'current_steer_offset': action_offset[1],
+            'longitudinal_offset': plan_offset[0],
+            'lateral_offset': plan_offset[1],
+        }
