@@ -143,9 +143,11 @@ def scan_route(
     return RouteScan(town, route, record, problem, num_files)
 
 
-def _scan_job(root: Path, folders: tuple[str, ...], job: tuple[str, str, RouteResult | None]) -> RouteScan:
+def _scan_job(
+    root: Path, folders: tuple[str, ...], check_headings: bool, job: tuple[str, str, RouteResult | None]
+) -> RouteScan:
     town, route, result = job
-    return scan_route(root, town, route, folders, result)
+    return scan_route(root, town, route, folders, result, check_headings)
 
 
 def _map(
