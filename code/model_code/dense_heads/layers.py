@@ -49,8 +49,6 @@ def conv_with_broadcast(conv: nn.Conv2d, spatial: Tensor, constant: Tensor) -> T
     ones = spatial.new_ones(1, 1, *spatial.shape[2:])
     identity = torch.eye(kernel, dtype=ones.dtype, device=ones.device).view(kernel, 1, *conv.kernel_size)
     inside = F.conv2d(ones, identity, None, conv.stride, conv.padding).flatten(2)  # (1, kernel, H' * W')
-        ones, conv.kernel_size, padding=conv.padding, stride=conv.stride
-    )  # (1, kernel, H' * W')
     result = F.conv2d(spatial, weight_map, conv.bias, conv.stride, conv.padding)
     spread = taps.view(len(constant), -1, kernel) @ inside[0].to(taps.dtype)
     return result + spread.view_as(result)
