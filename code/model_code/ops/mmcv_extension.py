@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from . import deform_conv, sparse_conv, voxelize
+from . import deform_attention, deform_conv, sparse_conv, voxelize
 
 EXTENSION = 'mmcv._ext'
 
@@ -35,6 +35,8 @@ PORTABLE_FUNCTIONS: dict[str, Callable[..., Any]] = {
     'deform_conv_forward': deform_conv.deform_conv_forward,
     'deform_conv_backward_input': deform_conv.deform_conv_backward_input,
     'deform_conv_backward_parameters': deform_conv.deform_conv_backward_parameters,
+    'ms_deform_attn_forward': deform_attention.ms_deform_attn_forward,
+    'ms_deform_attn_backward': deform_attention.ms_deform_attn_backward,
 }
 
 

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+import thinktwice.model_code  # noqa: F401  (puts the portable operators into place)
 from thinktwice.model_code.ops import multi_scale_deformable_attention
 
 SIZES = [(5, 7), (3, 4), (1, 2)]
@@ -59,3 +60,23 @@ def test_a_missing_level_is_named() -> None:
     values, locations, weights = inputs()
     with pytest.raises(ValueError, match='2 maps were given for locations on 3 levels'):
         multi_scale_deformable_attention(values[:2], locations, weights)
+
+
+def test_mmcv_own_function_runs_on_the_stand_in() -> None:
+    attention = pytest.importorskip('mmcv.ops.multi_scale_deform_attn')
+    values, locations, weights = inputs()
+    flat = torch.cat([value.flatten(3) for value in values], dim=-1).permute(0, 3, 1, 2).contiguous()
+    shapes = torch.tensor(SIZES)
+    starts = torch.cat([shapes.new_zeros(1), shapes.prod(1).cumsum(0)[:-1]])
+    results = []
+    for function, arguments in (
+        (attention.MultiScaleDeformableAttnFunction.apply, (shapes, starts)),
+        (attention.multi_scale_deformable_attn_pytorch, (shapes,)),
+    ):
+        leaves = [leaf.clone().requires_grad_() for leaf in (flat, locations, weights)]
+        steps = (64,) if len(arguments) == 2 else ()
+        output = function(leaves[0], *arguments, *leaves[1:], *steps)
+        output.square().sum().backward()
+        results.append([output, *(leaf.grad for leaf in leaves)])
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected)
