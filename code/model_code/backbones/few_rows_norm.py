@@ -8,7 +8,6 @@ the result. (The 2023 network could not train with one sample per process.)
 """
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from thinktwice.registry import MODELS
 
@@ -26,12 +25,17 @@ class _FewRowsMixin(nn.modules.batchnorm._BatchNorm):
             Tensor of the same shape.
         """
         values_per_channel = input.numel() // self.num_features
-        if not self.training or values_per_channel > 1 or self.running_mean is None:
+        if not self.training or values_per_channel > 1:
             return super().forward(input)
+        if self.running_mean is None or self.running_var is None:
+            raise ValueError('a batch without statistics needs track_running_stats=True')
         self._check_input_dim(input)
-        # copies, because a larger batch may update the statistics before this one's backward
-        mean, variance = self.running_mean.clone(), self.running_var.clone()  # type: ignore[union-attr]
-        return F.batch_norm(input, mean, variance, self.weight, self.bias, training=False, eps=self.eps)
+        shape = (1, -1) + (1,) * (input.dim() - 2)
+        # Written out, so that weight and bias stay in the graph of an empty batch; a copy of the mean,
+        # because a larger batch may update the statistics before this one's backward.
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean.clone() * scale
+        return input * scale.view(shape) + shift.view(shape)
 
 
 @MODELS.register_module()

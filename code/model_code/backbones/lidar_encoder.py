@@ -98,6 +98,10 @@ class LidarEncoder(BaseModule):
         """
         features, coordinates = self.encode_voxels(points)
         dense = self.middle_encoder(features, coordinates, len(points))
+        if not len(features):
+            # sparse layers skip their norms when there is no voxel; data-parallel training waits for the
+            # gradient of every parameter
+            dense = dense + 0 * sum(parameter.sum() for parameter in self.middle_encoder.parameters())
         (bev,) = self.neck(self.backbone(dense))
         return self.orient(bev)
 
