@@ -32,7 +32,9 @@ def _child(name: str, parent: Registry, *locations: str) -> Registry:
 
 MODELS = _child('model', MMENGINE_MODELS, 'thinktwice.model_code', 'thinktwice.encoder_decoder_framework')
 DATASETS = _child('dataset', MMENGINE_DATASETS, 'thinktwice.datasets')
-TRANSFORMS = _child('transform', MMENGINE_TRANSFORMS, 'thinktwice.datasets.pipelines')
+TRANSFORMS = _child(
+    'transform', MMENGINE_TRANSFORMS, 'thinktwice.datasets.pipelines', 'thinktwice.datasets.reference'
+)
 DATA_SAMPLERS = _child('data sampler', MMENGINE_DATA_SAMPLERS, 'thinktwice.datasets.samplers')
 FUNCTIONS = _child('function', MMENGINE_FUNCTIONS, 'thinktwice.datasets')
 METRICS = _child('metric', MMENGINE_METRICS, 'thinktwice.core.evaluation')

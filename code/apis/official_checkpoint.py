@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from thinktwice.model_code.official_names import DERIVED_ENTRIES, OFFICIAL_NAMES, SPARSE_PREFIX
@@ -91,9 +92,9 @@ def build_model(config: Mapping[str, Any], device: str = 'cpu') -> nn.Module:
         device: ``'meta'`` gives names and shapes without memory.
     """
     # model code pulls in the detection libraries, seconds that reading a file should not cost
-    from thinktwice.registry import MODELS
+    from thinktwice.registry import MODELS, SCOPE
 
-    with torch.device(device):
+    with DefaultScope.overwrite_default_scope(SCOPE), torch.device(device):
         return MODELS.build(config['model'])
 
 

@@ -172,12 +172,16 @@ class PhotometricAugmentation:
         """
         parameters = torch.Generator().manual_seed(seed)
         pixels = torch.Generator(img.device).manual_seed(seed)
-        draw = Draw(photometric_limits(iteration), parameters, pixels)
+        draw = Draw(self.limits(iteration), parameters, pixels)
         images = img.float().reshape(-1, *img.shape[-3:])
         for i in torch.randperm(len(OPERATIONS), generator=parameters).tolist():
             if draw.happens():
                 images = OPERATIONS[i](images, draw).round_().clamp_(0, 255)
         return images.view(img.shape)
+
+    def limits(self, iteration: int) -> PhotometricLimits:
+        """Ranges of the parameters at a training iteration."""
+        return photometric_limits(iteration)
 
 
 def _per_channel(values: Tensor, img: Tensor) -> Tensor:

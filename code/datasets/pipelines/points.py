@@ -46,8 +46,11 @@ class LoadPoints:
             rows[:, :POINT_FRAME_OFFSET] = sweep
             rows[:, POINT_FRAME_OFFSET] = -offset
             if offset:
-                frame2key = poses.relative_pose(results['ego_poses'][-1 - offset], key_pose)
-                rows[:, POINT_XYZ] = poses.transform_points(frame2key, sweep[:, POINT_XYZ])
+                rows[:, POINT_XYZ] = self.align(sweep, results['ego_poses'][-1 - offset], key_pose)
             start += len(sweep)
         results['points'] = cloud
         return results
+
+    def align(self, sweep: np.ndarray, history: np.ndarray, key: np.ndarray) -> np.ndarray:
+        """Positions (P, 3) in the key ego frame of a sweep (P, 4), given the poses (3,) of both frames."""
+        return poses.transform_points(poses.relative_pose(history, key), sweep[:, POINT_XYZ])

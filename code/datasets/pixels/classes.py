@@ -78,7 +78,9 @@ def to_training_ids(class_ids: np.ndarray, table: np.ndarray) -> np.ndarray:
     return cv2.LUT(class_ids, table)
 
 
-def split_traffic_lights(class_ids: np.ndarray, rgb: np.ndarray) -> np.ndarray:
+def split_traffic_lights(
+    class_ids: np.ndarray, rgb: np.ndarray, red_hues: Sequence[tuple[int, int]] = RED_HUES
+) -> np.ndarray:
     """Tell red, green and undecided traffic lights apart by the colour image.
 
     Each 8-connected component of at least ``MIN_LIGHT_PIXELS`` becomes red (24),
@@ -89,6 +91,8 @@ def split_traffic_lights(class_ids: np.ndarray, rgb: np.ndarray) -> np.ndarray:
     Args:
         class_ids (np.ndarray): (H, W) uint8, simulator ids.
         rgb (np.ndarray): (H, W, 3) uint8, the same camera and frame.
+        red_hues (Sequence[tuple[int, int]]): Ranges of hues that count as red,
+            0 to 179, both ends included.
 
     Returns:
         np.ndarray: (H, W) uint8; the input itself where no light is in view.
@@ -105,7 +109,7 @@ def split_traffic_lights(class_ids: np.ndarray, rgb: np.ndarray) -> np.ndarray:
             inner = np.s_[top : top + height, left : left + width]
             selected = components[inner] == component
             colour = rgb[rows, columns][inner]
-            split[rows, columns][inner][selected] = _light_id(colour, selected, pixels)
+            split[rows, columns][inner][selected] = _light_id(colour, selected, pixels, red_hues)
     return split
 
 
@@ -122,7 +126,9 @@ def _runs(occupied: np.ndarray) -> Iterator[slice]:
         yield slice(int(start), int(stop))
 
 
-def _light_id(rgb: np.ndarray, selected: np.ndarray, pixels: int) -> int:
+def _light_id(
+    rgb: np.ndarray, selected: np.ndarray, pixels: int, red_hues: Sequence[tuple[int, int]]
+) -> int:
     if pixels < MIN_LIGHT_PIXELS:
         return 0
     hsv = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2HSV)[selected]
@@ -131,7 +137,7 @@ def _light_id(rgb: np.ndarray, selected: np.ndarray, pixels: int) -> int:
     lit &= value >= MIN_LIT_VALUE
     red, green = (
         sum(int(((hue >= low) & (hue <= high) & lit).sum()) for low, high in hues)
-        for hues in (RED_HUES, GREEN_HUES)
+        for hues in (red_hues, GREEN_HUES)
     )
     if red < MIN_LIT_PIXELS and green < MIN_LIT_PIXELS:
         return TRAFFIC_LIGHT_ID

@@ -9,7 +9,9 @@ from thinktwice.model_code.reference.camera_encoder import ReferenceLSSCameraEnc
 from thinktwice.model_code.reference.decoder import ReferenceRefineLayer, ReferenceThinkTwiceDecoder
 from thinktwice.model_code.reference.lidar_encoder import ReferenceLidarEncoder
 from thinktwice.model_code.reference.look import ReferenceCameraLook, ReferenceLidarLook
+from thinktwice.model_code.reference.photometric import ReferencePhotometricAugmentation
 from thinktwice.model_code.reference.prediction_module import ReferencePredictionModule
+from thinktwice.model_code.reference.segmentation_loss import ReferenceSegmentationLoss
 from thinktwice.model_code.reference.view_transform import ReferenceLiftSplat
 
 __all__ = [
@@ -18,7 +20,9 @@ __all__ = [
     'ReferenceLidarEncoder',
     'ReferenceLidarLook',
     'ReferenceLiftSplat',
+    'ReferencePhotometricAugmentation',
     'ReferencePredictionModule',
     'ReferenceRefineLayer',
+    'ReferenceSegmentationLoss',
     'ReferenceThinkTwiceDecoder',
 ]
