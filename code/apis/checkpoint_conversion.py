@@ -4,9 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmengine.config import Config
-
 from thinktwice.apis.checkpoint_files import WeightFile, read_weights, write_weights
+from thinktwice.apis.config import load_config
 from thinktwice.apis.official_checkpoint import (
     Conversion,
     build_model,
@@ -82,7 +81,7 @@ def convert_file(
     if not Path(config).is_file():
         raise FileNotFoundError(f'{config}: no such config')
     file = read_weights(source)
-    shapes = model_shapes(build_model(Config.fromfile(config), device='meta'))
+    shapes = model_shapes(build_model(load_config(str(config)), device='meta'))
     if direction == 'auto':
         direction = guess_direction(file.weights, shapes)
     if direction not in DIRECTIONS:

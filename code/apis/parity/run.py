@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmengine.config import Config
 from torch import Tensor, nn
 
+from thinktwice.apis.config import load_config
 from thinktwice.apis.official_checkpoint import build_model, model_shapes, official_to_ours
 from thinktwice.apis.parity.batch import from_official_batch
 from thinktwice.apis.parity.compare import collect
@@ -32,7 +32,7 @@ def build_filled_model(
     Raises:
         ValueError: If an entry of the model stays unfilled or a weight is unknown.
     """
-    model = build_model(Config.fromfile(config))
+    model = build_model(load_config(str(config)))
     weights = OrderedDict(fill_weights(official_entries()))
     converted = official_to_ours(weights, model_shapes(model))
     converted.report.raise_if_bad()

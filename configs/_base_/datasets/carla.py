@@ -5,12 +5,13 @@ num_frames = 2  # frames of the queue, the key frame included; 0.5 s apart in CA
 horizon = 4  # future frames that are planned and supervised
 image_size = (448, 896)  # height and width that the network sees, pixels
 batch_size = 8  # samples a process and step
+load_points, load_cameras = 'LoadPoints', 'LoadCameras'  # steps of the pipelines that a variant replaces
 
 train_pipeline = [
     dict(type='LoadMeasurements'),  # poses, speed, target point, command
-    dict(type='LoadPoints'),  # LiDAR of all frames of the queue in the key frame
+    dict(type='${load_points}'),  # LiDAR of all frames of the queue in the key frame
     dict(
-        type='LoadCameras',
+        type='${load_cameras}',
         image_size='${image_size}',
         training=True,
         scale_range=(1.0, 0.6255 / 0.56),  # times the scale that fills the image: 0.56 .. 0.6255 of 1600x900
@@ -22,8 +23,8 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type='LoadMeasurements'),
-    dict(type='LoadPoints'),
-    dict(type='LoadCameras', image_size='${image_size}', training=False),
+    dict(type='${load_points}'),
+    dict(type='${load_cameras}', image_size='${image_size}', training=False),
     dict(type='LoadWaypoints'),
     dict(type='LoadSupervision', levels=(2, 3, 4, 5), future_level=2, brake_alpha=0.8, brake_beta=5.5),
     dict(type='PackSample'),

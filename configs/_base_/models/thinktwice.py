@@ -9,6 +9,7 @@ num_seg_classes = 12
 num_cameras = 4
 num_refine_layers = 5
 speed_scale = 12.0  # m/s, unit of the network's speeds
+segmentation_loss = 'SegmentationLoss'  # a name of its own, because a variant can't replace one of a list
 
 model = dict(
     type='EncoderDecoder',
@@ -181,7 +182,7 @@ model = dict(
             level=2,
             max_error=5.0,
         ),
-        dict(type='SegmentationLoss', weight=10.0, alpha=0.5, gamma=2.0, ignore_index=255),
+        dict(type='${segmentation_loss}', weight=10.0, alpha=0.5, gamma=2.0, ignore_index=255),
         dict(type='DepthLoss', weight=1.0, depth_bound='${depth_bounds}', pooling='min', objective='sigmoid'),
         dict(type='PlanOffsets'),  # logged, not trained on
     ],
