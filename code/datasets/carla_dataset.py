@@ -14,7 +14,7 @@ from thinktwice.registry import DATASETS, TRANSFORMS
 
 from .calibration import load_calibration
 from .corrupt_samples import SkippedSample, UnusableSampleError
-from .metadata import load_metadata
+from .metadata import load_metadata, recording_command
 from .samplers import SampleKey
 from .splits import SplitSpec, build_index
 from .storage import DatasetStorage, SampleReadError, open_storage
@@ -223,6 +223,6 @@ def _checked_root(data_root: str | os.PathLike[str], backend_args: dict[str, Any
         raise FileNotFoundError(
             f'no dataset at {root}. Put the recorded drives there (a folder with dataset_metadata.json '
             'and townNN_XX/...), set data_root in the config to where they are, or record some: '
-            f'`python tools/record_minitown.py {data_root} --routes 8 --frames 40`'
+            f'`{recording_command(str(data_root))}`'
         )
     return root

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from .storage.base import check_name
 from .storage.errors import SampleReadError
 from .storage.unpickle import restricted_loads
 
@@ -27,8 +28,6 @@ JSON_NAME = 'dataset_metadata.json'
 PICKLE_NAME = 'dataset_metadata.pkl'
 SCHEMA_VERSION = 1
 
-# One path component without separators, drive letters or a leading dot: nothing leaves the root.
-SAFE_NAME = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_.\-]*')
 _PICKLE_PREFIX = re.compile(r'(\.\./)?(dataset/)?')
 
 
@@ -84,9 +83,15 @@ def load_metadata(storage: ReadableStorage, root: str) -> DatasetMetadata:
             continue
         return parse(data, f'{root.rstrip("/")}/{name}')
     raise FileNotFoundError(
-        f'{root} holds no {JSON_NAME} (nor {PICKLE_NAME}); write one with '
-        f'`python tools/generate_metadata.py {root}`'
+        f'{root} holds no {JSON_NAME} (nor {PICKLE_NAME}). If it has recorded drives (townNN_XX/...), run '
+        f'`python tools/generate_metadata.py {root}`; otherwise put a dataset there, set data_root in the '
+        f'config to where one is, or record one: `{recording_command(root)}`'
     )
+
+
+def recording_command(root: str) -> str:
+    """The command that records a small dataset at a root."""
+    return f'python tools/record_minitown.py {root} --routes 8 --frames 40'
 
 
 def parse_json(data: bytes | str, path: str) -> DatasetMetadata:
@@ -151,15 +156,24 @@ def _route_of_pickle_key(folder: Any, town: str, where: str) -> str:
     if isinstance(folder, str):
         relative = _PICKLE_PREFIX.sub('', folder, count=1)
         parent, _, route = relative.partition('/')
-        if parent == town and SAFE_NAME.fullmatch(route):
+        if parent == town and is_safe_name(route):
             return route
     raise ValueError(f"{where}: refused, a route must read '../{town}/<route>'")
 
 
+def is_safe_name(name: Any) -> bool:
+    """Whether a town or route is one plain folder name, which can't lead out of the dataset."""
+    try:
+        check_name(name, 'folder')
+    except SampleReadError:
+        return False
+    return True
+
+
 def _check_name(name: Any, path: str) -> str:
-    if not isinstance(name, str) or not SAFE_NAME.fullmatch(name):
+    if not is_safe_name(name):
         raise ValueError(f'{path}: refused the name {name!r}; a town or route is one plain folder name')
-    return name
+    return str(name)
 
 
 def _check_count(value: Any, where: str) -> int:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from .calibration import Calibration
-from .metadata import SAFE_NAME, DatasetMetadata, RouteRecord
+from .metadata import DatasetMetadata, RouteRecord, is_safe_name
 from .route_rules import Results, RouteResult, usable_frames
 
 TOWN_PREFIX = 'town'
@@ -67,7 +67,7 @@ def find_routes(root: Path) -> tuple[list[tuple[str, str]], dict[str, str]]:
         if not town.startswith(TOWN_PREFIX):
             continue
         for route in _folders(root / town):
-            if SAFE_NAME.fullmatch(town) and SAFE_NAME.fullmatch(route):
+            if is_safe_name(town) and is_safe_name(route):
                 routes.append((town, route))
             else:
                 refused[f'{town}/{route}'] = 'the folder name holds characters that are not admitted'

@@ -3,7 +3,10 @@
 import json
 import pickle
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -11,6 +14,8 @@ import pytest
 import torch
 from helpers import tiny_dataset
 from helpers.tiny_dataset import change_measurements, equal, pipeline, write_dataset
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from thinktwice.datasets import (
@@ -40,7 +45,12 @@ def own_root(tmp_path: Path) -> Path:
     return write_dataset(tmp_path, {ROUTE: 9})
 
 
-def make(root: Path, **changes: Any) -> CarlaDataset:
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def make(root: Path | str, **changes: Any) -> CarlaDataset:
     arguments: dict[str, Any] = {'data_root': root, 'pipeline': pipeline(), **changes}
     return CarlaDataset(**arguments)
 
@@ -117,7 +127,14 @@ def test_samples_are_equal_with_zero_one_and_three_workers(root: Path) -> None:
     def batches(workers: int) -> Iterator[dict[str, Any]]:
         dataset = make(root, seed=1)
         sampler = TrainSampler(dataset, batch_size=2, seed=1)
-        loader = DataLoader(dataset, 2, sampler=sampler, num_workers=workers, collate_fn=collate_samples)
+        loader = DataLoader(
+            dataset,
+            2,
+            sampler=sampler,
+            num_workers=workers,
+            persistent_workers=workers > 1,
+            collate_fn=collate_samples,
+        )
         for epoch in range(2):
             sampler.set_epoch(epoch)
             yield from loader
@@ -277,3 +294,36 @@ def test_numbers_match_the_files(root: Path) -> None:
         np.testing.assert_allclose(waypoint, [forward, right], atol=1e-5)
     assert sample['inputs']['speed'] == pytest.approx(key['speed'])
     assert sample['inputs']['command'] == key['target_command'] - 1
+
+
+def test_dataset_served_over_http_gives_the_same_samples(root: Path) -> None:
+    handler = partial(QuietHandler, directory=str(root))
+    with ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            remote = make(f'http://127.0.0.1:{server.server_port}')
+            assert len(remote) == len(make(root))
+            sample, local = remote[1], make(root)[1]
+            with pytest.raises(SampleReadError, match=r'http://.*lidar/0777\.npy'):
+                remote.storage.route(*ROUTE.split('/')).points(777)
+        finally:
+            server.shutdown()
+            thread.join()
+    for group in ('inputs', 'targets'):
+        assert equal(sample[group], local[group])
+
+
+def test_runner_builds_the_loader_of_a_config(root: Path) -> None:
+    init_default_scope('thinktwice')
+    config = {
+        'batch_size': 2,
+        'num_workers': 0,
+        'dataset': {'type': 'CarlaDataset', 'data_root': str(root), 'pipeline': pipeline(), 'split': SPLIT},
+        'sampler': {'type': 'TrainSampler', 'batch_size': 2},
+        'collate_fn': {'type': 'thinktwice.collate_samples'},
+    }
+    loader = Runner.build_dataloader(config, seed=3)
+    assert loader.sampler.seed == 3
+    batches = list(loader)
+    assert [len(batch['metas']) for batch in batches] == [2, 2, 2]

@@ -72,9 +72,11 @@ def test_pickle_has_the_published_form(tmp_path: Path) -> None:
     }
 
 
-def test_missing_metadata_says_how_to_make_it(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r'holds no dataset_metadata\.json.*generate_metadata\.py'):
+def test_missing_metadata_says_how_to_get_data(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r'holds no dataset_metadata\.json') as caught:
         load_metadata(Folder(tmp_path), str(tmp_path))
+    for hint in ('generate_metadata.py', 'data_root', 'record_minitown.py'):
+        assert hint in str(caught.value)
 
 
 @pytest.mark.parametrize(

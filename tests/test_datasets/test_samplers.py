@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from thinktwice.datasets.samplers import EvalSampler, SampleKey, TrainSampler
+from thinktwice.datasets.samplers import EvalSampler, SampleKey, TrainSampler, eval_sampler, train_sampler
 from thinktwice.registry import DATA_SAMPLERS
 
 sizes = st.integers(1, 40)
@@ -150,3 +150,10 @@ def test_loader_passes_the_key_through() -> None:
     seen = list(chain(*loader))
     assert [index for _, index in seen] == [key.index for key in sampler]
     assert {epoch for epoch, _ in seen} == {9}
+
+
+def test_samplers_ask_the_process_group_for_their_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (train_sampler, eval_sampler):
+        monkeypatch.setattr(module, 'get_dist_info', lambda: (1, 2))
+    assert [key.index for key in EvalSampler(range(5))] == [1, 3, 0]
+    assert [key.index for key in TrainSampler(range(10), 2)] == shares(10, 2, 2)[1]
