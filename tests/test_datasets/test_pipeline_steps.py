@@ -85,7 +85,9 @@ def declared(step: object, section: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    'step', [LoadMeasurements(), LoadPoints(), LoadWaypoints(), LoadSupervision()], ids=repr
+    'step',
+    [LoadMeasurements(), LoadPoints(), LoadWaypoints(), LoadSupervision()],
+    ids=lambda step: type(step).__name__,  # the same in every worker process
 )
 def test_steps_read_and_add_what_they_declare(step: Any, root: Path) -> None:
     results = start(root)
