@@ -2,12 +2,14 @@
 
 from collections import Counter
 from itertools import chain, zip_longest
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from mmengine.evaluator import BaseMetric
 from torch.utils.data import DataLoader
 
 from thinktwice.datasets.samplers import EvalSampler, SampleKey, TrainSampler, eval_sampler, train_sampler
@@ -157,3 +159,32 @@ def test_samplers_ask_the_process_group_for_their_rank(monkeypatch: pytest.Monke
         monkeypatch.setattr(module, 'get_dist_info', lambda: (1, 2))
     assert [key.index for key in EvalSampler(range(5))] == [1, 3, 0]
     assert [key.index for key in TrainSampler(range(10), 2)] == shares(10, 2, 2)[1]
+
+
+def evaluate_on(rank: int, ranks: int, folder: str, count: int) -> None:
+    """One process of an evaluation: its share of the samples through an mmengine metric."""
+    torch.distributed.init_process_group(
+        'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=ranks
+    )
+
+    class Indices(BaseMetric):
+        def process(self, data_batch: list[int], data_samples: list) -> None:
+            self.results.extend(data_batch)
+
+        def compute_metrics(self, results: list[int]) -> dict[str, list[int]]:
+            return {'seen': results}
+
+    metric = Indices(collect_device='cpu')
+    for key in EvalSampler(range(count)):
+        metric.process([key.index], [])
+    found = metric.evaluate(count)
+    if rank == 0:
+        torch.save(found['seen'], f'{folder}/seen.pt')
+    torch.distributed.destroy_process_group()
+
+
+def test_metric_over_three_processes_sees_every_sample_once(tmp_path: Path) -> None:
+    torch.multiprocessing.start_processes(
+        evaluate_on, args=(3, str(tmp_path), 7), nprocs=3, start_method='fork'
+    )
+    assert torch.load(tmp_path / 'seen.pt') == list(range(7))
