@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from thinktwice.model_code.backbones.few_rows_norm import FewRowsBatchNorm1d
-from thinktwice.model_code.backbones.squeeze_excite import SqueezeExciteBlock
+from thinktwice.model_code.backbones.squeeze_excite import SqueezeExciteBlock, build_norm
 from thinktwice.registry import MODELS
 
 KERNEL = 3
@@ -26,9 +25,12 @@ class BEVFlattenHead(BaseModule):
         level_strides: Stride of the unpadded 3x3 convolution that leads to each level.
         hidden_channels: Width of the hidden layer before the vector.
         out_channels: Length of the vector.
+        norm: ``'batch'``, as in the paper, mixes the statistics of observed and predicted
+            maps; ``'group'`` treats each map alone (docs/reference_quirks, 30).
 
     Raises:
-        ValueError: If channels and strides differ in number, or a level would be empty.
+        ValueError: If channels and strides differ in number, a level would be empty, or
+            ``norm`` is unknown.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class BEVFlattenHead(BaseModule):
         level_strides: Sequence[int] = (2, 2, 1),
         hidden_channels: int = 512,
         out_channels: int = 256,
+        norm: str = 'batch',
     ) -> None:
         super().__init__(init_cfg={'type': 'Xavier', 'layer': ['Conv2d', 'Linear'], 'distribution': 'normal'})
         if len(level_channels) != len(level_strides):
@@ -51,13 +54,13 @@ class BEVFlattenHead(BaseModule):
         self.downsample_convs = nn.ModuleList(
             nn.Conv2d(channels[i], channels[i + 1], KERNEL, stride) for i, stride in enumerate(level_strides)
         )
-        self.blocks = nn.ModuleList(SqueezeExciteBlock(width) for width in level_channels)
+        self.blocks = nn.ModuleList(SqueezeExciteBlock(width, norm) for width in level_channels)
         rows, columns = self.level_sizes[-1]
         self.vector_head = nn.Sequential(
             nn.Linear(channels[-1] * rows * columns, hidden_channels),
             nn.ReLU(inplace=True),
             # one value per sample and channel: training with one sample has no batch statistics
-            FewRowsBatchNorm1d(hidden_channels),
+            build_norm(norm, hidden_channels, spatial=False),
             nn.Linear(hidden_channels, out_channels),
             nn.ReLU(inplace=True),
         )

@@ -1,8 +1,31 @@
 """A convolution block with channel attention (Hu et al., "Squeeze-and-Excitation Networks", 2018)."""
 
+import math
+
 from torch import Tensor, nn
 
-from thinktwice.model_code.backbones.few_rows_norm import FewRowsBatchNorm2d
+from thinktwice.model_code.backbones.few_rows_norm import FewRowsBatchNorm1d, FewRowsBatchNorm2d
+
+#: groups of the batch-free norm; fewer where the channels do not divide
+NUM_GROUPS = 8
+
+
+def build_norm(kind: str, channels: int, spatial: bool) -> nn.Module:
+    """Make a normalisation that trains on any number of samples.
+
+    Args:
+        kind: ``'batch'``, as in the paper, or ``'group'``, free of batch statistics.
+        channels: Channels of the input.
+        spatial: Whether the input is (B, C, H, W) rather than (B, C).
+
+    Raises:
+        ValueError: If the kind is neither.
+    """
+    if kind == 'batch':
+        return FewRowsBatchNorm2d(channels) if spatial else FewRowsBatchNorm1d(channels)
+    if kind == 'group':
+        return nn.GroupNorm(math.gcd(NUM_GROUPS, channels), channels)
+    raise ValueError(f"norm must be 'batch' or 'group', got {kind!r}")
 
 
 class ChannelGate(nn.Module):
@@ -28,14 +51,15 @@ class SqueezeExciteBlock(nn.Module):
 
     Args:
         channels: Channels of input and output.
+        norm: Kind of normalisation, see :func:`build_norm`.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, norm: str = 'batch') -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, 2 * channels, 3, padding=1)
-        self.bn1 = FewRowsBatchNorm2d(2 * channels)
+        self.bn1 = build_norm(norm, 2 * channels, spatial=True)
         self.conv2 = nn.Conv2d(2 * channels, channels, 3, padding=1)
-        self.bn2 = FewRowsBatchNorm2d(channels)
+        self.bn2 = build_norm(norm, channels, spatial=True)
         self.gate = ChannelGate(channels)
         self.relu = nn.ReLU(inplace=True)
 

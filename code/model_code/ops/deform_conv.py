@@ -86,9 +86,12 @@ class DeformConv2dPack(nn.Module):
             per tap (row by row) first dy, then dx.
         """
         offset = self.conv_offset(x)
-        return deform_conv2d(
-            x, offset.to(x.dtype), self.weight, None, self.stride, self.padding, self.dilation
-        )
+        # torchvision's kernel knows no half precision on the CPU and no bfloat16 anywhere
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        with torch.autocast(x.device.type, enabled=False):
+            operands = (tensor.to(dtype) for tensor in (x, offset, self.weight))
+            out = deform_conv2d(*operands, None, self.stride, self.padding, self.dilation)
+        return out.to(x.dtype)
 
 
 def deform_conv_forward(

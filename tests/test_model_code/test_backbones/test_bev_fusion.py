@@ -75,6 +75,17 @@ def test_flatten_head_keeps_the_names_of_batch_norm_statistics():
     assert state['vector_head.0.weight'].shape == (512, 1024)
 
 
+def test_flatten_head_without_batch_statistics_treats_each_map_alone():
+    head = BEVFlattenHead((21, 21), norm='group').train()
+    maps = torch.randn(3, 32, 21, 21)
+    together, _ = head(maps)
+    assert torch.allclose(head(maps[1:2])[0], together[1:2], atol=1e-5)
+    batch_head = BEVFlattenHead((21, 21)).train()
+    assert not torch.allclose(batch_head(maps[:2])[0], batch_head(maps)[0][:2], atol=1e-5)
+    with pytest.raises(ValueError, match='norm'):
+        BEVFlattenHead((21, 21), norm='layer')
+
+
 def test_flatten_head_names_what_does_not_fit():
     with pytest.raises(ValueError, match='too small'):
         BEVFlattenHead((6, 6))

@@ -41,6 +41,14 @@ def test_one_training_step_reaches_every_parameter(batch, cameras):
     assert parameters_without_gradient(encoder) == []
 
 
+def test_mixed_precision_trains_on_the_cpu():
+    encoder = camera_encoder().train()
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        out = encoder(**image_batch(1, 2, 2))
+    (out.bev.float().square().mean() + out.depth_logits.float().square().mean()).backward()
+    assert all(p.grad.isfinite().all() for p in encoder.depth_net.parameters())
+
+
 def test_history_frames_get_no_gradient_and_the_key_frame_does():
     encoder = camera_encoder(num_frames=3)
     batch = image_batch(1, 3, 2)
