@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
-from thinktwice.minitown import DEFAULT_TOWNS, record
+from thinktwice.minitown import DEFAULT_TOWNS, Lidar, record
 
 EXAMPLE = 'example: python tools/record_minitown.py dataset/minitown --routes 8 --frames 60 --size 225x400'
 EXIT_BAD_ARGUMENTS = 2
@@ -27,10 +27,10 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Return height and width of text like ``225x400``."""
+    """Return the two numbers of text like ``225x400``."""
     height, cross, width = text.partition('x')
-    if not (cross and height.isdigit() and width.isdigit()):
-        raise argparse.ArgumentTypeError(f'write HEIGHTxWIDTH, for example 225x400, not {text!r}')
+    if not (cross and height.isdecimal() and width.isdecimal()):
+        raise argparse.ArgumentTypeError(f'write two numbers like 225x400, not {text!r}')
     return int(height), int(width)
 
 
@@ -45,15 +45,20 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--routes', type=int, default=8, help='number of drives, spread over the towns in turn'
     )
-    parser.add_argument('--frames', type=int, default=60, help='frames per drive, 0.5 s apart')
+    parser.add_argument('--frames', type=int, default=60, help='per drive, 0.5 s apart; a sample needs 6')
     parser.add_argument(
         '--seed', type=int, default=0, help='decides traffic and routes; same seed, same bytes'
     )
     parser.add_argument(
-        '--size', type=parse_size, default=(225, 400), help='image size, HEIGHTxWIDTH in pixels'
+        '--size', type=parse_size, default='225x400', help='image size, HEIGHTxWIDTH in pixels'
     )
-    parser.add_argument('--towns', help=f'names with commas between; by default {",".join(DEFAULT_TOWNS)}')
+    parser.add_argument(
+        '--towns',
+        default=','.join(DEFAULT_TOWNS),
+        help='names with commas between; by default two routes already fill training and validation',
+    )
     parser.add_argument('--workers', type=int, default=1, help='processes; the files do not depend on it')
+    parser.add_argument('--lidar', type=parse_size, default='64x937', help='LiDAR beams x firings a turn')
     parser.add_argument('--fov', type=float, default=100.0, help='horizontal field of view, degrees')
     parser.add_argument('--debug-maps', action='store_true', help="save the teacher's masks, 2.2 MB a frame")
     parser.add_argument('--force', action='store_true', help='replace an older recording in OUT')
@@ -63,9 +68,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     options = parse_arguments(arguments)
-    bar = tqdm(total=max(0, options.routes * options.frames), unit='frame', disable=None)
+    bar: tqdm | None = None
 
     def progress(done: int, total: int) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(total=total, unit='frame', mininterval=0.5 if sys.stderr.isatty() else 10.0)
         bar.update(done - bar.n)
 
     try:
@@ -75,25 +83,26 @@ def main(arguments: list[str] | None = None) -> int:
             options.frames,
             options.seed,
             options.size,
-            None if options.towns is None else options.towns.split(','),
+            options.towns.split(','),
             options.workers,
             force=options.force,
             debug_maps=options.debug_maps,
             field_of_view=options.fov,
+            lidar=Lidar(channels=options.lidar[0], columns=options.lidar[1]),
             progress=progress,
         )
     except (ValueError, OSError) as error:
-        bar.close()
-        print(f'record_minitown: {error}', file=sys.stderr)
-        return EXIT_BAD_ARGUMENTS
+        message, code = str(error), EXIT_BAD_ARGUMENTS
     except KeyboardInterrupt:
+        hint = f'{options.out} is unfinished, record it again with --force'
+        message, code = f'interrupted; {hint}', EXIT_INTERRUPTED
+    else:
+        message, code = '', 0
+    if bar is not None:
         bar.close()
-        print(
-            f'record_minitown: interrupted; {options.out} is unfinished, run again with --force',
-            file=sys.stderr,
-        )
-        return EXIT_INTERRUPTED
-    bar.close()
+    if code:
+        print(f'record_minitown: {message}', file=sys.stderr)
+        return code
     routes = sum(len(town) for town in metadata['towns'].values())
     print(f'recorded {routes} routes of {options.frames} frames in {options.out}')
     return 0

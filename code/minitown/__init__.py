@@ -12,6 +12,7 @@ from thinktwice.minitown.lidar import Lidar
 from thinktwice.minitown.primitives import BOX, CYLINDER, ELLIPSOID, PrimitiveBuilder, PrimitiveSet
 from thinktwice.minitown.record import DEFAULT_TOWNS, record
 from thinktwice.minitown.renderer import CameraView, GroundMap, Lighting, Renderer, Scene, plain_ground
+from thinktwice.minitown.sensors import Observation, Observer, Sensors
 
 __all__ = [
     'BOX',
@@ -27,10 +28,13 @@ __all__ = [
     'GroundMap',
     'Lidar',
     'Lighting',
+    'Observation',
+    'Observer',
     'PrimitiveBuilder',
     'PrimitiveSet',
     'Renderer',
     'Scene',
+    'Sensors',
     'plain_ground',
     'record',
 ]

@@ -24,6 +24,11 @@ PEDAL_CERTAINTY = 12.0
 STEER_CERTAINTY = 40.0
 HOLD_BRAKE = -0.5
 """Pedal that keeps a standing car in its place."""
+HAZARD_SPEED = 0.2
+HAZARD_REACH = 20.0
+HAZARD_SPACING = 0.5
+HAZARD_MARGIN = 0.15
+"""The hazard rule: least speed in m/s, then reach, spacing of points and room beside the ego in metres."""
 
 
 @dataclass(frozen=True)
@@ -67,29 +72,32 @@ def pure_pursuit(state: EgoState, route: Route, along: float) -> float:
     return steer_for(2.0 * side / (dx * dx + dy * dy))
 
 
-def is_hazard(state: EgoState, vehicles: np.ndarray, people: np.ndarray) -> bool:
-    """Whether someone is so near in front that only full braking is left.
+def is_hazard(state: EgoState, way: np.ndarray, actors: np.ndarray) -> bool:
+    """Whether an actor's box is so near to the way ahead that only full braking is left.
 
     Args:
         state: of the ego.
-        vehicles: (V, 5) x, y, yaw, half length, half width in the world.
-        people: (P, 5) the same.
+        way: (M, 2) world points of the route just ahead of the ego's front.
+        actors: (N, 5) x, y, yaw, half length, half width in the world.
     """
-    reach = 0.5 + 0.3 * state.speed + state.speed**2 / (2 * 7.0)
-    for actors, half_width in ((vehicles, EGO_HALF[1] + 0.4), (people, EGO_HALF[1] + 0.2)):
-        if not len(actors):
-            continue
-        dx, dy = actors[:, 0] - state.x, actors[:, 1] - state.y
-        cos, sin = math.cos(state.yaw), math.sin(state.yaw)
-        ahead, side = cos * dx + sin * dy, np.abs(-sin * dx + cos * dy)
-        turn = actors[:, 2] - state.yaw
-        length = np.abs(np.cos(turn)) * actors[:, 3] + np.abs(np.sin(turn)) * actors[:, 4]
-        width = np.abs(np.sin(turn)) * actors[:, 3] + np.abs(np.cos(turn)) * actors[:, 4]
-        gap = ahead - length - EGO_HALF[0]
-        in_way = (side < half_width + width) & (ahead > 0) & (gap < reach)
-        if in_way.any() and state.speed > 0.2:
-            return True
-    return False
+    if state.speed < HAZARD_SPEED or not len(actors):
+        return False
+    near = np.hypot(actors[:, 0] - state.x, actors[:, 1] - state.y) < HAZARD_REACH
+    actors = actors[near]
+    offset = way[None] - actors[:, None, :2]
+    cos, sin = np.cos(actors[:, 2])[:, None], np.sin(actors[:, 2])[:, None]
+    ahead = np.abs(cos * offset[..., 0] + sin * offset[..., 1]) - actors[:, 3:4]
+    beside = np.abs(-sin * offset[..., 0] + cos * offset[..., 1]) - actors[:, 4:5]
+    gap = np.hypot(np.maximum(ahead, 0.0), np.maximum(beside, 0.0))
+    return bool((gap < EGO_HALF[1] + HAZARD_MARGIN).any())
+
+
+def hazard_way(state: EgoState, route: Route, along: float) -> np.ndarray:
+    """Return the (M, 2) world points that the ego's front passes before full braking stops it."""
+    reach = 0.4 + 0.25 * state.speed + state.speed**2 / (2 * 7.0)
+    # The corridor's round end adds its own half width, so points stop short of the reach.
+    count = max(1, round((reach - EGO_HALF[1]) / HAZARD_SPACING) + 1)
+    return route.ahead(along + EGO_HALF[0], count, HAZARD_SPACING)
 
 
 def decide(
@@ -107,13 +115,13 @@ def decide(
         route: to follow.
         along: the ego's place on it, metres.
         target_acceleration: from the traffic rules, m/s^2.
-        vehicles: (V, 5) as in `is_hazard`.
-        people: (P, 5) the same.
+        vehicles: (V, 5) boxes of the other cars as in `is_hazard`.
+        people: (P, 5) boxes of the people.
     """
     steer = pure_pursuit(state, route, along)
     pedal = pedals_for(target_acceleration, state.speed)
     if state.speed < 0.15 and target_acceleration < 0.3:
         pedal = HOLD_BRAKE
-    hazard = is_hazard(state, vehicles, people)
+    hazard = is_hazard(state, hazard_way(state, route, along), np.concatenate([vehicles, people]))
     control = Control(0.0, 0.5 * steer, 1.0) if hazard else control_from(pedal, steer)
     return Decision(pedal, steer, hazard, control, target_acceleration)

@@ -36,6 +36,7 @@ class Lane:
         speed_limit: m/s.
         successors: lanes that may follow.
         conflicts: connectors of the same junction that can't be used at the same time.
+        siblings: connectors that start on the same lane.
         crosswalk: distance along the lane of a crosswalk, None without one.
         crosswalk_index: position of that crosswalk in the town's list.
     """
@@ -51,6 +52,7 @@ class Lane:
     speed_limit: float
     successors: list[int] = field(default_factory=list)
     conflicts: frozenset[int] = frozenset()
+    siblings: frozenset[int] = frozenset()
     crosswalk: float | None = None
     crosswalk_index: int = -1
 
@@ -96,18 +98,21 @@ def turn_line(start: np.ndarray, quarter: int, side: int, radius: float) -> tupl
 
 
 def find_conflicts(lanes: list[Lane], connectors: list[int], gap: float = 2.6) -> None:
-    """Fill `conflicts` of the connectors of one junction.
+    """Fill `conflicts` and `siblings` of the connectors of one junction.
 
     Two ways conflict where their centre lines come nearer than `gap` metres,
     unless they start on the same lane, where the cars follow each other anyway.
     """
     for first in connectors:
-        found = set()
+        found, siblings = set(), set()
         for second in connectors:
-            same_start = np.allclose(lanes[first].points[0], lanes[second].points[0])
-            if first == second or same_start:
+            if first == second:
+                continue
+            if np.allclose(lanes[first].points[0], lanes[second].points[0]):
+                siblings.add(second)
                 continue
             offset = lanes[first].points[:, None] - lanes[second].points[None]
             if (offset**2).sum(-1).min() < gap**2:
                 found.add(second)
         lanes[first].conflicts = frozenset(found)
+        lanes[first].siblings = frozenset(siblings)

@@ -121,11 +121,14 @@ def _draw_streets(rng: np.random.Generator) -> tuple[list[Junction], list[tuple[
     for first, second, _ in streets:
         degree[[first, second]] += 1
     wanted_gaps = int(rng.integers(1, 4))
+    # A street may go while a crossing of four arms is left elsewhere.
     for place in rng.permutation(len(streets)).tolist():
         first, second, _ = streets[place]
-        if wanted_gaps and degree[first] >= 4 and degree[second] >= 3:
+        ends = [first, second]
+        crossings_left = np.sum(degree == 4) - np.sum(degree[ends] == 4)
+        if wanted_gaps and degree[ends].min() >= 3 and degree[ends].max() == 4 and crossings_left:
             streets[place] = (-1, -1, -1)
-            degree[[first, second]] -= 1
+            degree[ends] -= 1
             wanted_gaps -= 1
     streets = [street for street in streets if street[0] >= 0]
     for first, second, quarter in streets:

@@ -35,6 +35,13 @@ class Lidar:
     drop_intensity: float = 0.8
     drop_weak: float = 0.4
 
+    def __post_init__(self) -> None:
+        if not (1 <= self.channels <= 256 and 8 <= self.columns <= 8192):
+            raise ValueError(
+                'a LiDAR has 1 to 256 beams and 8 to 8192 firings a turn, '
+                f'got {self.channels} and {self.columns}'
+            )
+
     @cached_property
     def directions(self) -> np.ndarray:
         """The (channels, columns, 3) unit vectors of a sweep in the ego frame."""

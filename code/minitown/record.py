@@ -22,7 +22,8 @@ from thinktwice.minitown.dataset_files import (
     write_metadata,
 )
 from thinktwice.minitown.lidar import Lidar
-from thinktwice.minitown.recorder import RouteJob, Sensors, record_route
+from thinktwice.minitown.recorder import RouteJob, record_route
+from thinktwice.minitown.sensors import Sensors
 from thinktwice.minitown.town import parse_town_name
 
 DEFAULT_TOWNS = (

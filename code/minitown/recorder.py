@@ -3,7 +3,7 @@
 import io
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,32 +12,17 @@ import numpy as np
 
 from thinktwice.minitown.bev_picture import draw_bev
 from thinktwice.minitown.boxes import nearby_actors
-from thinktwice.minitown.cameras import FRAME_INTERVAL, CameraRig
+from thinktwice.minitown.cameras import FRAME_INTERVAL
 from thinktwice.minitown.drive import Drive
 from thinktwice.minitown.dynamics import STEP_SECONDS
-from thinktwice.minitown.lidar import Lidar
 from thinktwice.minitown.raycast import FAR
-from thinktwice.minitown.renderer import CameraView, Renderer
+from thinktwice.minitown.renderer import CameraView
+from thinktwice.minitown.sensors import Observer, Sensors
 from thinktwice.minitown.supervision import make_supervision
 
 STEPS_PER_FRAME = round(FRAME_INTERVAL / STEP_SECONDS)
 DEPTH_STEPS = 256**3 - 1
 _PNG_LEVEL = [cv2.IMWRITE_PNG_COMPRESSION, 1]
-
-
-@dataclass(frozen=True)
-class Sensors:
-    """What a recording car carries.
-
-    Attributes:
-        rig: the cameras.
-        lidar: the LiDAR.
-        debug_maps: whether the teacher's masks are saved too (2.2 MB a frame).
-    """
-
-    rig: CameraRig
-    lidar: Lidar = field(default_factory=Lidar)
-    debug_maps: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,8 +97,8 @@ class FrameWriter:
 
     def __init__(self, folder: Path, sensors: Sensors) -> None:
         self.folder = folder
-        self.sensors = sensors
-        self._renderer = Renderer(sensors.rig)
+        self._observer = Observer(sensors)
+        self._sensors = sensors
         names = ['bev', 'supervision', '3d_bbs', 'measurements', 'lidar']
         names += ['bev_seg_label'] if sensors.debug_maps else []
         names += [
@@ -126,27 +111,25 @@ class FrameWriter:
         (self.folder / kind / f'{frame:04d}.{suffix}').write_bytes(data)
 
     def _write_views(self, frame: int, views: list[CameraView]) -> None:
-        for camera, view in zip(self.sensors.rig.cameras, views, strict=True):
+        for camera, view in zip(self._sensors.rig.cameras, views, strict=True):
             self._write(f'rgb_{camera.name}', frame, 'png', _png(view.rgb))
             self._write(f'depth_{camera.name}', frame, 'png', _png(encode_depth(view.depth)))
             self._write(f'seg_{camera.name}', frame, 'png', _png(view.classes))
 
     def write(self, drive: Drive, frame: int, lidar_rng: np.random.Generator) -> None:
         """Save frame number `frame`; `lidar_rng` decides which returns are lost."""
-        scene = drive.scene()
-        self._write_views(frame, self._renderer.render(scene, drive.ego.pose))
-        points = self.sensors.lidar.sweep(scene, drive.ego.pose, lidar_rng)
-        measurements = drive.measurements()
+        seen = self._observer.observe(drive, lidar_rng)
+        self._write_views(frame, seen.views)
         masks = drive.teacher_masks()
-        supervision = make_supervision(drive, masks, measurements)
-        picture = draw_bev(masks, measurements, supervision['action'])
+        supervision = make_supervision(drive, masks, seen.measurements)
+        picture = draw_bev(masks, seen.measurements, supervision['action'])
         self._write('bev', frame, 'png', _png(picture))
-        if self.sensors.debug_maps:
+        if self._sensors.debug_maps:
             self._write('bev_seg_label', frame, 'npy', _npy(masks.astype(np.float32) / np.float32(255)))
         self._write('supervision', frame, 'npy', _npy(supervision))
-        self._write('3d_bbs', frame, 'json', _json(nearby_actors(drive, points)))
-        self._write('measurements', frame, 'json', _json(measurements))
-        self._write('lidar', frame, 'npy', _npy(points))
+        self._write('3d_bbs', frame, 'json', _json(nearby_actors(drive, seen.points)))
+        self._write('measurements', frame, 'json', _json(seen.measurements))
+        self._write('lidar', frame, 'npy', _npy(seen.points))
 
 
 def record_route(job: RouteJob, folder: Path, sensors: Sensors, on_frame: Callable[[], None]) -> None:

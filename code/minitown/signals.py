@@ -36,7 +36,7 @@ class Signals:
     def __init__(self, layout: Layout, rng: np.random.Generator) -> None:
         self._programmes = {
             junction.index: Programme(
-                (float(rng.uniform(5, 9)), float(rng.uniform(5, 9))), float(rng.uniform(0, 30))
+                (float(rng.uniform(5, 8)), float(rng.uniform(5, 8))), float(rng.uniform(0, 30))
             )
             for junction in layout.junctions
             if junction.has_lights

@@ -11,9 +11,9 @@ from thinktwice.minitown.traffic import Traffic, Vehicle
 
 EGO = 0
 EGO_CRUISE = 8.0
-METRES_PER_CAR = 75.0
+METRES_PER_CAR = 85.0
 SPAWN_GAP = 11.0
-LEADER_CHANCE = 0.6
+LEADER_CHANCE = 0.5
 CAR_SIZES = ((2.2, 0.95, 0.74), (2.0, 0.9, 0.78), (2.4, 0.98, 0.72), (2.9, 1.05, 1.2))
 CAR_COLOURS = ((190, 40, 42), (40, 74, 150), (222, 222, 220), (36, 38, 42), (150, 154, 160), (200, 150, 40))
 
@@ -28,7 +28,7 @@ def _draw_car(index: int, lane: int, distance: float, rng: np.random.Generator) 
         route=[lane],
         distance=distance,
         speed=0.0,
-        cruise=float(rng.uniform(3.5, 8.5)),
+        cruise=float(rng.uniform(4.5, 9.0)),
         half=CAR_SIZES[int(rng.integers(len(CAR_SIZES)))],
         colour=(float(colour[0]), float(colour[1]), float(colour[2])),
     )

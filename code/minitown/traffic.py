@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from thinktwice.minitown.classes import GREEN, RED
+from thinktwice.minitown.classes import GREEN, RED, YELLOW
 from thinktwice.minitown.lanes import LEFT, STEP, Lane
 from thinktwice.minitown.layout import Layout
 from thinktwice.minitown.signals import Signals
@@ -24,7 +24,13 @@ HARD_BRAKE = 6.0
 STANDSTILL_GAP = 2.5
 TIME_HEADWAY = 1.2
 SPEED_CHANGE_BRAKE = 1.6
-ONCOMING_REACH = 32.0
+ONCOMING_REACH = 24.0
+SHARED_START = 5.0
+"""Metres over which ways from the same lane into a junction have not parted yet."""
+CLEARING_SECONDS = 1.2
+PAUSE_RATE = 0.004
+PAUSE_CLEARANCE = 28.0
+"""Unplanned stops a second, and their least distance to a junction in metres."""
 
 
 @dataclass
@@ -135,11 +141,22 @@ class Traffic:
         return result
 
     def _leader(self, vehicle: Vehicle, index: int, place: int) -> Vehicle | None:
-        """Return the next car on lane `index`, ahead of the vehicle if that is its own lane."""
+        """Return the next car on lane `index`, ahead of the vehicle if that is its own lane.
+
+        At the start of a way through a junction, cars on its siblings stand in the way too.
+        """
+        leader = None
         for other in self._lane_cars.get(index, ()):
             if other is not vehicle and (place or other.distance > vehicle.distance):
-                return other
-        return None
+                leader = other
+                break
+        for sibling in self.layout.lanes[index].siblings:
+            for other in self._lane_cars.get(sibling, ()):
+                is_ahead = place or other.distance > vehicle.distance
+                is_nearer = leader is None or other.distance < leader.distance
+                if is_ahead and is_nearer and other.distance - other.half[0] < SHARED_START:
+                    leader = other
+        return leader
 
     @staticmethod
     def _stop(vehicle: Vehicle, to_line: float) -> float:
@@ -154,7 +171,10 @@ class Traffic:
         state = self.signals.state(junction.index, lane.heading_index, self.time)
         holds = self.entered.get(vehicle.index) == connector.index
         needed = vehicle.speed**2 / (2 * 3.5)
-        if state != GREEN and to_line > needed and not (holds and to_line < 0.3):
+        # Whoever waits at the line to turn left clears the junction on yellow, if that still lasts.
+        later = self.signals.state(junction.index, lane.heading_index, self.time + CLEARING_SECONDS)
+        may_clear = later == YELLOW and connector.option == LEFT and to_line < 2.0
+        if state != GREEN and to_line > needed and not (holds and to_line < 0.3) and not may_clear:
             if holds:
                 del self.entered[vehicle.index]
             return False
@@ -203,7 +223,10 @@ class Traffic:
         vehicle.pose = lanes[vehicle.route[0]].pose(vehicle.distance)
         if vehicle.pause > 0:
             vehicle.pause -= seconds
-        elif self.rng.random() < 0.004 * seconds and not lanes[vehicle.route[0]].is_connector:
+            return
+        lane = lanes[vehicle.route[0]]
+        may_pause = not lane.is_connector and lane.length - vehicle.distance > PAUSE_CLEARANCE
+        if self.rng.random() < PAUSE_RATE * seconds and may_pause:
             vehicle.pause = float(self.rng.uniform(3.0, 6.0))
 
     def extend(self, vehicle: Vehicle) -> None:
