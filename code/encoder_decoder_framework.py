@@ -45,7 +45,9 @@ class EncoderDecoder(BaseModel):
         data_preprocessor: ConfigDict | None = None,
         init_cfg: ConfigDict | None = None,
     ) -> None:
-        super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        # built here: mmengine would look in its own registry, which knows ours only under a default scope
+        preprocessor = MODELS.build(data_preprocessor) if data_preprocessor else None
+        super().__init__(data_preprocessor=preprocessor, init_cfg=init_cfg)
         self.img_encoder = MODELS.build(img_encoder)
         self.lidar_encoder = MODELS.build(lidar_encoder)
         self.bev_fusion = MODELS.build(bev_fusion)
