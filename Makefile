@@ -1,6 +1,8 @@
 # `make demo` and `make test` are all a new user needs; both set up first.
 
-SYSTEM_PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# The first of these that runs and is new enough.
+SYSTEM_PYTHON ?= $(shell for python in python3.11 python3; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$python && break; done)
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.set-up
@@ -18,8 +20,8 @@ help: ## list the targets
 setup: $(STAMP) ## make .venv and install what is pinned in requirements/
 	@$(PYTHON) code/environment.py || { rm -f $(STAMP); $(MAKE) --no-print-directory $(STAMP); }
 
-$(STAMP): $(wildcard requirements/*.txt) setup.py pyproject.toml
-	@test -n "$(SYSTEM_PYTHON)" || { echo "No python3 found: install Python 3.11, or name one with 'make setup SYSTEM_PYTHON=...'"; exit 1; }
+$(STAMP): $(wildcard requirements/*.txt) setup.py
+	@test -n "$(SYSTEM_PYTHON)" || { echo "No Python 3.10 or later found: install Python 3.11, or name one: make setup SYSTEM_PYTHON=..."; exit 1; }
 	@test -x $(PYTHON) || $(SYSTEM_PYTHON) -m venv $(VENV) \
 		|| { rm -rf $(VENV); echo "$(SYSTEM_PYTHON) cannot make a virtual environment: on Debian, install python3-venv"; exit 1; }
 	$(PYTHON) -m pip install --disable-pip-version-check --quiet --progress-bar off \

@@ -99,3 +99,24 @@ def test_mmcv_own_layer_runs_on_the_stand_in(deform_groups: int) -> None:
         results.append([output, leaf.grad, *(parameter.grad for parameter in layer.parameters())])
     for actual, expected in zip(*results, strict=True):
         torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.slow
+def test_a_backbone_of_mmdet_trains_with_deformable_stages() -> None:
+    from mmdet.registry import MODELS
+
+    dcn = {'type': 'DCN', 'deform_groups': 1, 'fallback_on_stride': False}
+    backbone = MODELS.build(
+        {
+            'type': 'ResNet',
+            'depth': 50,
+            'base_channels': 8,
+            'dcn': dcn,
+            'stage_with_dcn': (False, True, True, True),
+        }
+    )
+    maps = backbone(torch.randn(2, 3, 64, 96))
+    sum(level.square().mean() for level in maps).backward()
+    offsets = [p for name, p in backbone.named_parameters() if 'conv_offset' in name]
+    assert len(offsets) == 2 * (4 + 6 + 3)
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in offsets)
