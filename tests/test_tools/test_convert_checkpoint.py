@@ -1,0 +1,137 @@
+"""``tools/convert_checkpoint.py`` as a user runs it, on a small model of the reference types."""
+
+import runpy
+import sys
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.reference_config import write_small_reference_config
+
+from thinktwice.apis.checkpoint_files import read_weights
+from thinktwice.apis.config import load_config
+from thinktwice.apis.official_checkpoint import build_model, model_shapes, ours_to_official
+from thinktwice.model_code.official_names import DERIVED_ENTRIES
+from thinktwice.model_code.sparse_layout import to_spconv1
+
+TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'convert_checkpoint.py'
+
+
+@pytest.fixture(scope='module')
+def config(tmp_path_factory):
+    return write_small_reference_config(tmp_path_factory.mktemp('config'))
+
+
+@pytest.fixture(scope='module')
+def official(config):
+    """Weights of the small model in the official format, the derived entries included."""
+    shapes = model_shapes(build_model(load_config(str(config)), device='meta'))
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        name: torch.zeros(shape, dtype=torch.int64)
+        if name.endswith('num_batches_tracked')
+        else torch.rand(shape, generator=generator)
+        for name, shape in shapes.items()
+    }
+    conversion = ours_to_official(weights, shapes)
+    conversion.weights.update({name: torch.rand(3) for name in DERIVED_ENTRIES})
+    return conversion.weights
+
+
+@pytest.fixture
+def convert(monkeypatch, config):
+    def run(*arguments):
+        command = [str(TOOL), *map(str, arguments), '--config', str(config)]
+        monkeypatch.setattr(sys, 'argv', command)
+        with pytest.raises(SystemExit) as exit_:
+            runpy.run_path(str(TOOL), run_name='__main__')
+        return exit_.value.code
+
+    return run
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_there_and_back_loses_nothing(tmp_path, convert, official, suffix):
+    torch.save({'state_dict': official, 'meta': {'epoch': 60}}, tmp_path / 'official.pth')
+    assert convert(tmp_path / 'official.pth', tmp_path / f'ours{suffix}') == 0
+    assert convert(tmp_path / f'ours{suffix}', tmp_path / 'back.pth') == 0
+    back = read_weights(tmp_path / 'back.pth').weights
+    assert set(back) == set(official)
+    for name, value in official.items():
+        assert back[name].dtype == value.dtype
+        assert torch.equal(back[name], value), name
+
+
+def test_all_forms_of_a_file_convert_alike(tmp_path, convert, official):
+    forms = {
+        'bare': official,
+        'prefixed': OrderedDict((f'module.{name}', value) for name, value in official.items()),
+        'old_kernels': OrderedDict(
+            (name, to_spconv1(value) if value.dim() == 5 else value) for name, value in official.items()
+        ),
+    }
+    results = []
+    for form, state_dict in forms.items():
+        torch.save(state_dict, tmp_path / f'{form}.pth')
+        assert convert(tmp_path / f'{form}.pth', tmp_path / f'{form}_ours.pth') == 0
+        results.append(read_weights(tmp_path / f'{form}_ours.pth').weights)
+    for other in results[1:]:
+        assert list(other) == list(results[0])
+        assert all(torch.equal(other[name], results[0][name]) for name in other)
+
+
+def test_converted_file_loads_strictly(tmp_path, convert, config, official):
+    torch.save(official, tmp_path / 'official.pth')
+    assert convert(tmp_path / 'official.pth', tmp_path / 'ours.pth') == 0
+    content = torch.load(tmp_path / 'ours.pth', weights_only=True)
+    build_model(load_config(str(config))).load_state_dict(content['state_dict'], strict=True)
+
+
+def test_partial_file_prints_a_table_and_writes_nothing(tmp_path, convert, official, capsys):
+    partial = OrderedDict(official)
+    del partial['output_fc.0.weight']
+    partial['conv_cam.0.weight'] = torch.zeros(1, 2)
+    partial['surplus'] = torch.zeros(1)
+    torch.save(partial, tmp_path / 'partial.pth')
+    assert convert(tmp_path / 'partial.pth', tmp_path / 'ours.pth') == 1
+    assert not (tmp_path / 'ours.pth').exists()
+    printed = capsys.readouterr().out
+    for text in (
+        'missing: 1',
+        'flatten_head.vector_head.0.weight',
+        'misshapen: 1',
+        'unexpected: 1',
+        'surplus',
+    ):
+        assert text in printed
+
+
+def test_unsafe_foreign_and_absent_files_are_refused(tmp_path, convert, capsys):
+    torch.save({'state_dict': {'a': torch.zeros(1)}, 'args': Path('x')}, tmp_path / 'unsafe.pth')
+    torch.save({'backbone.conv1.weight': torch.zeros(1)}, tmp_path / 'foreign.pth')
+    for name, message in [
+        ('unsafe.pth', 'refused'),
+        ('foreign.pth', 'is it a ThinkTwice checkpoint'),
+        ('absent.pth', 'no such checkpoint'),
+    ]:
+        assert convert(tmp_path / name, tmp_path / 'ours.pth') == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / 'ours.pth').exists()
+
+
+def test_existing_target_is_kept_unless_forced(tmp_path, convert, official, capsys):
+    torch.save(official, tmp_path / 'official.pth')
+    (tmp_path / 'ours.pth').write_text('precious')
+    assert convert(tmp_path / 'official.pth', tmp_path / 'ours.pth') == 2
+    assert '--force' in capsys.readouterr().err
+    assert (tmp_path / 'ours.pth').read_text() == 'precious'
+    assert convert(tmp_path / 'official.pth', tmp_path / 'ours.pth', '--force') == 0
+    assert read_weights(tmp_path / 'ours.pth').weights
+
+
+def test_check_only_writes_nothing(tmp_path, convert, official):
+    torch.save(official, tmp_path / 'official.pth')
+    before = set(tmp_path.iterdir())
+    assert convert(tmp_path / 'official.pth') == 0
+    assert set(tmp_path.iterdir()) == before
