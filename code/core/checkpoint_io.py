@@ -99,7 +99,8 @@ def _method_of_history(owner: type, name: str) -> None:
 
 def _safe_globals() -> list[Any]:
     """What mmengine's own checkpoints hold beside tensors, each unable to run code of the file."""
-    core = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray
+    numpy_core: Any = np._core if hasattr(np, '_core') else np.core
+    core = numpy_core.multiarray
     dtypes = [type(np.dtype(name)) for name in ('float32', 'float64', 'int64', 'int32', 'bool')]
     numpy_parts = [
         (part, f'{module}.multiarray.{part.__name__}')

@@ -65,7 +65,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
                 f'{self.dataloader.batch_size}. Record more frames, or lower train_dataloader.batch_size.'
             )
         if max_iters is not None:
-            self._max_iters = min(self._max_iters, max_iters)
+            self._max_iters = min(int(self.max_iters), max_iters)
         self._batches_done = 0
         self._iterations_done = 0
         self._last_evaluated_iteration = 0

@@ -78,6 +78,8 @@ class GuardedOptimWrapper(OptimWrapper):
 
     def step(self, **kwargs: Any) -> None:
         """Clip and update, or drop the gradient if it or a loss is not finite. Collective."""
+        if self._loss_is_bad is None:
+            raise RuntimeError('step was called without a backward before it')
         self.loss_scaler.unscale_(self.optimizer)
         self.grad_norm = self._clip()
         is_fp16 = self.loss_scaler.is_enabled()

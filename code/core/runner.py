@@ -41,6 +41,11 @@ class DrivingRunner(Runner):
     where it stopped; ``cfg.strict_load`` makes missing keys an error.
     """
 
+    # configs until they are built; mmengine leaves them untyped
+    optim_wrapper: Any
+    _train_loop: Any
+    _val_loop: Any
+
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Move the model to its device and wrap it for gradient exchange where there are processes."""
         on_gpu = torch.cuda.is_available()
@@ -78,7 +83,7 @@ class DrivingRunner(Runner):
         if self._has_loaded:
             return
         if self._resume and self._load_from is None:
-            latest = [None]
+            latest: list[str | None] = [None]
             if is_main_process():
                 found = checkpoint_io.find_latest_checkpoint(self.work_dir)
                 latest = [str(found) if found else None]

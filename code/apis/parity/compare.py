@@ -73,7 +73,7 @@ def _compare_entry(name: str, stored: np.ndarray, computed: np.ndarray | None) -
         return Deviation(name, float('inf'), f'shape {computed.shape}, stored {stored.shape}')
     if not np.isfinite(computed).all():
         return Deviation(name, float('inf'), 'not finite')
-    scale = max(float(np.abs(stored).max()), np.finfo(np.float32).tiny)
+    scale = max(float(np.abs(stored).max()), float(np.finfo(np.float32).tiny))
     return Deviation(name, float(np.abs(computed - stored).max()) / scale)
 
 

@@ -104,10 +104,11 @@ class AtomicCheckpointHook(Hook):
         """Keep the weights if the watched metric is the best so far."""
         if self.keep_best is None or isinstance(runner._train_loop, dict):
             return
-        if self.keep_best not in (metrics or {}):
+        metrics = metrics or {}
+        if self.keep_best not in metrics:
             raise ValueError(
                 f'checkpoint.keep_best is {self.keep_best!r}, but the evaluation gives '
-                f'{", ".join(sorted(metrics or {}))}'
+                f'{", ".join(sorted(metrics))}'
             )
         score = float(metrics[self.keep_best])
         if not math.isfinite(score) or not self._is_better(score):

@@ -60,7 +60,7 @@ class ReducedInfoHook(RuntimeInfoHook):
     def _add(self, values: dict[str, Tensor]) -> None:
         names = list(values)
         step = torch.stack([value.detach().double().mean() for value in values.values()])
-        if self._sums is None or names != self._names:
+        if self._sums is None or self._counts is None or names != self._names:
             self._names = names
             self._sums = torch.zeros_like(step)
             self._counts = torch.zeros_like(step)
@@ -70,6 +70,8 @@ class ReducedInfoHook(RuntimeInfoHook):
         self._steps += 1
 
     def _record(self, runner: Any) -> None:
+        if self._sums is None or self._counts is None:
+            return
         totals = torch.stack([self._sums, self._counts])
         all_reduce(totals, op='sum')
         seconds = time.perf_counter() - self._start
