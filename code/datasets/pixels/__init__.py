@@ -1,6 +1,12 @@
 """What happens to pixels between a stored image and a sample."""
 
-from .augmentation import SCALE_RANGE, ImageAugmentation, centre_augmentation, draw_augmentation
+from .augmentation import (
+    SCALE_RANGE,
+    ImageAugmentation,
+    centre_augmentation,
+    draw_augmentation,
+    smallest_scale,
+)
 from .classes import (
     IGNORED_ID,
     KEPT_IDS,
@@ -28,6 +34,7 @@ __all__ = [
     'draw_augmentation',
     'encode_depth',
     'pixel_map',
+    'smallest_scale',
     'split_traffic_lights',
     'to_training_ids',
     'training_id_table',

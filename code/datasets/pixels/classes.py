@@ -53,12 +53,15 @@ def check_class_ids(class_ids: np.ndarray, lights_split: bool = False) -> None:
 
     Args:
         class_ids (np.ndarray): (H, W) uint8.
-        lights_split (bool): Whether the ids of red and green lights may occur.
+        lights_split (bool): Whether the ids of red and green lights and the
+            ignored id may occur, as in packed images.
 
     Raises:
-        ValueError: If there is a larger id.
+        ValueError: If there is another id.
     """
     highest = int(class_ids.max())
+    if lights_split and highest > GREEN_LIGHT_ID:
+        highest = int(class_ids.max(where=class_ids != IGNORED_ID, initial=0))
     if highest > (GREEN_LIGHT_ID if lights_split else LAST_RECORDED_ID):
         raise ValueError(
             f'holds the class id {highest}; the recorded ids (of CARLA 0.9.10) end at {LAST_RECORDED_ID}'
@@ -126,9 +129,7 @@ def _runs(occupied: np.ndarray) -> Iterator[slice]:
         yield slice(int(start), int(stop))
 
 
-def _light_id(
-    rgb: np.ndarray, selected: np.ndarray, pixels: int, red_hues: Sequence[tuple[int, int]]
-) -> int:
+def _light_id(rgb: np.ndarray, selected: np.ndarray, pixels: int, red_hues: Sequence[tuple[int, int]]) -> int:
     if pixels < MIN_LIGHT_PIXELS:
         return 0
     hsv = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2HSV)[selected]

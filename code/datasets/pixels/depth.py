@@ -3,9 +3,9 @@
 import numpy as np
 
 METRES_PER_UNIT = 1000.0 / (256**3 - 1)
-# Packed code: inverse depth, so that planes (roads, walls) are linear over the
-# image and compress well, and near surfaces are finest. 0 = no depth.
-INVERSE_SCALE = 32768.0
+# Packed code: 16-bit, linear. Constant steps compress better than inverse depth
+# (half the size) and are finer where supervision ends, at 40 m. 0 = no depth.
+COMPACT_STEP = 1.0 / 64.0
 
 
 def decode_depth(code: np.ndarray, offset: float = 0.0) -> np.ndarray:
@@ -24,9 +24,8 @@ def decode_depth(code: np.ndarray, offset: float = 0.0) -> np.ndarray:
         np.ndarray: (...) float32 metres; 0 where there is no depth.
     """
     if code.dtype == np.uint16:
-        depth = np.divide(
-            np.float32(INVERSE_SCALE), code, out=np.zeros(code.shape, np.float32), where=code > 0
-        )
+        depth = code.astype(np.float32)
+        depth *= np.float32(COMPACT_STEP)
     else:
         depth = code[..., 2].astype(np.float32)
         depth *= 256.0
@@ -58,8 +57,8 @@ def encode_depth(depth: np.ndarray) -> np.ndarray:
 def compact_depth(code: np.ndarray) -> np.ndarray:
     """Turn recorded depth codes into the 16-bit form of packed datasets.
 
-    The error is at most ``d^2 / 65500`` metres at depth d (1.5 mm at 10 m,
-    2.5 cm at 40 m, where supervision ends); depths below 0.5 m become 0.5 m.
+    The error is at most half a step, 7.8 mm, at any distance up to 1000 m; a
+    depth below it becomes the smallest one.
 
     Args:
         code (np.ndarray): (..., 3) uint8, RGB order.
@@ -67,7 +66,6 @@ def compact_depth(code: np.ndarray) -> np.ndarray:
     Returns:
         np.ndarray: (...) uint16.
     """
-    depth = decode_depth(code).astype(np.float64)
-    valid = depth > 0
-    inverse = INVERSE_SCALE / np.where(valid, depth, 1.0)
-    return np.where(valid, np.clip(np.rint(inverse), 1, 65535), 0).astype(np.uint16)
+    depth = decode_depth(code)
+    units = np.rint(depth / np.float32(COMPACT_STEP))
+    return np.where(depth > 0, np.maximum(units, 1), 0).astype(np.uint16)

@@ -3,14 +3,16 @@
 import os
 
 from .base import DatasetStorage
-from .raw import RawStorage
+from .packed import PackedStorage, is_packed
+from .raw import FileReader, RawStorage
 
 
 def open_storage(root: str | os.PathLike, backend_args: dict | None = None) -> DatasetStorage:
-    """Open a dataset, whatever its format.
+    """Open a dataset, recorded or packed.
 
     Args:
-        root (str | os.PathLike): Folder or address of the dataset.
+        root (str | os.PathLike): Folder or address of the dataset. A packed
+            dataset must be in a local or mounted folder.
         backend_args (dict | None): Arguments of mmengine's file backend
             (``dict(backend='lmdb', db_path=...)``, ...); None chooses by the
             prefix of ``root``.
@@ -18,5 +20,11 @@ def open_storage(root: str | os.PathLike, backend_args: dict | None = None) -> D
     Returns:
         DatasetStorage: Opens files when they are asked for, and travels to
             worker processes.
+
+    Raises:
+        ValueError: If it was packed by another version of the format.
     """
-    return RawStorage(os.fspath(root), backend_args)
+    root = os.fspath(root)
+    if FileReader(root, backend_args).is_local and is_packed(root):
+        return PackedStorage(root)
+    return RawStorage(root, backend_args)

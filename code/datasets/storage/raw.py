@@ -50,6 +50,15 @@ class FileReader:
             self._backend = get_file_backend(self.root, backend_args=self.backend_args, enable_singleton=True)
         return self._backend
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the files lie in a local or mounted folder.
+
+        Returns:
+            bool: False for addresses and databases.
+        """
+        return isinstance(self.backend, LocalBackend)
+
     def location(self, relative: str) -> str:
         """Join the root and a relative path.
 

@@ -1,0 +1,139 @@
+"""One frame from its files to packed records."""
+
+import json
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+from ..calibration import Calibration, CameraCalibration
+from ..pixels import (
+    PixelMap,
+    check_class_ids,
+    compact_depth,
+    pixel_map,
+    split_traffic_lights,
+    warp_class_ids,
+    warp_depth_code,
+)
+from ..storage import RouteReader, SampleReadError
+from ..storage.codecs import encode_points, encode_supervision
+from ..storage.packed import DAMAGE_RECORD
+from .settings import PackSettings, stored_geometry
+
+_PNG_OPTIONS = [cv2.IMWRITE_PNG_COMPRESSION, 6]
+# Fixed instead of adaptive filters: smaller for depth, and a third faster to decode.
+_DEPTH_OPTIONS = [*_PNG_OPTIONS, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_SUB]
+
+
+def record_names(calibration: Calibration) -> list[str]:
+    """Name the records of a frame.
+
+    Args:
+        calibration (Calibration): Of the source.
+
+    Returns:
+        list[str]: In the order in which they are written.
+    """
+    cameras = calibration.cameras
+    images = [name for c in cameras for name in (c.rgb, c.depth, c.seg)]
+    return ['measurements', 'supervision', 'lidar', *images, DAMAGE_RECORD]
+
+
+class FramePacker:
+    """Packs frames of one dataset.
+
+    Args:
+        calibration (Calibration): Of the source.
+        settings (PackSettings): What to keep.
+    """
+
+    def __init__(self, calibration: Calibration, settings: PackSettings) -> None:
+        self._calibration, self._settings = calibration, settings
+        geometry = stored_geometry(calibration, settings)
+        self._positions = {camera.name: pixel_map(camera, geometry) for camera in calibration.cameras}
+
+    def pack(self, reader: RouteReader, frame: int) -> tuple[dict[str, bytes], dict[str, str]]:
+        """Read a frame and encode it.
+
+        Args:
+            reader (RouteReader): Of the source.
+            frame (int): Frame number.
+
+        Returns:
+            tuple[dict[str, bytes], dict[str, str]]: Payload by record name, and
+                the reason for each record that the source is too damaged for
+                (also among the payloads, so that a reader can tell it).
+        """
+        records: dict[str, bytes] = {}
+        damage: dict[str, str] = {}
+
+        def keep(name: str, make: Callable[[], bytes]) -> None:
+            try:
+                records[name] = make()
+            except SampleReadError as error:
+                damage[name] = str(error)
+
+        keep('measurements', lambda: json.dumps(reader.measurements(frame)).encode())
+        levels = self._settings.teacher_levels
+        keep('supervision', lambda: encode_supervision(reader.supervision(frame), levels))
+        keep('lidar', lambda: encode_points(reader.points(frame)))
+        for camera in self._calibration.cameras:
+            self._pack_camera(reader, camera, frame, keep)
+        if damage:
+            records[DAMAGE_RECORD] = json.dumps(damage).encode()
+        return records, damage
+
+    def _pack_camera(
+        self,
+        reader: RouteReader,
+        camera: CameraCalibration,
+        frame: int,
+        keep: Callable[[str, Callable[[], bytes]], None],
+    ) -> None:
+        positions, size = self._positions[camera.name], self._calibration.stored_size
+        images: list[np.ndarray] = []
+
+        def colour() -> bytes:
+            images.append(reader.rgb(camera.rgb, frame, size))
+            return self._encode_colour(images[0], positions)
+
+        def depth() -> bytes:
+            code = warp_depth_code(reader.depth_code(camera.depth, frame, size), positions)
+            return _encode('.png', code if code.dtype == np.uint16 else compact_depth(code), _DEPTH_OPTIONS)
+
+        def classes() -> bytes:
+            class_ids = reader.class_ids(camera.seg, frame, size)
+            path, is_split = reader.path(camera.seg, frame), self._calibration.lights_split
+            try:
+                check_class_ids(class_ids, is_split)
+            except ValueError as error:
+                raise SampleReadError(path, str(error)) from error
+            if not is_split:
+                if not images:
+                    raise SampleReadError(path, f'its lights need {camera.rgb}, which is damaged')
+                class_ids = split_traffic_lights(class_ids, images[0])
+            return _encode('.png', warp_class_ids(class_ids, positions), _PNG_OPTIONS)
+
+        keep(camera.rgb, colour)
+        keep(camera.depth, depth)
+        keep(camera.seg, classes)
+
+    def _encode_colour(self, image: np.ndarray, positions: PixelMap) -> bytes:
+        # Cubic: this sampling is followed by training's bilinear one, which blurs.
+        stored = cv2.remap(
+            image, positions.x, positions.y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_CONSTANT, borderValue=0
+        )
+        stored = cv2.cvtColor(stored, cv2.COLOR_RGB2BGR)
+        if self._settings.lossless_colour:
+            return _encode('.png', stored, _PNG_OPTIONS)
+        options = [
+            *(cv2.IMWRITE_JPEG_QUALITY, self._settings.quality),
+            *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
+            *(cv2.IMWRITE_JPEG_OPTIMIZE, 1),
+        ]
+        return _encode('.jpg', stored, options)
+
+
+def _encode(extension: str, image: np.ndarray, options: list[int]) -> bytes:
+    return cv2.imencode(extension, image, options)[1].tobytes()

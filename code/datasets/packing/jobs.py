@@ -1,0 +1,82 @@
+"""Running one function over many routes: on the cores of this machine, or on a Ray cluster."""
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+import cv2
+
+Task = TypeVar('Task')
+Result = TypeVar('Result')
+
+
+def run_tasks(
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    workers: int = 1,
+    ray_address: str | None = None,
+) -> Iterator[Result]:
+    """Call a function for every task; results come as they are ready.
+
+    Args:
+        function (Callable[[Task], Result]): At the top level of a module.
+        tasks (Sequence[Task]): Arguments that can be pickled.
+        workers (int): Processes on this machine; 1 runs in this one.
+        ray_address (str | None): Of a Ray cluster (``auto``, ``local``,
+            ``host:port``) that has this package and sees the same paths; the
+            number of processes is then the cluster's affair.
+
+    Yields:
+        Result: In any order.
+
+    Raises:
+        RuntimeError: If a process died (killed, or out of memory).
+        ImportError: If Ray is asked for and not installed.
+    """
+    if ray_address is not None:
+        yield from _run_on_ray(function, tasks, ray_address)
+    elif workers <= 1 or len(tasks) <= 1:
+        yield from map(function, tasks)
+    else:
+        yield from _run_on_cores(function, tasks, workers)
+
+
+def _one_core() -> None:
+    cv2.setNumThreads(1)
+
+
+def _run_on_cores(
+    function: Callable[[Task], Result], tasks: Sequence[Task], workers: int
+) -> Iterator[Result]:
+    context = multiprocessing.get_context('forkserver')
+    with ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=_one_core) as pool:
+        try:
+            for future in as_completed([pool.submit(function, task) for task in tasks]):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                'a worker process died: killed, or out of memory; try fewer workers'
+            ) from error
+        except (KeyboardInterrupt, GeneratorExit):
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _run_on_ray(function: Callable[[Task], Result], tasks: Sequence[Task], address: str) -> Iterator[Result]:
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError(
+            '--ray needs Ray, an optional extra: pip install -r requirements/ray.txt'
+        ) from error
+    ray.init(address=address, log_to_driver=False)
+    try:
+        remote: Any = ray.remote(num_cpus=1)(function)
+        waiting = [remote.remote(task) for task in tasks]
+        while waiting:
+            ready, waiting = ray.wait(waiting)
+            yield from ray.get(ready)
+    finally:
+        ray.shutdown()
