@@ -12,8 +12,8 @@ CHANNELS = 8
 IMAGE_SIZE = (64, 128)
 
 
-def camera_encoder(**overrides):
-    """Camera encoder over a ResNet-18 of eight channels; keywords replace arguments."""
+def camera_encoder_config(**overrides):
+    """Config of a camera encoder over a ResNet-18 of eight channels; keywords replace arguments."""
     arguments = {
         'backbone': {
             'type': 'mmdet.ResNet',
@@ -53,11 +53,16 @@ def camera_encoder(**overrides):
         'out_channels': CHANNELS,
         'num_frames': 2,
     }
-    return MODELS.build({'type': 'LSSCameraEncoder', **arguments, **overrides})
+    return {'type': 'LSSCameraEncoder', **arguments, **overrides}
 
 
-def lidar_encoder(**overrides):
-    """LiDAR encoder over 40 x 36 voxels of half a metre; keywords replace arguments."""
+def camera_encoder(**overrides):
+    """The encoder of :func:`camera_encoder_config`."""
+    return MODELS.build(camera_encoder_config(**overrides))
+
+
+def lidar_encoder_config(**overrides):
+    """Config of a LiDAR encoder over 40 x 36 voxels of half a metre; keywords replace arguments."""
     norm = {'type': 'BN', 'eps': 1e-3, 'momentum': 0.01}
     arguments = {
         'voxelize': {
@@ -98,7 +103,12 @@ def lidar_encoder(**overrides):
             'use_conv_for_no_stride': True,
         },
     }
-    return MODELS.build({'type': 'LidarEncoder', **arguments, **overrides})
+    return {'type': 'LidarEncoder', **arguments, **overrides}
+
+
+def lidar_encoder(**overrides):
+    """The encoder of :func:`lidar_encoder_config`."""
+    return MODELS.build(lidar_encoder_config(**overrides))
 
 
 def camera_rig(num_cameras=4):

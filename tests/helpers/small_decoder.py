@@ -1,0 +1,104 @@
+"""A decoder of a few thousand weights, and the inputs it takes."""
+
+import torch
+from helpers.small_encoders import camera_rig
+from torch import nn
+
+from thinktwice.model_code.dense_heads import TeacherInputs, ThinkTwiceDecoder, ego_to_image
+
+IMAGE_SIZE = (64, 128)
+SIZES = {
+    'num_refine_layers': 2,
+    'num_steps': 4,
+    'num_cameras': 4,
+    'num_levels': 4,
+    'fpn_channels': 6,
+    'image_channels': 8,
+    'vector_channels': 10,
+    'bev_channels': 3,
+    'measurement_channels': 5,
+    'lidar_channels': 7,
+    'embed_channels': 4,
+}
+PARTS = {
+    'coarse_head': {'type': 'CoarseHead', 'feature_channels': 9, 'hidden_channels': 16},
+    'camera_look': {
+        'type': 'CameraLook',
+        'num_heads': 2,
+        'num_points': 3,
+        'hidden_channels': 16,
+        'out_channels': 6,
+    },
+    'lidar_look': {
+        'type': 'LidarLook',
+        'hidden_channels': 8,
+        'point_channels': 5,
+        'out_channels': 6,
+    },
+    'refine_layer': {'type': 'RefineLayer', 'hidden_channels': 64},
+}
+
+
+class MeanFlattenHead(nn.Module):
+    """Stands in for the flatten head: the mean over the map, projected."""
+
+    def __init__(self, bev_channels, vector_channels):
+        super().__init__()
+        self.linear = nn.Linear(bev_channels, vector_channels)
+
+    def forward(self, bev):
+        return self.linear(bev.mean((2, 3))), []
+
+
+def small_decoder(**overrides):
+    """Decoder with initialised weights; keywords replace arguments."""
+    decoder = ThinkTwiceDecoder(**{**SIZES, **PARTS, **overrides})
+    decoder.init_weights()
+    return decoder
+
+
+def rig(batch=2, cameras=4, image_size=IMAGE_SIZE):
+    """``ego2img`` and ``ida_mats`` (B, N, 4, 4) of the standard rig, the images a little scaled and moved."""
+    H, W = image_size
+    intrinsics = torch.tensor([[0.4 * W, 0, W / 2], [0, 0.4 * W, H / 2], [0, 0, 1]])
+    cam2ego = camera_rig(cameras).repeat(batch, 1, 1, 1)
+    ida = torch.eye(4).repeat(batch, cameras, 1, 1)
+    ida[..., 0, 0] = 1 + 0.1 * torch.rand(batch, cameras)
+    ida[..., 1, 3] = -4 * torch.rand(batch, cameras)
+    return ego_to_image(intrinsics.repeat(batch, cameras, 1, 1), cam2ego), ida
+
+
+def pyramid(batch=2, cameras=4, levels=4, channels=6, image_size=IMAGE_SIZE):
+    """Image features, one (B, N, C, h, w) a level, strides 4, 8, ..."""
+    H, W = image_size
+    return [torch.randn(batch, cameras, channels, H // 2**i, W // 2**i) for i in range(2, 2 + levels)]
+
+
+def decoder_inputs(batch=2, bev_size=(9, 9), **overrides):
+    """Arguments of the decoder's forward for the sizes of :func:`small_decoder`."""
+    sizes = {**SIZES, **overrides}
+    ego2img, ida_mats = rig(batch, sizes['num_cameras'])
+    return {
+        'bev_vector': torch.randn(batch, sizes['vector_channels']),
+        'bev_map': torch.randn(batch, sizes['bev_channels'], *bev_size),
+        'measurement': torch.randn(batch, sizes['measurement_channels']),
+        'fpn': pyramid(batch, sizes['num_cameras'], sizes['num_levels'], sizes['fpn_channels']),
+        'ego2img': ego2img,
+        'ida_mats': ida_mats,
+        'image_size': IMAGE_SIZE,
+        'lidar_map': torch.randn(batch, sizes['lidar_channels'], 12, 12),
+        'flatten_head': MeanFlattenHead(sizes['bev_channels'], sizes['vector_channels']),
+    }
+
+
+def teacher(batch=2, num_steps=4):
+    """An expert that drives ahead."""
+    steps = torch.arange(1, num_steps + 1).float()
+    waypoints = torch.stack([3 * steps, 0.2 * steps], dim=-1).repeat(batch, 1, 1)
+    return TeacherInputs(waypoints, 1 + torch.rand(batch, num_steps, 2), 1 + torch.rand(batch, num_steps, 2))
+
+
+def without_gradient(module):
+    """Names of the parameters that the last backward pass did not reach or gave zeros."""
+    parameters = [(name, p) for name, p in module.named_parameters() if p.numel()]
+    return [name for name, p in parameters if p.grad is None or not p.grad.abs().sum() > 0]

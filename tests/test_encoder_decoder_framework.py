@@ -1,0 +1,186 @@
+import copy
+
+import pytest
+import torch
+from helpers.small_decoder import without_gradient
+from helpers.small_driver import LOSSES, inputs_for, small_driver, targets_for
+
+LOSS_NAMES = {
+    'action_loss', 'future_action_loss', 'wp_loss', 'speed_loss', 'value_loss', 'flattened_feature_loss',
+    'BEV_feature_loss2', 'BEV_feature_loss3', 'BEV_feature_loss4', 'refine_BEV_feature_loss2',
+    'refine_flattened_feature_loss', 'teacher_wp_loss', 'teacher_action_loss',
+    'teacher_future_BEV_feature_loss2', 'teacher_refine_BEV_feature_loss2',
+    'teacher_refine_flattened_feature_loss', 'seg_loss', 'depth_loss',
+}  # fmt: skip
+METRIC_NAMES = {
+    'current_throttle_brake_offset', 'current_steer_offset', 'longitudinal_offset', 'lateral_offset',
+}  # fmt: skip
+
+
+def total(losses):
+    return sum(value for name, value in losses.items() if 'loss' in name)
+
+
+def noise(value):
+    """Random values in the shape and type of a target."""
+    if isinstance(value, list):
+        return [noise(entry) for entry in value]
+    return (
+        torch.randint(0, 5, value.shape).to(value)
+        if not value.is_floating_point()
+        else torch.randn_like(value)
+    )
+
+
+def sample_of(inputs, b):
+    return {name: value[b : b + 1] for name, value in inputs.items()}
+
+
+def test_loss_mode_gives_every_loss_and_metric_as_a_scalar() -> None:
+    losses = small_driver()(inputs_for(), targets_for(), mode='loss')
+    assert set(losses) == LOSS_NAMES | METRIC_NAMES
+    for name, value in losses.items():
+        assert value.shape == () and value.isfinite()
+        assert value.requires_grad == (name in LOSS_NAMES)
+
+
+@pytest.mark.parametrize(
+    ('batch', 'frames', 'cameras', 'steps', 'decoder'),
+    [
+        (2, 2, 4, 4, {}),
+        (1, 2, 4, 4, {}),
+        (1, 1, 3, 3, {'num_refine_layers': 1}),
+        (2, 1, 1, 6, {'num_refine_layers': 0}),
+    ],
+)
+def test_every_parameter_is_reached_in_the_first_two_steps(batch, frames, cameras, steps, decoder) -> None:
+    model = small_driver(frames, num_cameras=cameras, num_steps=steps, **decoder)
+    model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-5)
+    unreached = {name for name, _ in model.named_parameters()}
+    for _ in range(2):
+        optimizer.zero_grad()
+        total(
+            model(inputs_for(batch, frames, cameras), targets_for(batch, cameras, steps), mode='loss')
+        ).backward()
+        assert [name for name, p in model.named_parameters() if p.grad is None] == []
+        assert all(p.grad.isfinite().all() for p in model.parameters())
+        unreached &= set(without_gradient(model))
+        optimizer.step()
+    assert not unreached
+
+
+def test_predictions_are_the_last_stage_and_its_action() -> None:
+    model = small_driver().eval()
+    inputs = inputs_for()
+    predictions, raw = model(inputs, mode='predict'), model(inputs)
+    assert len(predictions) == 2
+    for b, prediction in enumerate(predictions):
+        assert {name: tuple(value.shape) for name, value in prediction.items()} == {
+            'waypoints': (4, 2),
+            'waypoints_stages': (3, 4, 2),
+            'alpha': (2,),
+            'beta': (2,),
+            'action': (2,),
+        }
+        torch.testing.assert_close(prediction['waypoints'], raw['pred_waypoints'][b, -1])
+        torch.testing.assert_close(prediction['alpha'], raw['pred_alpha'][b, -1, 0])
+        assert prediction['action'].abs().max() <= 1
+
+
+def test_predictions_do_not_depend_on_targets() -> None:
+    model = small_driver().eval()
+    inputs, targets = inputs_for(), targets_for()
+    before = model(inputs, mode='predict')
+    for given in (targets, {name: noise(value) for name, value in targets.items()}, {}):
+        for prediction, expected in zip(model(inputs, given, mode='predict'), before, strict=True):
+            for name, value in expected.items():
+                assert torch.equal(prediction[name], value)
+
+
+def test_the_losses_plan_is_the_predicted_one_whatever_the_targets() -> None:
+    """The teacher pass runs beside the model's own; targets must not leak into its plan."""
+    model = small_driver().eval()
+    seen = []
+    model.losses[0].register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    inputs, targets = inputs_for(), targets_for()
+    model(inputs, targets, mode='loss')
+    other = {name: value if 'action' in name else noise(value) for name, value in targets.items()}
+    model(inputs, other, mode='loss')
+    for name in ('pred_waypoints', 'pred_alpha', 'refine_bev_map', 'depth_logits', 'seg_logits'):
+        assert torch.equal(seen[0][name], seen[1][name])
+    assert not torch.equal(seen[0]['teacher_waypoint_offset'], seen[1]['teacher_waypoint_offset'])
+
+
+def test_a_sample_is_predicted_the_same_alone_and_in_a_batch() -> None:
+    model = small_driver().eval()
+    inputs = inputs_for(batch=3)
+    together = model(inputs, mode='predict')
+    for b in range(3):
+        (alone,) = model(sample_of(inputs, b), mode='predict')
+        for name, value in alone.items():
+            torch.testing.assert_close(value, together[b][name], atol=1e-5, rtol=1e-5)
+
+
+def test_the_cameras_of_the_key_frame_are_looked_at() -> None:
+    model = small_driver().eval()
+    seen = []
+    model.decoder.register_forward_pre_hook(lambda module, args, given: seen.append(given), with_kwargs=True)
+    inputs = inputs_for()
+    inputs['cam2ego'][:, 0, :, 0, 3] += 100
+    inputs['ida_mats'][:, 0, :, 0, 3] += 100
+    model(inputs)
+    (given,) = seen
+    key_pose = torch.linalg.inv(inputs['cam2ego'][:, 1])
+    torch.testing.assert_close(
+        given['ego2img'][..., :3, :], inputs['intrinsics'][:, 1] @ key_pose[..., :3, :]
+    )
+    assert torch.equal(given['ida_mats'], inputs['ida_mats'][:, 1])
+    assert given['image_size'] == (64, 128)
+
+
+def test_a_training_step_of_the_runner_s_kind_changes_the_weights() -> None:
+    from mmengine.optim import OptimWrapper
+
+    model = small_driver()
+    before = copy.deepcopy(model.state_dict())
+    inputs = inputs_for()
+    inputs['img'] = torch.randint(0, 256, inputs['img'].shape, dtype=torch.uint8)
+    wrapper = OptimWrapper(torch.optim.AdamW(model.parameters(), lr=1e-4))
+    logs = model.train_step({'inputs': inputs, 'targets': targets_for(), 'metas': [{}, {}]}, wrapper)
+    torch.testing.assert_close(logs['loss'], sum(logs[name] for name in LOSS_NAMES))
+    changed = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
+    assert 'decoder.coarse_head.output_traj.0.weight' in changed
+
+
+def test_mixed_precision_gives_nearly_the_same_losses() -> None:
+    model = small_driver().eval()
+    inputs, targets = inputs_for(), targets_for()
+    plain = total(model(inputs, targets, mode='loss'))
+    with torch.autocast('cpu', torch.bfloat16):
+        mixed = total(model(inputs, targets, mode='loss'))
+    assert mixed.item() == pytest.approx(plain.item(), rel=0.1)
+
+
+def test_missing_targets_are_named_with_who_needs_them() -> None:
+    model = small_driver()
+    targets = targets_for()
+    del targets['depth']
+    with pytest.raises(ValueError, match=r"depth \(for DepthLoss\).*mode='predict'"):
+        model(inputs_for(), targets, mode='loss')
+    with pytest.raises(ValueError, match='action_alpha'):
+        model(inputs_for(), mode='loss')
+
+
+def test_losses_that_clash_or_lack_are_refused() -> None:
+    with pytest.raises(ValueError, match="two of the configured losses are named 'wp_loss'"):
+        small_driver(losses=[*LOSSES, {'type': 'WaypointLoss', 'weight': 1.0}])(
+            inputs_for(), targets_for(), mode='loss'
+        )
+    with pytest.raises(ValueError, match='without losses'):
+        small_driver(losses=[])(inputs_for(), targets_for(), mode='loss')
+
+
+def test_an_unknown_mode_is_refused() -> None:
+    with pytest.raises(ValueError, match="mode='train' must be 'tensor', 'loss' or 'predict'"):
+        small_driver()(inputs_for(), mode='train')

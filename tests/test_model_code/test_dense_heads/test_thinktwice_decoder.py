@@ -1,0 +1,227 @@
+import math
+
+import pytest
+import torch
+from helpers.small_decoder import PARTS, decoder_inputs, small_decoder, teacher, without_gradient
+
+from thinktwice.model_code.dense_heads import TeacherInputs, ThinkTwiceDecoder
+from thinktwice.model_code.dense_heads.deformable_attention import DeformableAttention
+from thinktwice.model_code.dense_heads.thinktwice_decoder import inverse_softplus
+from thinktwice.model_code.official_names import official_entries
+
+SECOND_VALUES = [
+    {},
+    {'num_cameras': 3, 'num_levels': 2},
+    {'num_steps': 3, 'num_refine_layers': 1},
+    {'num_steps': 6, 'bev_size': (7, 12)},
+    {'heights': (0.0, 1.5), 'fixed_points': ()},
+    {'num_refine_layers': 0},
+]
+
+
+def build(options, batch=2):
+    options = dict(options)
+    bev_size = options.pop('bev_size', (9, 9))
+    return small_decoder(**options), decoder_inputs(batch, bev_size, **options)
+
+
+@pytest.mark.parametrize('options', SECOND_VALUES)
+def test_output_shapes_follow_the_sizes(options) -> None:
+    decoder, inputs = build(options)
+    L, K = options.get('num_refine_layers', 2), options.get('num_steps', 4)
+    X, Y = options.get('bev_size', (9, 9))
+    outputs = decoder(**inputs, teacher=teacher(2, K))
+    shapes = {name: tuple(value.shape) for name, value in outputs.items()}
+    expected = {
+        'pred_speed': (2, 1),
+        'pred_value_traj': (2, 1),
+        'pred_value_ctrl': (2, 1),
+        'pred_features_traj': (2, 9),
+        'pred_features_ctrl': (2, 9),
+        'pred_waypoints': (2, L + 1, K, 2),
+        'pred_alpha': (2, L + 1, K, 2),
+        'pred_beta': (2, L + 1, K, 2),
+        'refine_bev_vector': (2, L, 10),
+        'refine_bev_map': (2, L, 3, X, Y),
+        'refine_future_bev_map': (2, L, K, 3, X, Y),
+    }
+    if L:
+        expected |= {
+            'teacher_waypoint_offset': (2, L, K, 2),
+            'teacher_control_offset': (2, L, K, 4),
+            'teacher_refine_bev_vector': (2, L, 10),
+            'teacher_refine_bev_map': (2, L, 3, X, Y),
+            'teacher_future_bev_map': (2, L, K, 3, X, Y),
+        }
+    assert shapes == expected
+    assert all(value.isfinite().all() for value in outputs.values())
+    assert outputs['pred_alpha'].min() >= 1e-3 and outputs['pred_beta'].min() >= 1e-3
+
+
+def test_the_paper_s_decoder_is_the_official_one_without_the_network_that_nothing_calls() -> None:
+    with torch.device('meta'):
+        decoder = ThinkTwiceDecoder()
+    official = {name: shape for name, shape in official_entries().items() if name.startswith('decoder.')}
+    unused = sum(math.prod(shape) for name, shape in official.items() if 'look_feature_MLP' in name)
+    assert unused == 5 * 1_114_752
+    total = sum(math.prod(shape) for shape in official.values())
+    assert sum(parameter.numel() for parameter in decoder.parameters()) == total - unused
+
+
+@pytest.mark.parametrize('options', SECOND_VALUES)
+def test_every_parameter_is_trained_once_the_attention_has_left_its_start(options) -> None:
+    """At the start the attention ignores its queries by design, so one step comes first."""
+    decoder, inputs = build(options)
+    optimizer = torch.optim.SGD(decoder.parameters(), lr=1e-3)
+    for _ in range(2):
+        optimizer.zero_grad()
+        outputs = decoder(**inputs, teacher=teacher(2, options.get('num_steps', 4)))
+        sum(value.square().mean() for value in outputs.values() if value.numel()).backward()
+        assert all(parameter.grad is not None for parameter in decoder.parameters())
+        optimizer.step()
+    assert not without_gradient(decoder)
+
+
+def sample_of(inputs, b):
+    """The inputs of one sample of a batch."""
+    one = {name: value[b : b + 1] for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+    return {**inputs, **one, 'fpn': [level[b : b + 1] for level in inputs['fpn']]}
+
+
+def test_a_sample_is_predicted_the_same_alone_and_in_a_batch() -> None:
+    decoder, inputs = build({}, batch=3)
+    decoder.eval()
+    together = decoder(**inputs)
+    for b in range(3):
+        alone = decoder(**sample_of(inputs, b))
+        for name, value in alone.items():
+            torch.testing.assert_close(value[0], together[name][b], atol=1e-5, rtol=1e-5)
+
+
+def test_the_teacher_does_not_touch_the_predictions() -> None:
+    decoder, inputs = build({})
+    plain = decoder(**inputs)
+    noise = TeacherInputs(*(torch.rand(2, 4, 2) * 9 for _ in range(3)))
+    for given in (teacher(), noise):
+        outputs = decoder(**inputs, teacher=given)
+        for name, value in plain.items():
+            assert (outputs[name] == value).all()
+
+
+def test_the_look_at_the_lidar_reaches_the_plan() -> None:
+    decoder, inputs = build({'num_refine_layers': 1})
+    inputs['lidar_map'].requires_grad_()
+    decoder(**inputs)['pred_waypoints'].sum().backward()
+    assert inputs['lidar_map'].grad.abs().sum() > 0
+
+
+def test_each_stage_s_error_trains_its_own_layer_alone() -> None:
+    decoder, inputs = build({})
+    decoder(**inputs)['pred_waypoints'][:, 2].sum().backward()
+    assert decoder.layers[1].traj_offset_module[0].weight.grad.abs().sum() > 0
+    assert not decoder.layers[0].traj_offset_module[0].weight.grad.any()
+    assert not decoder.coarse_head.output_traj[0].weight.grad.any()
+    # but the scene that layer 0 has updated carries the gradient on
+    assert decoder.layers[0].bev_map_update[0].weight.grad.abs().sum() > 0
+
+
+def test_stages_add_up_offsets() -> None:
+    decoder, inputs = build({})
+    for layer in decoder.layers:
+        torch.nn.init.zeros_(layer.traj_offset_module[-1].weight)
+        torch.nn.init.constant_(layer.traj_offset_module[-1].bias, 0.5)
+    waypoints = decoder(**inputs)['pred_waypoints']
+    torch.testing.assert_close(waypoints[:, 1:] - waypoints[:, :-1], torch.full((2, 2, 4, 2), 0.5))
+
+
+def test_future_maps_keep_layers_and_steps_apart() -> None:
+    decoder, inputs = build({})
+    for number, layer in enumerate(decoder.layers):
+        decoder_block = layer.prediction_module.ffn[-1]
+        torch.nn.init.zeros_(decoder_block.weight)
+        torch.nn.init.constant_(decoder_block.bias, 10.0**number)
+    future = decoder(**inputs)['refine_future_bev_map']
+    assert (future[:, 0] == 1).all() and (future[:, 1] == 11).all()
+
+
+def test_teacher_targets_of_zero_stay_finite() -> None:
+    decoder, inputs = build({})
+    given = teacher()
+    given.alpha[0, 0] = 0
+    given.beta[:, 2] = -1
+    outputs = decoder(**inputs, teacher=given)
+    assert all(value.isfinite().all() for value in outputs.values())
+
+
+def test_teacher_pass_sees_the_expert_s_plan_in_every_layer() -> None:
+    decoder, inputs = build({})
+    seen = []
+    for layer in decoder.layers:
+        layer.register_forward_pre_hook(lambda module, arguments: seen.append(arguments))
+    given = teacher()
+    decoder(**inputs, teacher=given)
+    for waypoints, controls, *_ in seen[2:]:
+        assert (waypoints == given.waypoints).all()
+        torch.testing.assert_close(
+            torch.nn.functional.softplus(controls), torch.cat([given.alpha, given.beta], -1)
+        )
+    assert seen[2][2].future_bev_map is None and seen[3][2].future_bev_map is not None
+
+
+def test_inverse_softplus_of_small_and_large_values() -> None:
+    values = torch.tensor([1e-3, 0.5, 1.0, 30.0, 200.0], dtype=torch.double)
+    expected = values.clone()
+    expected[:3] = torch.log(torch.exp(values[:3]) - 1)
+    torch.testing.assert_close(inverse_softplus(values), expected)
+
+
+def test_checkpointing_changes_no_number() -> None:
+    decoder, inputs = build({})
+    saving = small_decoder(with_cp=True)
+    saving.load_state_dict(decoder.state_dict())
+    gradients = []
+    for model in (decoder, saving):
+        model(**inputs)['pred_waypoints'].square().sum().backward()
+        gradients.append([None if p.grad is None else p.grad for p in model.parameters()])
+    for plain, recomputed in zip(*gradients, strict=True):
+        assert (plain is None) == (recomputed is None)
+        if plain is not None:
+            torch.testing.assert_close(plain, recomputed)
+
+
+def test_initialisation_is_xavier_except_for_the_attention_and_the_embeddings() -> None:
+    decoder = ThinkTwiceDecoder(num_refine_layers=1)
+    decoder.init_weights()
+    weight = decoder.coarse_head.policy_head[2].weight  # 512 to 512
+    assert weight.std().item() == pytest.approx(math.sqrt(2 / 1024), rel=0.02)
+    assert not decoder.coarse_head.policy_head[2].bias.any()
+    for name in ('temporal_embedding', 'static_embedding', 'camera_embedding', 'level_embedding'):
+        assert getattr(decoder, name).std().item() == pytest.approx(0.02, rel=0.15)
+    (attention,) = (module for module in decoder.modules() if isinstance(module, DeformableAttention))
+    assert not attention.sampling_offsets.weight.any() and not attention.attention_weights.weight.any()
+    assert attention.sampling_offsets.bias.view(8, 4, 8, 2)[0, :, 7].tolist() == [[8.0, 0.0]] * 4
+
+
+def test_steps_pooled_apart_are_an_option() -> None:
+    decoder, inputs = build({'camera_look': {**PARTS['camera_look'], 'pool_per_step': True}})
+    assert decoder(**inputs)['pred_waypoints'].isfinite().all()
+
+
+def test_another_number_of_cameras_or_levels_than_configured_is_refused() -> None:
+    decoder, _ = build({})
+    with pytest.raises(ValueError, match='num_cameras=4, but got 4 levels of image features and 3 cameras'):
+        decoder(**decoder_inputs(num_cameras=3))
+    with pytest.raises(ValueError, match='but got 2 levels'):
+        decoder(**decoder_inputs(num_levels=2))
+
+
+@pytest.mark.cuda
+def test_runs_on_cuda() -> None:
+    decoder, inputs = build({})
+    moved = {name: value.cuda() if hasattr(value, 'cuda') else value for name, value in inputs.items()}
+    moved['fpn'] = [level.cuda() for level in inputs['fpn']]
+    expected = decoder(**inputs)['pred_waypoints']
+    inputs['flatten_head'].cuda()
+    torch.testing.assert_close(
+        decoder.cuda()(**moved)['pred_waypoints'].cpu(), expected, atol=1e-3, rtol=1e-3
+    )
