@@ -102,14 +102,17 @@ def run_command(
 
 
 def report(error: BaseException) -> int:
-    """Print an error as one line; from the first process only, unless they differ in it."""
+    """Print an error as one line; returns the exit code."""
     if os.environ.get(TRACEBACK_VARIABLE) == '1':
         traceback.print_exception(error)
     logging.getLogger('thinktwice').debug('command failed', exc_info=error)
     rank = os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0'))
-    place = f' (rank {rank})' if rank != '0' else ''
-    sys.stderr.write(f'error{place}: {describe(error)}\n')
-    sys.stderr.flush()
+    local_rank = os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID', '0'))
+    # what is wrong with files is wrong for all processes of a machine: one of them says it
+    if local_rank == '0' or not isinstance(error, (ConfigError, OSError)):
+        place = f' (rank {rank})' if rank != '0' else ''
+        sys.stderr.write(f'error{place}: {describe(error)}\n')
+        sys.stderr.flush()
     return 1
 
 

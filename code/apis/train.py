@@ -9,6 +9,7 @@ from mmengine.config import Config
 
 from thinktwice.apis.command_line import add_common_flags, setup_phase, take_common_flags, warn_deprecated
 from thinktwice.apis.config import choose_work_dir, load_config
+from thinktwice.apis.data_check import check_datasets
 from thinktwice.apis.launch import start_distributed, stop_distributed
 from thinktwice.apis.run_info import write_run_info
 from thinktwice.errors import ConfigError
@@ -145,6 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = parse_arguments(argv)
     cfg = config_of(arguments)
+    check_datasets(cfg)
     distributed_options = cfg.get('env_cfg', {}).get('dist_cfg', {})
     start_distributed(arguments.launcher, **distributed_options)
     try:

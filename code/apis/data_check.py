@@ -1,0 +1,26 @@
+"""A look at the data before anything slow is built."""
+
+from collections.abc import Sequence
+
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from thinktwice.apis.command_line import setup_phase
+from thinktwice.registry import DATASETS
+
+
+def check_datasets(cfg: Config, loaders: Sequence[str] = ('train_dataloader', 'val_dataloader')) -> None:
+    """Build the data sets of a config once, so that missing data is said first and alone.
+
+    Args:
+        cfg: A config from ``load_config``.
+        loaders: Keys of the loaders whose data sets are looked at; absent ones are passed over.
+
+    Raises:
+        FileNotFoundError: There is no data where the config says.
+        ConfigError: A split is empty, or an argument is wrong.
+    """
+    init_default_scope(cfg.default_scope)
+    for loader in loaders:
+        if cfg.get(loader):
+            setup_phase(lambda dataset=cfg[loader].dataset: DATASETS.build(dataset))

@@ -1,0 +1,96 @@
+"""Evaluating a checkpoint: what ``tools/test.py`` does."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+
+from thinktwice.apis.command_line import add_common_flags, setup_phase, take_common_flags
+from thinktwice.apis.config import choose_work_dir, load_config
+from thinktwice.apis.data_check import check_datasets
+from thinktwice.apis.launch import start_distributed, stop_distributed
+
+EXAMPLE = """example:
+  python tools/test.py configs/thinktwice_minitown.py work_dirs/thinktwice_minitown/best_open_loop_ade.pth
+"""
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Flags of ``tools/test.py``.
+
+    Args:
+        argv: Arguments, None for those of the process.
+    """
+    parser = argparse.ArgumentParser(
+        description='Evaluate a checkpoint on the test split.',
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--out', metavar='FILE', help='write the metrics to a JSON file')
+    add_common_flags(parser)
+    arguments = parser.parse_args(argv)
+    take_common_flags(arguments)
+    return arguments
+
+
+def evaluate(cfg: Config, checkpoint: str) -> dict[str, Any]:
+    """Metrics of a checkpoint on ``cfg.test_dataloader``. Collective.
+
+    Args:
+        cfg: A config from ``load_config`` with its ``work_dir`` set.
+        checkpoint: Checkpoint file.
+
+    Returns:
+        Name to value, equal on all processes.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint or no data.
+        CheckpointError: The checkpoint does not fit the model.
+    """
+    from thinktwice.core.runner import DrivingRunner
+
+    if not Path(checkpoint).is_file():
+        raise FileNotFoundError(f'checkpoint {checkpoint} does not exist')
+    cfg.load_from, cfg.resume = checkpoint, False
+    for part in ('dataloader', 'evaluator'):
+        cfg[f'test_{part}'] = cfg.get(f'test_{part}') or cfg[f'val_{part}']
+    cfg.test_cfg = cfg.get('test_cfg') or dict(type='TestLoop')
+    check_datasets(cfg, ('test_dataloader',))
+    # a run that only evaluates needs nothing of training, and warns about it
+    cfg.train_dataloader = cfg.train_cfg = cfg.optim_wrapper = cfg.param_scheduler = None
+    cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
+    cfg.custom_hooks = []
+    cfg.default_hooks.checkpoint = cfg.default_hooks.param_scheduler = None
+    runner = setup_phase(lambda: DrivingRunner.from_cfg(cfg))
+    setup_phase(lambda: runner.test_dataloader)
+    return runner.test()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, evaluate, print. Collective.
+
+    Args:
+        argv: Arguments, None for those of the process.
+
+    Returns:
+        The exit code.
+    """
+    arguments = parse_arguments(argv)
+    cfg = load_config(arguments.config, arguments.cfg_options)
+    cfg.work_dir = choose_work_dir(cfg, arguments.work_dir)
+    cfg.launcher = arguments.launcher
+    cfg.trust_checkpoint = arguments.trust_checkpoint
+    start_distributed(arguments.launcher, **cfg.get('env_cfg', {}).get('dist_cfg', {}))
+    try:
+        metrics = evaluate(cfg, arguments.checkpoint)
+        if is_main_process() and arguments.out:
+            Path(arguments.out).write_text(json.dumps(metrics, indent=1))
+    finally:
+        stop_distributed()
+    return 0

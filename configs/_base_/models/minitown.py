@@ -1,0 +1,50 @@
+"""The paper's model in small: narrow encoders, coarse LiDAR voxels, one refine layer."""
+
+_base_ = ['thinktwice.py']
+
+num_refine_layers = 1
+model = dict(
+    data_preprocessor=dict(photometric=None),
+    img_encoder=dict(
+        backbone=dict(depth=18, base_channels=16, init_cfg=None),
+        neck=dict(in_channels=[16, 32, 64, 128], out_channels=32),
+        depth_net=dict(
+            in_channels=64,
+            mid_channels=64,
+            context_channels=64,
+            aspp_dilations=(1, 2, 3, 4),
+            aspp_dropout=0.0,
+        ),
+        seg_head=dict(in_channels=(32, 32, 32, 32), up_channels=(32, 32, 16), head_channels=16),
+        seg_branch=dict(units=((16, 1, 1), (16, 3, 2), (16, 3, 2), (32, 3, 2))),
+        neck_channels=32,
+        out_channels=64,
+    ),
+    lidar_encoder=dict(
+        voxelize=dict(
+            voxel_size=(0.9142848, 0.9142848, 0.5),  # m
+            max_num_points=5,
+            max_voxels=(4000, 4000),
+        ),
+        middle_encoder=dict(
+            sparse_shape=(17, 42, 42),  # z, y, x: z up to 4.5 m
+            base_channels=8,
+            output_channels=16,
+            encoder_channels=((8, 16), (16,)),
+            encoder_paddings=((0, 1), (0,)),
+        ),
+        backbone=dict(in_channels=64, out_channels=[32, 32], layer_nums=[1, 1], layer_strides=[1, 1]),
+        neck=dict(in_channels=[32, 32], out_channels=[32, 32], upsample_strides=[1, 1]),
+    ),
+    bev_fusion=dict(camera_channels=64, lidar_channels=64, lidar_strides=(1, 1)),
+    decoder=dict(
+        fpn_channels=32,
+        image_channels=64,
+        lidar_channels=64,
+        embed_channels=32,
+        camera_look=dict(num_heads=4, num_points=4, hidden_channels=128, out_channels=64),
+        lidar_look=dict(hidden_channels=64, point_channels=16, out_channels=64),
+        coarse_head=dict(hidden_channels=256),
+        refine_layer=dict(hidden_channels=128),
+    ),
+)
