@@ -2,7 +2,12 @@
 
 import sys
 
-from thinktwice.apis.start import start
+try:
+    from thinktwice.apis.start import start
+except ModuleNotFoundError:  # nothing but this package and the standard library is imported there
+    sys.exit(
+        f'error: no thinktwice in {sys.executable}: run `make setup`, then `.venv/bin/python train.py ...`'
+    )
 
 if __name__ == '__main__':
     sys.exit(start('thinktwice.apis.train'))

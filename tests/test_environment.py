@@ -110,3 +110,11 @@ def test_the_environment_lists_versions_and_devices() -> None:
     described = environment.collect_environment()
     assert described['mmengine'] == '0.10.7'
     assert described['cpu threads'].isdigit()
+
+
+def test_an_interpreter_without_the_package_is_told_what_to_do() -> None:
+    command = [sys.executable, '-S', '-E', 'train.py', 'configs/thinktwice.py']
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f'error: no thinktwice in {sys.executable}: run `make setup`')
+    assert result.stderr.count('\n') == 1
