@@ -1,0 +1,11 @@
+"""Colours of the pictures, RGB 0..255."""
+
+BACKGROUND = (24, 24, 28)
+GRID = (60, 60, 66)
+TEXT = (235, 235, 235)
+EGO = (240, 240, 240)
+POINTS = (120, 130, 150)
+TRUE = (60, 200, 90)
+PREDICTED = (255, 120, 40)
+COARSE = (250, 210, 60)
+TARGET = (80, 160, 255)
