@@ -13,6 +13,7 @@ from thinktwice.apis.official_checkpoint import (
     official_to_ours,
     ours_to_official,
 )
+from thinktwice.apis.official_weights import NUMERICS_2023
 from thinktwice.model_code.official_names import DERIVED_ENTRIES, official_entries
 
 DIRECTIONS = ('ours', 'official')
@@ -95,7 +96,10 @@ def convert_file(
     written = None
     if conversion.report.is_complete and target is not None:
         written = Path(target)
-        write_weights(written, WeightFile(conversion.weights, conversion.extra, conversion.versions))
+        numerics = NUMERICS_2023 if direction == 'ours' else None
+        write_weights(
+            written, WeightFile(conversion.weights, conversion.extra, conversion.versions, numerics=numerics)
+        )
     return Outcome(conversion, direction, written, file.dropped)
 
 

@@ -1,22 +1,25 @@
 """Read and write weight files of strangers: tensors only, whole or not at all."""
 
-import os
 import pickle
-import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save as to_bytes
 from torch import Tensor
+
+from thinktwice.core.checkpoint_io import write_atomically
 
 SAFETENSORS_SUFFIX = '.safetensors'
 #: Prefix, in a safetensors file, of entries that belong to the file and not to the model.
 EXTRA_PREFIX = 'official_extra/'
 MODULE_PREFIX = 'module.'
+#: Says, in a file of ours, that its weights were trained by the computation of 2023.
+NUMERICS_KEY = 'numerics'
 
 
 class UnsafeCheckpointError(ValueError):
@@ -32,12 +35,14 @@ class WeightFile:
         extra: Official entries that the converted model has no place for.
         versions: Module name to the version in the state dict's metadata.
         dropped: Top-level keys of the file that hold no weights (``optimizer``).
+        numerics: ``'2023'`` if a file of ours holds weights of the 2023 computation.
     """
 
     weights: 'OrderedDict[str, Tensor]'
     extra: dict[str, Tensor] = field(default_factory=dict)
     versions: dict[str, int] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
+    numerics: str | None = None
 
 
 def read_weights(path: str | Path) -> WeightFile:
@@ -59,7 +64,7 @@ def read_weights(path: str | Path) -> WeightFile:
     if not path.is_file():
         raise FileNotFoundError(f'{path}: no such checkpoint file')
     if path.suffix == SAFETENSORS_SUFFIX:
-        return _split_extra(_read_safetensors(path))
+        return _split_extra(*_read_safetensors(path))
     if not _looks_like_torch_file(path):
         raise ValueError(f'{path}: not a checkpoint file, it starts like no file that torch.save writes')
     content = _read_torch(path)
@@ -69,13 +74,14 @@ def read_weights(path: str | Path) -> WeightFile:
     state_dict = nested if isinstance(nested, Mapping) else content
     _check_tensors(path, state_dict)
     extra = content.get('official_extra', {}) if isinstance(nested, Mapping) else {}
-    dropped = tuple(key for key in content if key not in ('state_dict', 'official_extra'))
+    dropped = tuple(key for key in content if key not in ('state_dict', 'official_extra', NUMERICS_KEY))
     return _without_module_prefix(
         WeightFile(
             weights=OrderedDict(state_dict),
             extra=dict(extra),
             versions=_metadata_versions(state_dict),
             dropped=dropped if isinstance(nested, Mapping) else (),
+            numerics=content.get(NUMERICS_KEY) if isinstance(nested, Mapping) else None,
         )
     )
 
@@ -101,17 +107,19 @@ def _looks_like_torch_file(path: Path) -> bool:
     return head == b'PK' or head[:1] == b'\x80'
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
     try:
-        return load_file(path, device='cpu')
+        with safe_open(path, framework='pt', device='cpu') as file:
+            numerics = (file.metadata() or {}).get(NUMERICS_KEY)
+            return {name: file.get_tensor(name) for name in file.keys()}, numerics  # noqa: SIM118
     except Exception as error:  # safetensors raises its own types for a broken header
         raise ValueError(f'{path}: cannot be read as a safetensors file ({error})') from error
 
 
-def _split_extra(tensors: Mapping[str, Tensor]) -> WeightFile:
+def _split_extra(tensors: Mapping[str, Tensor], numerics: str | None) -> WeightFile:
     weights = OrderedDict((k, v) for k, v in tensors.items() if not k.startswith(EXTRA_PREFIX))
     extra = {k.removeprefix(EXTRA_PREFIX): v for k, v in tensors.items() if k.startswith(EXTRA_PREFIX)}
-    return _without_module_prefix(WeightFile(weights=weights, extra=extra))
+    return _without_module_prefix(WeightFile(weights=weights, extra=extra, numerics=numerics))
 
 
 def _check_tensors(path: Path, state_dict: Mapping[Any, Any]) -> None:
@@ -137,11 +145,10 @@ def _metadata_versions(state_dict: Mapping[str, Tensor]) -> dict[str, int]:
 def _without_module_prefix(file: WeightFile) -> WeightFile:
     if not all(name.startswith(MODULE_PREFIX) for name in file.weights):
         return file
-    return WeightFile(
+    return replace(
+        file,
         weights=OrderedDict((k.removeprefix(MODULE_PREFIX), v) for k, v in file.weights.items()),
-        extra=file.extra,
         versions={k.removeprefix(MODULE_PREFIX): v for k, v in file.versions.items()},
-        dropped=file.dropped,
     )
 
 
@@ -158,30 +165,16 @@ def write_weights(path: str | Path, file: WeightFile) -> None:
     if path.suffix == SAFETENSORS_SUFFIX:
         tensors = dict(file.weights) | {EXTRA_PREFIX + k: v for k, v in file.extra.items()}
         contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        _write_atomically(path, lambda target: save_file(contiguous, target, metadata={'format': 'pt'}))
+        metadata = {'format': 'pt'} | ({NUMERICS_KEY: file.numerics} if file.numerics else {})
+        write_atomically(path, lambda target: target.write(to_bytes(contiguous, metadata)))
         return
     state_dict: OrderedDict[str, Tensor] = OrderedDict(file.weights)
     if file.versions:
-        metadata = OrderedDict((module, {'version': version}) for module, version in file.versions.items())
-        state_dict._metadata = metadata  # type: ignore[attr-defined]
+        versions = OrderedDict((module, {'version': version}) for module, version in file.versions.items())
+        state_dict._metadata = versions  # type: ignore[attr-defined]
     content: dict[str, Any] = {'state_dict': state_dict}
     if file.extra:
         content['official_extra'] = dict(file.extra)
-    _write_atomically(path, lambda target: torch.save(content, target))
-
-
-def _write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Write to a temporary file in the target's folder, then move it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp')
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        # mkstemp makes a file for its owner alone; give it the mode a new file would have
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    if file.numerics:
+        content[NUMERICS_KEY] = file.numerics
+    write_atomically(path, lambda target: torch.save(content, target))

@@ -53,6 +53,7 @@ def evaluate(cfg: Config, checkpoint: str) -> dict[str, Any]:
         FileNotFoundError: There is no such checkpoint or no data.
         CheckpointError: The checkpoint does not fit the model.
     """
+    from thinktwice.apis.official_weights import OfficialWeightsHook
     from thinktwice.core.runner import DrivingRunner
 
     if not Path(checkpoint).is_file():
@@ -68,6 +69,7 @@ def evaluate(cfg: Config, checkpoint: str) -> dict[str, Any]:
     cfg.custom_hooks = []
     cfg.default_hooks.checkpoint = cfg.default_hooks.param_scheduler = None
     runner = setup_phase(lambda: DrivingRunner.from_cfg(cfg))
+    runner.register_hook(OfficialWeightsHook())
     setup_phase(lambda: runner.test_dataloader)
     return runner.test()
 

@@ -124,10 +124,12 @@ def train(cfg: Config) -> int:
     Returns:
         Exit code: 0, or 75 if a signal stopped the run and it can be resumed.
     """
+    from thinktwice.apis.official_weights import OfficialWeightsHook
     from thinktwice.core.hooks import PREEMPTED_EXIT_CODE
     from thinktwice.core.runner import DrivingRunner
 
     runner = setup_phase(lambda: DrivingRunner.from_cfg(cfg))
+    runner.register_hook(OfficialWeightsHook())
     if runner.rank == 0:
         write_run_info(runner.log_dir)
     setup_phase(runner.build_all)

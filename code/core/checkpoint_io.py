@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.logging import print_log
+from safetensors import safe_open
 
 from thinktwice.errors import CheckpointError
 
@@ -135,7 +136,7 @@ def load_checkpoint(path: str | Path, map_location: Any = 'cpu', trust: bool = F
     """Read a checkpoint as data.
 
     Args:
-        path: File written by this package, by mmengine or a plain state dict.
+        path: File written by this package, by mmengine, a plain state dict, or a safetensors file.
         map_location: As in ``torch.load``.
         trust: Allow arbitrary pickled objects. Runs code of the file.
 
@@ -150,6 +151,8 @@ def load_checkpoint(path: str | Path, map_location: Any = 'cpu', trust: bool = F
     if not path.is_file():
         raise FileNotFoundError(f'checkpoint {path} does not exist')
     try:
+        if path.suffix == '.safetensors':
+            return _load_safetensors(path, map_location)
         with torch.serialization.safe_globals(_safe_globals()):
             checkpoint = torch.load(path, map_location=map_location, weights_only=not trust)
     except Exception as error:
@@ -165,6 +168,13 @@ def load_checkpoint(path: str | Path, map_location: Any = 'cpu', trust: bool = F
     if 'state_dict' not in checkpoint and all(isinstance(v, torch.Tensor) for v in checkpoint.values()):
         return {'state_dict': checkpoint}
     return checkpoint
+
+
+def _load_safetensors(path: Path, device: Any) -> dict:
+    """Weights and the strings stored beside them; entries that are named with a slash are no weights."""
+    with safe_open(path, framework='pt', device=str(device)) as file:
+        names = [name for name in file.keys() if '/' not in name]  # noqa: SIM118
+        return {**(file.metadata() or {}), 'state_dict': {name: file.get_tensor(name) for name in names}}
 
 
 def _candidates(folder: Path) -> Iterable[Path]:

@@ -6,6 +6,7 @@ import torch
 
 from thinktwice.apis import checkpoint_files
 from thinktwice.apis.checkpoint_files import UnsafeCheckpointError, WeightFile, read_weights, write_weights
+from thinktwice.errors import CheckpointError
 
 
 @pytest.fixture
@@ -38,8 +39,10 @@ def test_module_prefix_stays_where_only_some_names_have_it(tmp_path):
 @pytest.mark.parametrize('name', ['w.pth', 'w.safetensors'])
 def test_written_file_reads_back_with_its_extra_entries(tmp_path, weights, name):
     extra = {'img_encoder.frustum': torch.rand(2, 3), 'count': torch.tensor([1, 2])}
-    write_weights(tmp_path / name, WeightFile(weights, extra=extra))
+    write_weights(tmp_path / name, WeightFile(weights, extra=extra, numerics='2023'))
     file = read_weights(tmp_path / name)
+    assert file.numerics == '2023'
+    assert file.dropped == ()
     assert set(file.weights) == set(weights)
     for key, value in weights.items():
         assert torch.equal(file.weights[key], value)
@@ -108,11 +111,11 @@ def test_interrupted_write_keeps_the_old_file_and_leaves_no_other(tmp_path, weig
     before = path.read_bytes()
 
     def fail_half_way(content, target):
-        target.write_bytes(b'half')
+        target.write(b'half')
         raise OSError('disk full')
 
     monkeypatch.setattr(checkpoint_files.torch, 'save', fail_half_way)
-    with pytest.raises(OSError, match='disk full'):
+    with pytest.raises(CheckpointError, match='disk full'):
         write_weights(path, WeightFile(OrderedDict(a=torch.ones(3))))
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
