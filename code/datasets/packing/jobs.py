@@ -51,6 +51,7 @@ def _run_on_cores(
     function: Callable[[Task], Result], tasks: Sequence[Task], workers: int
 ) -> Iterator[Result]:
     context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload([__name__.rpartition('.')[0]])  # imported once, not once a worker
     with ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=_one_core) as pool:
         try:
             for future in as_completed([pool.submit(function, task) for task in tasks]):

@@ -68,6 +68,8 @@ def decode_arrays(data: bytes, path: str) -> dict[str, Any]:
         content = unpacker.decompress(data, MAX_UNPACKED_BYTES)
         if unpacker.unconsumed_tail:
             raise ValueError(f'more than {MAX_UNPACKED_BYTES} bytes')
+        if not unpacker.eof:
+            raise ValueError('truncated')
         (length,) = _LENGTH.unpack_from(content)
         position = _LENGTH.size + length
         header = json.loads(content[_LENGTH.size : position])
