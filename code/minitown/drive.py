@@ -66,7 +66,8 @@ class Drive:
         self._decided_at = -1
         self._decision: Decision | None = None
         self._control = Control()
-        nodes = self.route.nodes()
+        # from the start on: a node behind would never be reached and stay the target for good
+        nodes = self.route.nodes(start)
         sparse = thin_route(nodes)
         self._planners = {
             'target': RoutePlanner(sparse, 4.0, 50.0),

@@ -83,10 +83,10 @@ class Route:
         place = max(0, bisect_right(self.starts, along) - 1)
         return place, along - self.starts[place]
 
-    def nodes(self, spacing: float = 1.0) -> list[RouteNode]:
-        """Return the dense route as planner nodes, `spacing` metres apart."""
+    def nodes(self, start: float = 0.0, spacing: float = 1.0) -> list[RouteNode]:
+        """Return the dense route from `start` metres on as planner nodes, `spacing` metres apart."""
         result = []
-        for along in np.arange(0.0, self.length, spacing):
+        for along in np.arange(start, self.length, spacing):
             place, _ = self.lane_at(float(along))
             x, y = self.position(float(along))
             result.append(RouteNode(-y, x, self.options[place]))
