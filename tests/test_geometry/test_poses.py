@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from thinktwice.geometry import poses
 
 NORTH_PER_DEGREE = 111324.60662786
