@@ -14,7 +14,7 @@ from thinktwice.minitown.actors import PERSON_HALF, actor_shapes
 from thinktwice.minitown.dynamics import STEP_SECONDS, Control, EgoState, advance
 from thinktwice.minitown.expert import Decision, decide
 from thinktwice.minitown.pedestrians import Crowd
-from thinktwice.minitown.planner import RoutePlanner, thin_route
+from thinktwice.minitown.planner import RouteNode, RoutePlanner, thin_route
 from thinktwice.minitown.primitives import PrimitiveSet, merge
 from thinktwice.minitown.renderer import Scene
 from thinktwice.minitown.route import Route, draw_route
@@ -109,6 +109,7 @@ class Drive:
             control: of the ego; None lets the expert drive, who decides on even steps.
         """
         if self.steps % STEPS_PER_CONTROL == 0:
+            self._plan()
             wanted = self.decision.control
             self._control = replace(
                 wanted, steer=wanted.steer + float(self._steer_rng.normal(0.0, STEER_NOISE))
@@ -121,6 +122,10 @@ class Drive:
         self.traffic.time = self.time
         self._sync_ego()
         self.traffic.refresh()
+
+    def _plan(self) -> dict[str, RouteNode]:
+        """Move the planners on; they would miss nodes if asked only now and then."""
+        return {name: planner.step(-self.ego.y, self.ego.x) for name, planner in self._planners.items()}
 
     def _sync_ego(self) -> None:
         """Tell the traffic where the ego is on its lanes."""
@@ -178,15 +183,13 @@ class Drive:
     def measurements(self) -> dict[str, Any]:
         """Return the measurement record of this moment, noise included (see the data format)."""
         ego = self.ego
-        north, east = -ego.y, ego.x
-        target = self._planners['target'].step(north, east)
-        far = self._planners['far'].step(north, east)
-        near = self._planners['near'].step(north, east)
+        nodes = self._plan()
+        target, far, near = nodes['target'], nodes['far'], nodes['near']
         noise = self._sensor_rng.normal(0.0, 1.0, 6)
         lateral = ego.speed * ego.yaw_rate
         return {
-            'x': north,
-            'y': east,
+            'x': -ego.y,
+            'y': ego.x,
             'theta': float((ego.yaw + np.pi / 2) % (2 * np.pi)),
             'speed': ego.speed,
             'x_target': target.north,

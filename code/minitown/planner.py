@@ -3,11 +3,8 @@
 Positions are (north, east) in metres, as in the recorded measurements.
 """
 
+import math
 from dataclasses import dataclass
-
-import numpy as np
-
-from thinktwice.minitown.lanes import FOLLOW
 
 LANE_CHANGES = (5, 6)
 
@@ -31,7 +28,7 @@ def thin_route(nodes: list[RouteNode], spacing: float = 50.0) -> list[RouteNode]
     walked = 0.0
     for index, node in enumerate(nodes):
         previous = nodes[index - 1] if index else node
-        walked += float(np.hypot(node.north - previous.north, node.east - previous.east))
+        walked += math.hypot(node.north - previous.north, node.east - previous.east)
         changes = index > 0 and node.command != previous.command and previous.command not in LANE_CHANGES
         is_last = index == len(nodes) - 1
         if node.command in LANE_CHANGES or changes or walked > spacing or is_last or index == 0:
@@ -68,13 +65,8 @@ class RoutePlanner:
             if walked > self.max_distance:
                 break
             node, before = self.nodes[index], self.nodes[index - 1]
-            walked += float(np.hypot(node.north - before.north, node.east - before.east))
-            if np.hypot(node.north - north, node.east - east) <= self.min_distance:
+            walked += math.hypot(node.north - before.north, node.east - before.east)
+            if math.hypot(node.north - north, node.east - east) <= self.min_distance:
                 reached = index
         self.nodes = self.nodes[min(reached, len(self.nodes) - 2) :]
         return self.nodes[1]
-
-
-def default_command(command: int) -> int:
-    """Return a road option 1..6, lane following for anything else."""
-    return command if 1 <= command <= 6 else FOLLOW

@@ -8,7 +8,7 @@ import numpy as np
 from thinktwice.minitown.lanes import FOLLOW, LEFT, RIGHT, STRAIGHT, Lane
 from thinktwice.minitown.planner import RouteNode
 
-TURN_CHANCES = {LEFT: 0.48, RIGHT: 0.28, STRAIGHT: 0.24, FOLLOW: 1.0}
+TURN_CHANCES = {LEFT: 0.42, RIGHT: 0.33, STRAIGHT: 0.25, FOLLOW: 1.0}
 """Left turns wait for others most, so they are drawn more often to be recorded as often."""
 
 
