@@ -57,3 +57,12 @@ def test_the_image_augmentation_is_applied_to_pixels() -> None:
     flipped, _ = project([[11.5, 5, 0]], flip)
     torch.testing.assert_close(flipped[0, 0, 0, 0], 1 - straight[0, 0, 0, 0])
     torch.testing.assert_close(flipped[0, 0, 0, 1], straight[0, 0, 0, 1] + 6 / 60)
+
+
+def test_a_point_behind_is_not_seen_even_where_the_clamped_division_falls_into_the_image() -> None:
+    matrix = torch.zeros(1, 1, 4, 4)
+    matrix[0, 0, :, 3] = torch.tensor([5e-4, 3e-4, -1.0, 1.0])  # u = 50 and v = 30 after dividing by 1e-5
+    ida = torch.eye(4).expand(1, 1, 4, 4)
+    locations, visible = project_to_cameras(torch.zeros(1, 1, 3), matrix, ida, SIZE)
+    torch.testing.assert_close(locations[0, 0, 0], torch.tensor([0.5, 0.5]))
+    assert not visible.any()
