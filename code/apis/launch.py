@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 import time
+import uuid
 from datetime import timedelta
 
 import torch
@@ -17,7 +18,7 @@ from torch import distributed
 from thinktwice.apis.launch_env import ProcessPlace, find_place
 from thinktwice.errors import LaunchError
 
-PRESENT = 'thinktwice/present/'
+MEETING = 'thinktwice/meeting'
 
 
 def start_distributed(
@@ -45,7 +46,7 @@ def start_distributed(
     if torch.cuda.is_available():
         _take_gpu(place, backend)
     store = _open_store(place, start_minutes)
-    _wait_for_all(store, place, start_minutes)
+    meeting = _meet(store, place, start_minutes)
     # programs that read the environment (and restarted workers) see one convention
     os.environ.update(
         RANK=str(place.rank),
@@ -56,17 +57,12 @@ def start_distributed(
     )
     distributed.init_process_group(
         backend,
-        store=distributed.PrefixStore(f'group/{_attempt()}', store),
+        store=distributed.PrefixStore(meeting, store),
         rank=place.rank,
         world_size=place.world_size,
         timeout=timedelta(minutes=timeout_minutes),
     )
     return place
-
-
-def _attempt() -> str:
-    """Number of the restart under torchrun, whose store outlives its workers."""
-    return os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
 
 
 def _take_gpu(place: ProcessPlace, backend: str) -> None:
@@ -137,19 +133,34 @@ def _wait_for_host(place: ProcessPlace, start_minutes: float) -> None:
             time.sleep(0.2)
 
 
-def _wait_for_all(store: distributed.Store, place: ProcessPlace, start_minutes: float) -> None:
-    """Wait until every rank has reported; rank 0 names those that have not."""
-    prefix = f'{PRESENT}{_attempt()}/'
-    if store.add(f'{prefix}{place.rank}', 1) > 1:
-        raise LaunchError(
-            f'two processes claim rank {place.rank} of {place.world_size}: check RANK and WORLD_SIZE'
-        )
-    missing = list(range(place.world_size))
+def _meet(store: distributed.Store, place: ProcessPlace, start_minutes: float) -> str:
+    """Wait until every rank has reported; rank 0 names those that have not.
+
+    An elastic launcher keeps its store when it starts the processes again, be it
+    after a failure or because a machine joined, so the store holds keys of
+    processes long gone. Rank 0 therefore opens a meeting under a new name, and the
+    others go only with one whose list of guests has them, by a name of their own.
+
+    Returns:
+        Prefix of the store's keys for this start alone.
+    """
+    attend = _host_meeting if place.rank == 0 else _join_meeting
+    return attend(store, place, start_minutes)
+
+
+def _host_meeting(store: distributed.Store, place: ProcessPlace, start_minutes: float) -> str:
+    meeting = f'{MEETING}/{uuid.uuid4().hex}'
+    store.set(f'{meeting}/world_size', str(place.world_size))
+    store.set(MEETING, meeting)
+    missing, guests = list(range(1, place.world_size)), {0: uuid.uuid4().hex}
     start, said = time.monotonic(), 0.0
     while True:
-        missing = [rank for rank in missing if not store.check([f'{prefix}{rank}'])]
+        for rank in [rank for rank in missing if store.check([f'{meeting}/{rank}'])]:
+            guests[rank] = store.get(f'{meeting}/{rank}').decode()
+            missing.remove(rank)
         if not missing:
-            return
+            store.set(f'{meeting}/guests', ' '.join(guests[rank] for rank in range(place.world_size)))
+            return meeting
         waited = time.monotonic() - start
         names = ', '.join(map(str, missing[:8])) + (', ...' if len(missing) > 8 else '')
         if waited > 60 * start_minutes:
@@ -157,10 +168,45 @@ def _wait_for_all(store: distributed.Store, place: ProcessPlace, start_minutes: 
                 f'after {waited:.0f} s, {len(missing)} of {place.world_size} processes have not appeared '
                 f'(ranks {names}). Does WORLD_SIZE fit the number that was started?'
             )
-        if place.rank == 0 and waited - said > 5:
+        if waited - said > 5:
             said = waited
             _say(f'waiting for {len(missing)} of {place.world_size} processes (ranks {names})')
         time.sleep(0.05)
+
+
+def _join_meeting(store: distributed.Store, place: ProcessPlace, start_minutes: float) -> str:
+    name, joined, start = uuid.uuid4().hex, '', time.monotonic()
+    while time.monotonic() - start <= 60 * start_minutes:
+        meeting = store.get(MEETING).decode() if store.check([MEETING]) else ''
+        if meeting and meeting != joined:
+            joined = meeting
+            _check_seat(store, place, meeting)
+            store.set(f'{meeting}/{place.rank}', name)
+        if joined and store.check([f'{joined}/guests']):
+            guests = store.get(f'{joined}/guests').decode().split()
+            if place.rank < len(guests) and guests[place.rank] == name:
+                return joined
+        time.sleep(0.05)
+    raise LaunchError(
+        f'rank {place.rank} waited {60 * start_minutes:.0f} s for all {place.world_size} processes. '
+        'Does WORLD_SIZE fit the number that was started?'
+    )
+
+
+def _check_seat(store: distributed.Store, place: ProcessPlace, meeting: str) -> None:
+    """Refuse what only a hand-made environment gets wrong; an elastic launcher numbers its processes."""
+    if place.launcher_hosts_store:
+        return
+    world_size = int(store.get(f'{meeting}/world_size'))
+    if world_size != place.world_size:
+        raise LaunchError(
+            f'rank {place.rank} was started as one of {place.world_size} processes, rank 0 as one of '
+            f'{world_size}: WORLD_SIZE must be the same everywhere'
+        )
+    if store.add(f'{meeting}/claims/{place.rank}', 1) > 1:
+        raise LaunchError(
+            f'two processes claim rank {place.rank} of {place.world_size}: check RANK and WORLD_SIZE'
+        )
 
 
 def _say(message: str) -> None:

@@ -134,6 +134,9 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
             idx: Number of the batch in its epoch.
             data_batch: What the loader's collate function made.
         """
+        left = len(self.dataloader) - idx
+        batches = idx + min(left, self._max_iters - self._iterations_done)
+        self.runner.optim_wrapper.place_batch(idx, batches)
         self.runner.call_hook('before_train_iter', batch_idx=idx, data_batch=data_batch)
         outputs = self.runner.model.train_step(data_batch, optim_wrapper=self.runner.optim_wrapper)
         self._batches_done = idx + 1

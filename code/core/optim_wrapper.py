@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from thinktwice.registry import OPTIM_WRAPPERS
 
 AMP_DTYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16}
+SMALLEST_LOSS_SCALE = 1.0
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -22,7 +23,12 @@ class GuardedOptimWrapper(OptimWrapper):
     gradient, holds a NaN or an infinity. Its gradient is dropped and
     ``bad_steps`` / ``bad_steps_in_a_row`` grow; what to do about it is decided by
     ``NonFiniteGuardHook``. With float16 an overflowing gradient of a finite loss
-    only lowers the loss scale, as is its normal course.
+    only lowers the loss scale, as is its normal course, until there is nothing
+    left to lower.
+
+    Accumulation groups the batches of one epoch; the last group of an epoch may be
+    smaller, and its gradient is the mean over those it has. So no gradient waits
+    where an epoch ends and a checkpoint is written.
 
     Args:
         optimizer: The optimiser to drive.
@@ -55,9 +61,36 @@ class GuardedOptimWrapper(OptimWrapper):
         self.bad_steps = 0
         self.bad_steps_in_a_row = 0
         self._loss_is_bad: Tensor | None = None
+        self._batches_in_group, self._group_size = 0, accumulative_counts
         device = optimizer.param_groups[0]['params'][0].device.type
         self._device_type = device
         self.loss_scaler = torch.amp.GradScaler(device, init_scale=loss_scale, enabled=amp_dtype == 'float16')
+
+    def place_batch(self, index: int, num_batches: int) -> None:
+        """Say which batch of the epoch comes next, so that groups of batches end with the epoch.
+
+        Args:
+            index: Number of the batch in its epoch, from 0.
+            num_batches: Batches that this epoch will train on.
+        """
+        if self._batches_in_group == 0:
+            self._group_size = min(self._accumulative_counts, num_batches - index)
+
+    def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
+        """Take the count of batches of a resumed run; groups follow ``place_batch`` alone."""
+        self._inner_count, self._max_counts = init_counts, max_counts
+
+    def should_sync(self) -> bool:
+        """Whether the next backward pass is the last of its group and exchanges gradients."""
+        return self._batches_in_group + 1 >= self._group_size
+
+    def should_update(self) -> bool:
+        """Whether the group is complete."""
+        return self._batches_in_group >= self._group_size
+
+    def scale_loss(self, loss: Tensor) -> Tensor:
+        """Divide by the size of the group."""
+        return loss / self._group_size
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
@@ -75,15 +108,19 @@ class GuardedOptimWrapper(OptimWrapper):
         self._loss_is_bad = is_bad if self._loss_is_bad is None else self._loss_is_bad | is_bad
         self.loss_scaler.scale(loss).backward(**kwargs)
         self._inner_count += 1
+        self._batches_in_group += 1
 
     def step(self, **kwargs: Any) -> None:
         """Clip and update, or drop the gradient if it or a loss is not finite. Collective."""
         if self._loss_is_bad is None:
             raise RuntimeError('step was called without a backward before it')
+        self._batches_in_group = 0
         self.loss_scaler.unscale_(self.optimizer)
         self.grad_norm = self._clip()
         is_fp16 = self.loss_scaler.is_enabled()
-        is_bad = self._loss_is_bad if is_fp16 else self._loss_is_bad | ~torch.isfinite(self.grad_norm)
+        is_bad = self._loss_is_bad
+        if not is_fp16 or self.loss_scaler.get_scale() < SMALLEST_LOSS_SCALE:
+            is_bad = is_bad | ~torch.isfinite(self.grad_norm)
         flag = is_bad.to(torch.int32).reshape(1)
         all_reduce(flag, op='max')
         self._loss_is_bad = None
@@ -116,7 +153,7 @@ class GuardedOptimWrapper(OptimWrapper):
     @property
     def is_accumulating(self) -> bool:
         """Whether gradients of earlier batches wait for an update: no moment for a checkpoint."""
-        return not self.should_update()
+        return self._batches_in_group > 0
 
     def state_dict(self) -> dict:
         """Optimiser state, loss scale and the count of skipped steps."""

@@ -7,14 +7,16 @@ from typing import Any
 
 import mmengine
 import torch
-from mmengine.dist import broadcast_object_list, is_main_process, master_only
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.model import MMDistributedDataParallel, convert_sync_batchnorm, revert_sync_batchnorm
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import load_state_dict, weights_to_cpu
 from torch import nn
 
-from thinktwice.core import checkpoint_io
+from thinktwice.core import checkpoint_io, model_options
+from thinktwice.core.hooks.averaging import AveragedWeightsHook
 from thinktwice.core.loops import TrainPosition
+from thinktwice.core.processes import load_statistics, on_first_process, statistics_of_all
 from thinktwice.errors import CheckpointError
 from thinktwice.version import __version__
 
@@ -38,7 +40,9 @@ class DrivingRunner(Runner):
     Differences to mmengine 0.10.7: model wrapping works without a GPU and says
     when SyncBN is skipped; checkpoints hold plain containers only, are written
     atomically and read with ``weights_only=True``; a run resumes at the batch
-    where it stopped; ``cfg.strict_load`` makes missing keys an error.
+    where it stopped; ``cfg.strict_load`` makes missing keys an error. Further keys
+    of the config: ``channels_last``, ``recompute``, ``compile`` (see
+    ``model_options``) and ``ema_momentum`` (see ``AveragedWeightsHook``).
     """
 
     # configs until they are built; mmengine leaves them untyped
@@ -50,21 +54,39 @@ class DrivingRunner(Runner):
         """Move the model to its device and wrap it for gradient exchange where there are processes."""
         on_gpu = torch.cuda.is_available()
         model = model.to('cuda' if on_gpu else 'cpu')
-        if self.cfg.get('channels_last', False):
-            model = model.to(memory_format=torch.channels_last)
-        sync_bn = self.cfg.get('sync_bn')
+        if self.cfg.get('channels_last'):
+            model_options.use_channels_last(model)
+        model = self._with_norm_of_processes(model, on_gpu)
+        if self.cfg.get('recompute'):
+            model_options.recompute_activations(model, self.cfg.recompute)
+        if self.cfg.get('compile'):
+            model_options.compile_parts(model, self.cfg.compile)
         if not self.distributed:
-            return revert_sync_batchnorm(model)
-        if sync_bn and on_gpu:
-            model = convert_sync_batchnorm(model, sync_bn)
-        elif sync_bn:
-            self.logger.info('sync_bn is skipped on the CPU: each process normalises by its own batch')
-            model = revert_sync_batchnorm(model)
+            return model
+        model_options.share_label_counts(model)
         options = dict(broadcast_buffers=False, find_unused_parameters=False)
         options.update(model_wrapper_cfg or {})
         options.pop('type', None)
         device_ids = [torch.cuda.current_device()] if on_gpu else None
         return MMDistributedDataParallel(module=model, device_ids=device_ids, **options)
+
+    def _with_norm_of_processes(self, model: nn.Module, on_gpu: bool) -> nn.Module:
+        """Let BatchNorm see the batches of all processes if ``sync_bn`` asks for it; only GPUs can."""
+        sync_bn = self.cfg.get('sync_bn')
+        if self.distributed and sync_bn and on_gpu:
+            return convert_sync_batchnorm(model, sync_bn)
+        if self.distributed and sync_bn:
+            self.logger.info('sync_bn is skipped on the CPU: each process normalises by its own batch')
+        return revert_sync_batchnorm(model)
+
+    def _maybe_compile(self, target: str) -> None:
+        """Do nothing: ``wrap_model`` has compiled what ``cfg.compile`` names."""
+
+    def register_default_hooks(self, hooks: dict | None = None) -> None:
+        """Register mmengine's hooks, or what the config has in their place, and the averaging of weights."""
+        super().register_default_hooks(hooks)
+        if self.cfg.get('ema_momentum') is not None and self._train_loop is not None:
+            self.register_hook(AveragedWeightsHook(self.cfg.ema_momentum))
 
     def build_all(self) -> None:
         """Build loaders, optimiser and evaluator, so that what is wrong with them shows before training."""
@@ -183,6 +205,7 @@ class DrivingRunner(Runner):
         for hook in self.hooks:
             if hasattr(hook, 'load_state_dict'):
                 hook.load_state_dict(checkpoint.get('hooks', {}).get(type(hook).__name__, {}))
+        load_statistics(self.bare_model, checkpoint.get('statistics_of_processes'))
         self.logger.info(f'resumed from {filename}: epoch {self.epoch}, iteration {self.iter}')
 
     def _resumed_position(self, meta: dict) -> TrainPosition:
@@ -238,12 +261,21 @@ class DrivingRunner(Runner):
             },
         )
         self.call_hook('before_save_checkpoint', checkpoint=checkpoint)
-        return checkpoint
+        return _to_cpu(checkpoint)
 
-    @master_only
     def save_checkpoint(self, out_dir: str, filename: str, **unused: Any) -> None:
-        """Write the training state to ``out_dir/filename``, atomically; on the first process only."""
-        checkpoint_io.save_checkpoint(self.training_state(), Path(out_dir) / filename)
+        """Write the training state to ``out_dir/filename``, atomically; the first process does. Collective.
+
+        Raises:
+            CheckpointError: On all processes, if the file can't be written.
+        """
+        statistics = statistics_of_all(self.bare_model)
+
+        def write() -> None:
+            state = dict(self.training_state(), statistics_of_processes=statistics)
+            checkpoint_io.save_checkpoint(state, Path(out_dir) / filename)
+
+        on_first_process(write)
 
     def dump_config(self) -> None:
         """Write the resolved config to the work dir; on the first process only."""

@@ -5,6 +5,10 @@ is_dev = False  # True: a few samples, no workers, a log line every step
 is_full = False  # True: all frames of the metadata instead of the 189K of TCP
 randomness = dict(seed=0, deterministic=False)
 sync_bn = 'torch'  # BatchNorm over all GPUs; None: each by itself. Skipped on the CPU
+ema_momentum = None  # share of the new weights in their moving average, e.g. 2e-4; None: no average
+recompute = []  # parts of the model run again in the backward pass to save memory: ['img_encoder', 'decoder']
+compile = None  # True, or arguments of torch.compile and modules=[names of parts]
+channels_last = False  # memory format of 2-D convolutions
 env_cfg = dict(
     cudnn_benchmark=True,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),

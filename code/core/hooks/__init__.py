@@ -1,5 +1,6 @@
 """Hooks of the training loop."""
 
+from thinktwice.core.hooks.averaging import AveragedWeightsHook
 from thinktwice.core.hooks.checkpoint import AtomicCheckpointHook
 from thinktwice.core.hooks.guards import NonFiniteGuardHook, SkippedSamplesHook, WatchdogHook
 from thinktwice.core.hooks.logs import EvaluationTimerHook, ReducedInfoHook
@@ -9,6 +10,7 @@ from thinktwice.core.hooks.step import BroadcastBuffersHook, StepSetupHook
 __all__ = [
     'PREEMPTED_EXIT_CODE',
     'AtomicCheckpointHook',
+    'AveragedWeightsHook',
     'BroadcastBuffersHook',
     'EvaluationTimerHook',
     'NonFiniteGuardHook',

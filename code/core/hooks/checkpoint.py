@@ -5,10 +5,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import is_main_process, master_only
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 
 from thinktwice.core import checkpoint_io
+from thinktwice.core.processes import on_first_process
 from thinktwice.registry import HOOKS
 
 
@@ -124,7 +125,7 @@ class AtomicCheckpointHook(Hook):
         return score < self.best_score if self.rule == 'less' else score > self.best_score
 
     def save(self, runner: Any) -> None:
-        """Save the present state now, unless it is saved already; the first process writes."""
+        """Save the present state now, unless it is saved already; the first process writes. Collective."""
         position = runner.train_loop.position
         self._is_due = False
         self._last_saved_time = time.monotonic()
@@ -135,9 +136,8 @@ class AtomicCheckpointHook(Hook):
         name = f'epoch_{position.epoch}.pth' if at_epoch else f'iter_{position.iteration}.pth'
         runner.logger.info(f'saving checkpoint {name}')
         runner.save_checkpoint(str(self.folder(runner)), name)
-        self._point_and_prune(runner, name)
+        on_first_process(lambda: self._point_and_prune(runner, name))
 
-    @master_only
     def _point_and_prune(self, runner: Any, newest: str) -> None:
         folder = self.folder(runner)
         checkpoint_io.write_pointer(folder, newest)

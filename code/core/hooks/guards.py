@@ -2,6 +2,9 @@
 
 import faulthandler
 import json
+import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +23,8 @@ class NonFiniteGuardHook(Hook):
 
     ``GuardedOptimWrapper`` has dropped the gradient on all processes. What the
     forward pass left in the buffers (BatchNorm statistics turn NaN for good) is
-    put back here. Of each such step the sample names are written to
-    ``work_dir/nonfinite/``.
+    put back here. Of each such step the sample names, those of all its batches,
+    are written to ``work_dir/nonfinite/``.
 
     Args:
         max_in_a_row: Bad steps in a row after which the run stops.
@@ -34,6 +37,7 @@ class NonFiniteGuardHook(Hook):
         self._seen = 0
         self._buffers: list[torch.Tensor] = []
         self._copies: list[torch.Tensor] = []
+        self._samples: list[str | None] = []
 
     def before_train(self, runner: Any) -> None:
         """Note how many steps a resumed run had skipped before."""
@@ -42,9 +46,12 @@ class NonFiniteGuardHook(Hook):
         self._copies = [torch.empty_like(buffer) for buffer in self._buffers]
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        """Copy the buffers as they are before the first batch of an update."""
-        if self._buffers and not runner.optim_wrapper.is_accumulating:
-            torch._foreach_copy_(self._copies, self._buffers)
+        """Copy the buffers as they are before the first batch of an update; note the samples."""
+        if not runner.optim_wrapper.is_accumulating:
+            self._samples = []
+            if self._buffers:
+                torch._foreach_copy_(self._copies, self._buffers)
+        self._samples += [meta.get('sample_id') for meta in (data_batch or {}).get('metas') or []]
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
@@ -60,7 +67,7 @@ class NonFiniteGuardHook(Hook):
         self._seen = wrapper.bad_steps
         if self._buffers:
             torch._foreach_copy_(self._buffers, self._copies)
-        path = self._dump(runner, data_batch, outputs or {})
+        path = self._dump(runner, outputs or {})
         message = (
             f'step {runner.iter + 1} was skipped: its loss or gradient is not finite '
             f'({wrapper.bad_steps} skipped in this run); samples and losses are in {path}'
@@ -73,13 +80,12 @@ class NonFiniteGuardHook(Hook):
                 'these samples, or resume from an earlier checkpoint.'
             )
 
-    def _dump(self, runner: Any, data_batch: dict, outputs: dict) -> Path:
-        metas = data_batch.get('metas') or []
+    def _dump(self, runner: Any, outputs: dict) -> Path:
         path = Path(runner.work_dir) / 'nonfinite' / f'iter_{runner.iter + 1}_rank_{get_rank()}.json'
         path.parent.mkdir(parents=True, exist_ok=True)
         content = dict(
             iteration=runner.iter + 1,
-            samples=[meta.get('sample_id') for meta in metas],
+            samples=self._samples,
             values={name: str(float(value)) for name, value in outputs.items()},
             grad_norm=str(float(runner.optim_wrapper.grad_norm)),
         )
@@ -92,7 +98,8 @@ class WatchdogHook(Hook):
     """End a process that makes no progress, after writing where each of its threads stands.
 
     Every process watches itself; when one hangs, the others wait for it and so
-    write their stacks as well. An elastic launcher or Slurm then restarts them.
+    write their stacks as well, to ``work_dir/watchdog/``. An elastic launcher or
+    Slurm then restarts them.
 
     Args:
         minutes: Longest time without a finished training or evaluation step. Choose
@@ -104,17 +111,39 @@ class WatchdogHook(Hook):
     def __init__(self, minutes: float = 30.0) -> None:
         self.seconds = 60 * minutes
         self._file: Any = None
+        self._last_step = 0.0
+        self._is_over = threading.Event()
 
     def _rearm(self) -> None:
+        self._last_step = time.monotonic()
         if self._file is not None:
+            # a thread of its own, in C: it works where Python hangs inside a collective operation
             faulthandler.dump_traceback_later(self.seconds, exit=True, file=self._file)
 
     def before_train(self, runner: Any) -> None:
         """Open the file for the stacks and start to watch."""
         folder = Path(runner.work_dir) / 'watchdog'
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = open(folder / f'stacks_rank_{get_rank()}.txt', 'w')  # noqa: SIM115 held for the whole run
+        path = folder / f'stacks_rank_{get_rank()}.txt'
+        self._file = open(path, 'a')  # noqa: SIM115 held for the whole run, kept by the next attempt
+        self._file.write(f'run started {time.strftime("%Y-%m-%d %H:%M:%S")}\n')
+        self._file.flush()
+        self._is_over.clear()
         self._rearm()
+        threading.Thread(target=self._announce, args=(path, get_rank()), daemon=True).start()
+
+    def _announce(self, path: Path, rank: int) -> None:
+        """Say on the terminal what is about to happen; the dump itself says nothing there."""
+        period = min(0.05 * self.seconds, 30.0)
+        while not self._is_over.wait(period):
+            waited = time.monotonic() - self._last_step
+            if waited > self.seconds - 2 * period:
+                sys.stderr.write(
+                    f'rank {rank}: no step finished for {waited:.0f} s; unless one does, this process ends '
+                    f'after {self.seconds:.0f} s and writes the stacks of its threads to {path}\n'
+                )
+                sys.stderr.flush()
+                return
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Start the clock anew."""
@@ -132,6 +161,7 @@ class WatchdogHook(Hook):
 
     def after_train(self, runner: Any) -> None:
         """Stop watching."""
+        self._is_over.set()
         faulthandler.cancel_dump_traceback_later()
         if self._file is not None:
             self._file.close()

@@ -1,6 +1,6 @@
 """What all losses have in common."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -19,13 +19,30 @@ class DrivingLoss(nn.Module):
 
     Attributes:
         target_keys: entries of the targets that are read.
+        mean_over_processes: maps a count to its mean over all processes; the runner sets it where
+            there are several, so that each label weighs the same, whatever process it is on.
     """
 
     target_keys: tuple[str, ...] = ()
+    mean_over_processes: Callable[[Tensor], Tensor] | None = None
 
     def forward(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
         """Compute the terms from the model's raw predictions and the batch's targets."""
         raise NotImplementedError
+
+    def label_count(self, labelled: Tensor) -> Tensor:
+        """Number of labels to divide a sum by: of this process, or the mean over all in training.
+
+        Args:
+            labelled: bool, any shape.
+
+        Returns:
+            A positive scalar: 1 where there is no label at all.
+        """
+        count = labelled.sum()
+        if self.training and self.mean_over_processes is not None:
+            count = self.mean_over_processes(count.float())
+        return torch.where(count > 0, count, torch.ones_like(count))
 
 
 def smooth_l1(prediction: Tensor, target: Tensor, max_error: float | None = None) -> Tensor:

@@ -94,7 +94,7 @@ class DepthLoss(DrivingLoss):
             total = F.cross_entropy(logits, bins, ignore_index=UNLABELLED, reduction='sum')
         else:
             total = _sigmoid_cross_entropy(logits, bins, labelled)
-        return {'depth_loss': self.weight * total / labelled.sum().clamp(min=1)}
+        return {'depth_loss': self.weight * total / self.label_count(labelled)}
 
 
 def _sigmoid_cross_entropy(logits: Tensor, bins: Tensor, labelled: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from thinktwice.registry import MODELS
 
 
 def focal_cross_entropy(
-    logits: Tensor, labels: Tensor, alpha: float, gamma: float, ignore_index: int
+    logits: Tensor, labels: Tensor, alpha: float, gamma: float, ignore_index: int, count: Tensor | None = None
 ) -> Tensor:
     """Mean over the labelled pixels of alpha (1 - p)^gamma (-log p), p the probability of the label.
 
@@ -19,14 +19,16 @@ def focal_cross_entropy(
         alpha: factor of every pixel.
         gamma: how much pixels that are already right count less.
         ignore_index: label of pixels that don't count.
+        count: what to divide the sum by; None for the number of labelled pixels, at least 1.
 
     Returns:
-        The sum divided by the number of labelled pixels, at least 1.
+        A scalar.
     """
     cross_entropy = F.cross_entropy(logits.float(), labels, ignore_index=ignore_index, reduction='none')
     focus = (1 - torch.exp(-cross_entropy)).pow(gamma)
-    labelled = (labels != ignore_index).sum().clamp(min=1)
-    return alpha * (focus * cross_entropy).sum() / labelled
+    if count is None:
+        count = (labels != ignore_index).sum().clamp(min=1)
+    return alpha * (focus * cross_entropy).sum() / count
 
 
 def nearest_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
@@ -65,4 +67,5 @@ class SegmentationLoss(DrivingLoss):
 
     def pixel_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The focal factor is each pixel's own; in the 2023 code it was one number for the whole batch."""
-        return focal_cross_entropy(logits, labels, self.alpha, self.gamma, self.ignore_index)
+        count = self.label_count(labels != self.ignore_index)
+        return focal_cross_entropy(logits, labels, self.alpha, self.gamma, self.ignore_index, count)

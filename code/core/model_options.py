@@ -1,0 +1,124 @@
+"""What a config may ask of any model: memory format, recomputed activations, compilation."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce, get_world_size
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from thinktwice.errors import ConfigError
+
+
+def use_channels_last(model: nn.Module) -> None:
+    """Store the weights of 2-D convolutions with the channels innermost, in place.
+
+    ``Module.to(memory_format=...)`` refuses models with 5-D weights, as those of
+    sparse convolutions are.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+
+
+def share_label_counts(model: nn.Module) -> None:
+    """Let the losses divide by the labels of all processes, in place (see ``DrivingLoss``).
+
+    The gradient is averaged over processes. A loss that divides by the number of its
+    own labels would weigh labels by the process that they happen to be on.
+    """
+    for module in model.modules():
+        if hasattr(module, 'mean_over_processes'):
+            module.mean_over_processes = mean_over_processes
+
+
+def mean_over_processes(count: Tensor) -> Tensor:
+    """Mean of a scalar over all processes. Collective."""
+    all_reduce(count, op='sum')
+    return count / get_world_size()
+
+
+def submodules(model: nn.Module, names: str | Sequence[str], key: str) -> list[nn.Module]:
+    """Parts of a model by their names.
+
+    Args:
+        model: The model.
+        names: Dotted names, one or several; an empty name is the model itself.
+        key: Key of the config that holds the names.
+
+    Raises:
+        ConfigError: The model has no such part.
+    """
+    found = []
+    for name in [names] if isinstance(names, str) else names:
+        try:
+            found.append(model.get_submodule(name))
+        except AttributeError:
+            known = ', '.join(child for child, _ in model.named_children())
+            raise ConfigError(f'{key}: the model has no part {name!r}; its parts are {known}') from None
+    return found
+
+
+@contextmanager
+def frozen_statistics(model: nn.Module) -> Iterator[None]:
+    """Keep the running statistics of all BatchNorm layers of ``model`` as they are."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    counts = [norm.num_batches_tracked for norm in norms]
+    saved = [None if count is None else count.clone() for count in counts]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum, count, old in zip(norms, momenta, counts, saved, strict=True):
+            norm.momentum = momentum
+            if count is not None:
+                count.copy_(old)
+
+
+def recompute_activations(model: nn.Module, names: str | Sequence[str]) -> None:
+    """Keep only the inputs of parts of a model and run them again in the backward pass, in place.
+
+    Running statistics are those of one pass, as without it.
+
+    Args:
+        model: The model.
+        names: Parts, for example ``['img_encoder', 'decoder']``.
+
+    Raises:
+        ConfigError: The model has no such part.
+    """
+
+    def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
+        return nullcontext(), frozen_statistics(model)
+
+    for module in submodules(model, names, 'recompute'):
+        module.forward = _recomputed(module, module.forward, contexts)
+
+
+def _recomputed(module: nn.Module, forward: Callable, contexts: Callable) -> Callable:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if not (module.training and torch.is_grad_enabled()):
+            return forward(*args, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+
+    return run
+
+
+def compile_parts(model: nn.Module, options: dict | bool) -> None:
+    """Compile a model or parts of it with ``torch.compile``, in place; names of weights stay.
+
+    Args:
+        model: The model.
+        options: True, or arguments of ``torch.compile`` and ``modules``: names of the parts.
+
+    Raises:
+        ConfigError: The model has no such part.
+    """
+    arguments = dict(options) if isinstance(options, dict) else {}
+    for module in submodules(model, arguments.pop('modules', ''), 'compile.modules'):
+        module.compile(**arguments)
