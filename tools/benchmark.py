@@ -1,0 +1,81 @@
+"""Measure parts of the framework on this machine.
+
+Examples:
+    python tools/benchmark.py loader configs/thinktwice.py
+    python tools/benchmark.py loader configs/thinktwice.py --data-root raw/ packed/ --workers 0 1 2
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from mmengine.config import DictAction
+from mmengine.registry import init_default_scope
+
+from thinktwice.apis.command_line import run_command
+from thinktwice.apis.config import load_config
+from thinktwice.apis.loader_benchmark import format_table, made_up_png, measure_loader
+from thinktwice.datasets import collate_samples
+from thinktwice.errors import ConfigError
+
+
+def add_loader_command(commands: argparse._SubParsersAction) -> None:
+    """Add ``benchmark.py loader``."""
+    parser = commands.add_parser(
+        'loader',
+        help='samples a second and yardsticks a stage of the data loader',
+        description='Time the training data of a config: one sample a batch, one thread a process. '
+        'A yardstick is the decoding of one 1600x900 PNG in the same run.',
+    )
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--loader', default='train_dataloader', help='key of the loader in the config')
+    parser.add_argument(
+        '--data-root', nargs='+', help='datasets to compare, recorded or packed; default: that of the config'
+    )
+    parser.add_argument(
+        '--workers', type=int, nargs='+', default=[0, 1, 2], help='numbers of worker processes'
+    )
+    parser.add_argument('--samples', type=int, default=30, help='samples to time in each run')
+    parser.add_argument('--yardstick', type=Path, help='a 1600x900 PNG; default: a made-up one')
+    parser.add_argument('--json', type=Path, help='also write the figures to this file')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides of the config')
+    parser.set_defaults(run=run_loader)
+
+
+def run_loader(options: argparse.Namespace) -> int:
+    """Time each dataset with each number of workers and print the table."""
+    config = load_config(options.config, options.cfg_options)
+    init_default_scope(config.default_scope)
+    if options.loader not in config:
+        raise ConfigError(f'--loader {options.loader}: {options.config} has no such key')
+    if options.samples < 1 or min(options.workers) < 0:
+        raise ConfigError('--samples must be at least 1 and --workers at least 0')
+    dataset = config[options.loader].dataset.to_dict()
+    png = options.yardstick.read_bytes() if options.yardstick else made_up_png()
+    timings = [
+        measure_loader({**dataset, 'data_root': root}, collate_samples, workers, options.samples, png)
+        for root in options.data_root or [dataset['data_root']]
+        for workers in options.workers
+    ]
+    print(format_table(timings))
+    if options.json:
+        options.json.write_text(json.dumps([asdict(timing) for timing in timings], indent=1))
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line and run the command asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar='COMMAND')
+    add_loader_command(commands)
+    options = parser.parse_args(arguments)
+    return options.run(options)
+
+
+if __name__ == '__main__':
+    sys.exit(run_command(main))
