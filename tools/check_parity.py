@@ -2,7 +2,8 @@ r"""Compare the reference config with stored values of the official 2023 model.
 
 The model is filled with deterministic weights and run in evaluation mode on one
 deterministic batch; outputs, losses and gradients must lie within the tolerance of
-the stored values, relative to each entry's largest magnitude.
+the stored values, relative to each entry's largest magnitude. Exit code 0: all agree,
+1: some do not, 2: the comparison could not be made.
 
 Example:
     python tools/check_parity.py tests/data/parity_seed0_128x256.npz --seed 0 \
@@ -65,7 +66,7 @@ def load_generator(path: Path | None) -> tuple[Callable[..., Any], Callable[...,
 
 
 def main() -> int:
-    """Run the comparison and print the worst entries; the exit code says whether all agree."""
+    """Run the comparison and print the worst entries; see the module's docstring for the exit codes."""
     args = parse_args()
     if not args.golden.is_file():
         raise FileNotFoundError(f'{args.golden}: no such file of stored values')
@@ -102,5 +103,14 @@ def main() -> int:
     return 0
 
 
+def run() -> int:
+    """:func:`main`, with mistakes of the command line as one line and exit code 2."""
+    try:
+        return main()
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run())

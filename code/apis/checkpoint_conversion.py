@@ -9,6 +9,7 @@ from thinktwice.apis.config import load_config
 from thinktwice.apis.official_checkpoint import (
     Conversion,
     build_model,
+    derived_entries,
     model_shapes,
     official_to_ours,
     ours_to_official,
@@ -82,7 +83,8 @@ def convert_file(
     if not Path(config).is_file():
         raise FileNotFoundError(f'{config}: no such config')
     file = read_weights(source)
-    shapes = model_shapes(build_model(load_config(str(config)), device='meta'))
+    cfg = load_config(str(config))
+    shapes = model_shapes(build_model(cfg, device='meta'))
     if direction == 'auto':
         direction = guess_direction(file.weights, shapes)
     if direction not in DIRECTIONS:
@@ -92,7 +94,7 @@ def convert_file(
         # an earlier conversion to the official format may have kept entries as well
         conversion.extra = {**file.extra, **conversion.extra}
     else:
-        conversion = ours_to_official(file.weights, shapes, file.extra)
+        conversion = ours_to_official(file.weights, shapes, {**derived_entries(cfg), **file.extra})
     written = None
     if conversion.report.is_complete and target is not None:
         written = Path(target)

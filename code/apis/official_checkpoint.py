@@ -22,6 +22,7 @@ from thinktwice.model_code.sparse_layout import (
 
 Shape = tuple[int, ...]
 COUNTER_SUFFIX = '.num_batches_tracked'
+FINEST_STRIDE = 4  # pixels of the image a cell of the neck's finest level
 
 
 @dataclass
@@ -96,6 +97,28 @@ def build_model(config: Mapping[str, Any], device: str = 'cpu') -> nn.Module:
 
     with DefaultScope.overwrite_default_scope(SCOPE), torch.device(device):
         return MODELS.build(config['model'])
+
+
+def derived_entries(config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The official entries that follow from a config: grid and frustum.
+
+    Args:
+        config: A resolved config with ``image_size`` (H, W) and ``model``.
+
+    Returns:
+        Official name to tensor; empty for a model whose geometry is not that of 2023.
+    """
+    from thinktwice.registry import MODELS, SCOPE
+
+    encoder = config['model']['img_encoder']
+    with DefaultScope.overwrite_default_scope(SCOPE):
+        view_transform = MODELS.build(encoder['view_transform'])
+    if not hasattr(view_transform, 'official_buffers'):
+        return {}
+    height, width = config['image_size']
+    stride = FINEST_STRIDE * 2 ** encoder['lift_level']
+    buffers = view_transform.official_buffers((height, width), (height // stride, width // stride))
+    return {f'img_encoder.{name}': buffer for name, buffer in buffers.items()}
 
 
 def model_shapes(model: nn.Module) -> dict[str, Shape]:

@@ -7,6 +7,7 @@ import torch
 from thinktwice.apis.config import load_config
 from thinktwice.apis.official_checkpoint import (
     build_model,
+    derived_entries,
     model_shapes,
     official_to_ours,
     ours_to_official,
@@ -116,3 +117,19 @@ def test_misfits_of_our_side_are_reported_too(official, reference_shapes):
     report = ours_to_official(ours, reference_shapes).report
     assert list(report.missing) == ['measurement_encoder.layers.0.weight']
     assert list(report.unexpected) == ['something.else']
+
+
+def test_entries_that_follow_from_the_config_are_made_for_the_official_format():
+    config = load_config(str(CONFIGS / 'thinktwice_reference.py'), {'image_size': [128, 256]})
+    derived = derived_entries(config)
+    assert {name: tuple(value.shape) for name, value in derived.items()} == {
+        name: official_entries()[name] for name in DERIVED_ENTRIES
+    }
+    assert derived['img_encoder.voxel_num'].tolist() == [21, 21, 1]
+    assert derived['img_encoder.voxel_num'].dtype == torch.int64
+    first, last = derived['img_encoder.frustum'][0, 0, 0], derived['img_encoder.frustum'][-1, -1, -1]
+    assert first.tolist() == [0, 0, 1, 1]
+    assert last.tolist() == [255, 127, 40.5, 1]
+    centres = derived['img_encoder.voxel_coord'] - derived['img_encoder.voxel_size'] / 2
+    assert torch.allclose(centres, torch.tensor([-8.0, -19.2, -4.0]), atol=1e-5)
+    assert derived_entries(load_config(str(CONFIGS / 'thinktwice.py'))) == {}

@@ -1,20 +1,24 @@
-"""Rows M9, M12, M21, M25, M34, Q11, Q12 of docs/reference_quirks.md.
+"""Rows M9, M12, M21, M25, M31, M34, Q11, Q12 of docs/reference_quirks.md.
 
-M10 (two resizes that share nothing) is held by test_losses/test_segmentation, M11 (a gradient for
-every parameter) by test_encoder_decoder_framework, M30 to M33 by the configs and their tests.
+M31 is checked on the losses of the shipped config; test_coverage lists what holds the other rows.
 """
+
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from thinktwice.apis.config import load_config
 from thinktwice.model_code.backbones import BEVFlattenHead
 from thinktwice.model_code.dense_heads import TeacherInputs, ThinkTwiceDecoder
 from thinktwice.model_code.losses import ActionLoss, DepthLoss, SegmentationLoss, ValueLoss
 from thinktwice.model_code.photometric import PhotometricAugmentation
 from thinktwice.model_code.reference import ReferencePhotometricAugmentation, ReferenceSegmentationLoss
+from thinktwice.registry import MODELS
 
+CONFIG = Path(__file__).resolve().parents[2] / 'configs' / 'thinktwice.py'
 both = pytest.mark.parametrize('corrected', [True, False], ids=['corrected', '2023'])
 
 
@@ -126,3 +130,59 @@ def test_noise_changes_pixels(corrected):  # Q12
     grey = torch.full((10_000,), 100.0)
     changed = bool(((grey + std * torch.randn(10_000)).round() != grey).any())
     assert changed == corrected
+
+
+def random_outputs(batch=2, layers=2, steps=4):
+    """Predictions and targets of any shape that the losses of the config take."""
+    maps = [(32, 3, 3), (64, 2, 2), (128, 2, 2), (256, 1, 1)]
+    positive = lambda *shape: 0.5 + torch.rand(shape)  # noqa: E731
+    predictions = {
+        'pred_speed': torch.randn(batch, 1),
+        'pred_value_traj': torch.randn(batch, 1),
+        'pred_value_ctrl': torch.randn(batch, 1),
+        'pred_features_traj': torch.randn(batch, 256),
+        'pred_features_ctrl': torch.randn(batch, 256),
+        'pred_waypoints': torch.randn(batch, layers + 1, steps, 2),
+        'pred_alpha': positive(batch, layers + 1, steps, 2),
+        'pred_beta': positive(batch, layers + 1, steps, 2),
+        'bev_levels': [torch.randn(batch, *shape) for shape in maps],
+        'depth_logits': torch.randn(batch, 1, 80, 1, 2),
+        'seg_logits': torch.randn(batch, 1, 12, 8, 16),
+        'teacher_waypoint_offset': torch.randn(batch, layers, steps, 2),
+        'teacher_control_offset': torch.randn(batch, layers, steps, 4),
+        'teacher_future_bev_map': torch.randn(batch, layers, steps, *maps[0]),
+    }
+    for prefix in ('refine', 'teacher_refine'):
+        predictions[f'{prefix}_bev_vector'] = torch.randn(batch, layers, 256)
+        predictions[f'{prefix}_bev_map'] = torch.randn(batch, layers, *maps[0])
+    targets = {
+        'speed': 12 * torch.rand(batch),
+        'value': torch.randn(batch),
+        'feature': torch.randn(batch, 256),
+        'waypoints': torch.randn(batch, steps, 2),
+        'grid_feature': [torch.randn(batch, *shape) for shape in maps],
+        'future_grid_feature': torch.randn(batch, steps, *maps[0]),
+        'depth': 1 + 30 * torch.rand(batch, 1, 16, 32),
+        'seg': torch.randint(0, 12, (batch, 1, 16, 32)),
+    }
+    for parameter in ('alpha', 'beta'):
+        targets[f'action_{parameter}'] = positive(batch, 2)
+        targets[f'future_action_{parameter}'] = positive(batch, steps - 1, 2)
+    return predictions, targets
+
+
+def test_every_weight_of_the_config_is_used():  # M31
+    predictions, targets = random_outputs()
+    weights = [
+        (loss, key) for loss in load_config(str(CONFIG)).model.losses for key in loss if 'weight' in key
+    ]
+    assert len(weights) > 10
+    for loss, key in weights:
+        doubled = tuple(2 * w for w in loss[key]) if key == 'weights' else 2 * loss[key]
+        before, after = (
+            MODELS.build(config)(predictions, targets) for config in (loss, {**loss, key: doubled})
+        )
+        moved = [name for name in before if not torch.equal(before[name], after[name])]
+        assert moved, (loss['type'], key)
+        for name in moved:
+            assert torch.allclose(after[name], 2 * before[name])

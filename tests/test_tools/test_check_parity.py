@@ -100,9 +100,10 @@ def test_generator_of_a_given_file_is_used(check, stored, tmp_path):
     assert seen['fill_weights']({}) == 'weights of the file'
 
 
-def test_unusable_generator_file_is_named(check, stored, tmp_path, monkeypatch):
+def test_unusable_files_are_named_and_exit_with_2(check, stored, tmp_path, capsys):
     path = tmp_path / 'generator.py'
     path.write_text('make_batch = None')
-    monkeypatch.setattr(sys, 'argv', [str(TOOL), str(tmp_path / 'golden.npz'), '--make-inputs', str(path)])
-    with pytest.raises(ValueError, match='generator.py: defines no function fill_weights'):
-        runpy.run_path(str(TOOL), run_name='__main__')
+    assert check(stored, '--make-inputs', path)[0] == 2
+    assert 'generator.py: defines no function fill_weights' in capsys.readouterr().err
+    assert check(stored, '--make-inputs', tmp_path / 'absent.py')[0] == 2
+    assert 'absent.py: no such file' in capsys.readouterr().err
