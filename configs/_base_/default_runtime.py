@@ -22,7 +22,9 @@ log_level = 'INFO'
 load_from = None
 resume = False
 log_processor = dict(window_size=1, by_epoch=True, log_with_hierarchy=True)
-visualizer = dict(type='Visualizer', vis_backends=[dict(type='TensorboardVisBackend')])
+visualizer = dict(
+    type='Visualizer', vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
+)
 default_hooks = dict(
     runtime_info=dict(type='ReducedInfoHook'),
     timer=dict(type='EvaluationTimerHook'),

@@ -1,0 +1,188 @@
+"""train.py as users start it: one process, two processes, resumed, and with mistakes."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from thinktwice.apis.command_line import run_command
+from thinktwice.apis.train import main, parse_arguments
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TOY_CONFIG = 'tests/helpers/toy_config.py'
+EXACT = ('--deterministic',)
+
+
+def run_python(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess:
+    """Run Python with arguments from the root, as a user would; returns the finished process."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=REPOSITORY,
+        env={**os.environ, 'PYTHONPATH': 'tests/helpers', 'OMP_NUM_THREADS': '1'},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def scalars(folder: Path) -> list[dict]:
+    """Logged lines of a run."""
+    return [
+        json.loads(line) for line in next(folder.glob('*/vis_data/scalars.json')).read_text().splitlines()
+    ]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)['state_dict']
+
+
+def assert_same_weights(first: Path, second: Path) -> None:
+    expected, actual = weights(first), weights(second)
+    assert expected.keys() == actual.keys()
+    for name, value in expected.items():
+        assert torch.equal(value, actual[name]), name
+
+
+@pytest.fixture(scope='module')
+def whole_run(tmp_path_factory) -> tuple[Path, str]:
+    """A finished run of 18 steps in 3 epochs, asked to resume where there is nothing; its output."""
+    folder = tmp_path_factory.mktemp('whole')
+    result = run_python(
+        'train.py', TOY_CONFIG, f'--work-dir={folder}', *EXACT, '--seed=3', '--resume-from', 'auto'
+    )
+    assert result.returncode == 0, result.stderr
+    return folder, result.stdout + result.stderr
+
+
+def test_run_leaves_logs_checkpoints_and_what_is_needed_to_repeat_it(whole_run):
+    folder, output = whole_run
+    assert (folder / 'last_checkpoint').read_text() == 'epoch_3.pth'
+    names = {path.name for path in folder.glob('*.pth')}
+    assert names >= {'epoch_1.pth', 'epoch_2.pth', 'epoch_3.pth', 'best_open_loop_ade.pth'}
+    assert 'seed=3' in (folder / 'toy_config.py').read_text()
+    environment = json.loads(next(folder.glob('*/environment.json')).read_text())
+    assert environment['environment']['PyTorch'] == torch.__version__
+    assert next(folder.glob('*/vis_data/events.out.tfevents*'))
+    lines = scalars(folder)
+    training = [line for line in lines if 'train/loss' in line]
+    assert [line['iter'] for line in training] == [6, 12, 18]
+    expected = {
+        'train/wp_loss',
+        'train/longitudinal_offset',
+        'train/grad_norm',
+        'train/data_time',
+        'train/lr',
+    }
+    assert expected < training[0].keys()
+    assert sum('val/open_loop/ade' in line for line in lines) == 3
+    assert 'eta:' in output
+    assert 'training starts from the beginning' in output
+
+
+def test_resume_passes_over_a_torn_checkpoint_and_ends_the_same(whole_run, tmp_path):
+    folder = tmp_path / 'copy'
+    shutil.copytree(whole_run[0], folder)
+    torn = folder / 'epoch_3.pth'
+    torn.write_bytes(torn.read_bytes()[:1000])
+    result = run_python('train.py', TOY_CONFIG, f'--work-dir={folder}', *EXACT, '--seed=3', '--resume')
+    output = result.stdout + result.stderr
+    assert result.returncode == 0, output
+    assert 'epoch_3.pth is torn or damaged' in output
+    assert 'epoch_2.pth: epoch 2, iteration 12' in output
+    assert_same_weights(whole_run[0] / 'epoch_3.pth', torn)
+
+
+def test_resume_in_the_middle_of_an_epoch_is_exact(whole_run, tmp_path):
+    """10 steps of 18, then a stop, then the rest: bit for bit the run that was never stopped."""
+    command = ('train.py', TOY_CONFIG, f'--work-dir={tmp_path}', *EXACT, '--seed=3')
+    assert run_python(*command, '--cfg-options', 'train_cfg.max_iters=10').returncode == 0
+    assert (tmp_path / 'last_checkpoint').read_text() == 'iter_10.pth'
+    result = run_python(*command, '--resume')
+    assert result.returncode == 0, result.stderr
+    assert 'iter_10.pth: epoch 1, iteration 10' in result.stdout + result.stderr
+    assert_same_weights(whole_run[0] / 'epoch_3.pth', tmp_path / 'epoch_3.pth')
+
+
+def test_two_processes_by_the_classic_launcher(tmp_path):
+    result = run_python(
+        *('-m', 'torch.distributed.launch', '--nproc_per_node=2', f'--master_port={free_port()}', 'train.py'),
+        *(TOY_CONFIG, f'--work-dir={tmp_path}', '--launcher=pytorch'),
+        *('--cfg-options', 'train_cfg.max_epochs=2'),
+    )
+    output = result.stdout + result.stderr
+    assert result.returncode == 0, output
+    assert 'sync_bn is skipped on the CPU' in output
+    evaluations = [line for line in scalars(tmp_path) if 'val/open_loop/samples' in line]
+    # 10 samples on 2 processes in batches of 4: each once
+    assert [line['val/open_loop/samples'] for line in evaluations] == [10, 10]
+    assert torch.load(tmp_path / 'epoch_2.pth', weights_only=True)['meta']['iter'] == 6
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--resume', 'missing.pth'], '--resume: checkpoint missing.pth does not exist'),
+        (['--load-from', 'missing.pth'], '--load-from: checkpoint missing.pth does not exist'),
+        (['--cfg-options', 'optim_wrapper.optimizer.lrr=1'], 'Did you mean lr'),
+        (['--cfg-options', 'train_dataloader.dataset.type=Nowhere'], 'Nowhere is not in the'),
+        (['--launcher', 'pytorch'], 'needs the environment variable RANK'),
+        (['--options', 'is_dev=True', '--cfg-options', 'is_full=True'], 'give only --cfg-options'),
+    ],
+)
+def test_mistake_is_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(REPOSITORY / 'tests' / 'helpers'))
+    config = str(REPOSITORY / TOY_CONFIG)
+    assert run_command(main, [config, f'--work-dir={tmp_path}', *arguments]) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error')]
+    assert len(errors) == 1
+    assert message in errors[0]
+
+
+def test_paper_config_without_data_says_where_data_belongs(tmp_path):
+    missing = tmp_path / 'nothing'
+    result = run_python(
+        *(
+            'train.py',
+            'configs/thinktwice.py',
+            f'--work-dir={tmp_path}',
+            '--cfg-options',
+            f'data_root={missing}',
+        )
+    )
+    assert result.returncode == 1
+    assert 'Traceback' not in result.stderr
+    errors = [line for line in result.stderr.splitlines() if line.startswith('error')]
+    assert len(errors) == 1
+    assert str(missing) in errors[0]
+    assert 'tools/record_minitown.py' in errors[0]
+
+
+def test_deprecated_flags_warn():
+    with pytest.warns(FutureWarning, match='--gpus is deprecated'):
+        parse_arguments(['c.py', '--gpus', '2'])
+    with pytest.warns(FutureWarning, match='--gpu-ids is deprecated'):
+        parse_arguments(['c.py', '--gpu-ids', '0', '1'])
+    with pytest.warns(FutureWarning, match='use --cfg-options'):
+        arguments = parse_arguments(['c.py', '--options', 'a.b=1'])
+    assert arguments.cfg_options == {'a.b': 1}
+
+
+@pytest.mark.parametrize('flag', ['--local-rank=1', '--local_rank=1'])
+def test_local_rank_comes_before_the_config_or_after(monkeypatch, flag):
+    for order in ([flag, 'c.py'], ['c.py', flag]):
+        monkeypatch.delenv('LOCAL_RANK', raising=False)
+        arguments = parse_arguments(order)
+        assert (arguments.config, arguments.local_rank) == ('c.py', 1)
