@@ -1,7 +1,9 @@
 """What passes between the parts of the decoder."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from thinktwice.model_code.dense_heads.image_tokens import ImageTokens
@@ -78,3 +80,19 @@ class SceneState:
     bev_map: Tensor
     bev_vector: Tensor
     future_bev_map: Tensor | None = None
+
+
+def stack_scenes(
+    states: Sequence[SceneState], start: SceneState, num_steps: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """BEV vectors, maps and future maps after each layer, each (B, L, ...); empty where L is 0."""
+    maps, vectors = start.bev_map, start.bev_vector
+    if not states:
+        B = len(maps)
+        future = maps.new_zeros(B, 0, num_steps, *maps.shape[1:])
+        return vectors.new_zeros(B, 0, *vectors.shape[1:]), maps.new_zeros(B, 0, *maps.shape[1:]), future
+    return (
+        torch.stack([state.bev_vector for state in states], dim=1),
+        torch.stack([state.bev_map for state in states], dim=1),
+        torch.stack([state.future_bev_map for state in states if state.future_bev_map is not None], dim=1),
+    )

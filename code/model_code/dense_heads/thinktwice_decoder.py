@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from thinktwice.model_code.dense_heads.coarse_head import CoarsePrediction
 from thinktwice.model_code.dense_heads.deformable_attention import DeformableAttention
 from thinktwice.model_code.dense_heads.image_tokens import ImageTokens
-from thinktwice.model_code.dense_heads.interfaces import ACTION_DIM, LookContext, SceneState, TeacherInputs
+from thinktwice.model_code.dense_heads.interfaces import (
+    ACTION_DIM,
+    LookContext,
+    SceneState,
+    TeacherInputs,
+    stack_scenes,
+)
 from thinktwice.registry import MODELS
 
 MIN_BETA_PARAMETER = 1e-3  # smallest predicted alpha or beta, and smallest believed target
@@ -75,6 +81,7 @@ class ThinkTwiceDecoder(BaseModule):
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(init_cfg)
+        self.num_steps = num_steps
         self.num_cameras = num_cameras
         self.num_levels = num_levels
         scene = {'vector_channels': vector_channels, 'measurement_channels': measurement_channels}
@@ -113,8 +120,8 @@ class ThinkTwiceDecoder(BaseModule):
                 nn.init.xavier_normal_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        # the embeddings are drawn where they are made, the attention keeps its rings
-        self.is_init = True
+        # the embeddings are drawn where they are made; what init_cfg asks for comes on top
+        super().init_weights()
 
     def forward(
         self,
@@ -150,6 +157,9 @@ class ThinkTwiceDecoder(BaseModule):
             refine_future_bev_map (B, L, K, C, Y, X). With a teacher also its offsets
             teacher_waypoint_offset (B, L, K, 2) and teacher_control_offset (B, L, K, 4), and
             teacher_refine_bev_vector, teacher_refine_bev_map and teacher_future_bev_map.
+
+        Raises:
+            ValueError: if the number of levels, cameras or the teacher's steps is not the configured one.
         """
         coarse = self.coarse_head(bev_vector, measurement)
         start = SceneState(bev_map, bev_vector)
@@ -157,6 +167,11 @@ class ThinkTwiceDecoder(BaseModule):
         if len(self.layers):
             context = self.build_context(measurement, fpn, ego2img, ida_mats, image_size, lidar_map)
         outputs = self.refine(coarse, start, context, flatten_head)
+        if teacher is not None and teacher.waypoints.shape[1] != self.num_steps:
+            raise ValueError(
+                f'the targets hold {teacher.waypoints.shape[1]} future steps, but the decoder is configured '
+                f'for num_steps={self.num_steps}: set both to the same number'
+            )
         if teacher is not None and context is not None:
             outputs.update(self.follow_teacher(teacher, start, context, flatten_head))
         return outputs
@@ -218,7 +233,7 @@ class ThinkTwiceDecoder(BaseModule):
             controls.append(control + control_offset)
             states.append(state)
         beta_parameters = F.softplus(torch.stack(controls, dim=1)).clamp(min=MIN_BETA_PARAMETER)
-        vectors, maps, future_maps = _stack_scenes(states[1:], start, coarse.waypoints.shape[1])
+        vectors, maps, future_maps = stack_scenes(states[1:], start, coarse.waypoints.shape[1])
         return {
             'pred_speed': coarse.speed,
             'pred_value_traj': coarse.value_traj,
@@ -246,7 +261,7 @@ class ThinkTwiceDecoder(BaseModule):
             waypoint_offsets.append(waypoint_offset)
             control_offsets.append(control_offset)
             states.append(state)
-        vectors, maps, future_maps = _stack_scenes(states[1:], start, teacher.waypoints.shape[1])
+        vectors, maps, future_maps = stack_scenes(states[1:], start, teacher.waypoints.shape[1])
         return {
             'teacher_waypoint_offset': torch.stack(waypoint_offsets, dim=1),
             'teacher_control_offset': torch.stack(control_offsets, dim=1),
@@ -276,19 +291,3 @@ def _build(config: dict[str, Any] | None, default_type: str, **sizes: Any) -> nn
 
 def _embedding(rows: int, channels: int) -> nn.Parameter:
     return nn.Parameter(nn.init.normal_(torch.empty(rows, channels), std=EMBEDDING_STD))
-
-
-def _stack_scenes(
-    states: Sequence[SceneState], start: SceneState, num_steps: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """BEV vectors, maps and future maps after each layer, each (B, L, ...); empty where L is 0."""
-    maps, vectors = start.bev_map, start.bev_vector
-    if not states:
-        B = len(maps)
-        future = maps.new_zeros(B, 0, num_steps, *maps.shape[1:])
-        return vectors.new_zeros(B, 0, *vectors.shape[1:]), maps.new_zeros(B, 0, *maps.shape[1:]), future
-    return (
-        torch.stack([state.bev_vector for state in states], dim=1),
-        torch.stack([state.bev_map for state in states], dim=1),
-        torch.stack([state.future_bev_map for state in states if state.future_bev_map is not None], dim=1),
-    )

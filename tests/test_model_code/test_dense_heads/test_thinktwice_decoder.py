@@ -15,6 +15,7 @@ SECOND_VALUES = [
     {'num_steps': 3, 'num_refine_layers': 1},
     {'num_steps': 6, 'bev_size': (7, 12)},
     {'heights': (0.0, 1.5), 'fixed_points': ()},
+    {'num_steps': 1},
     {'num_refine_layers': 0},
 ]
 
@@ -213,6 +214,20 @@ def test_another_number_of_cameras_or_levels_than_configured_is_refused() -> Non
         decoder(**decoder_inputs(num_cameras=3))
     with pytest.raises(ValueError, match='but got 2 levels'):
         decoder(**decoder_inputs(num_levels=2))
+
+
+def test_a_teacher_of_another_length_is_refused() -> None:
+    decoder, inputs = build({})
+    with pytest.raises(ValueError, match='targets hold 6 future steps.*num_steps=4'):
+        decoder(**inputs, teacher=teacher(num_steps=6))
+
+
+def test_weights_named_by_init_cfg_come_on_top(tmp_path) -> None:
+    donor = small_decoder()
+    torch.save(donor.state_dict(), tmp_path / 'decoder.pth')
+    decoder = small_decoder(init_cfg={'type': 'Pretrained', 'checkpoint': str(tmp_path / 'decoder.pth')})
+    for loaded, expected in zip(decoder.parameters(), donor.parameters(), strict=True):
+        assert torch.equal(loaded, expected)
 
 
 @pytest.mark.cuda
