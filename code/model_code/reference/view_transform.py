@@ -57,6 +57,33 @@ class ReferenceLiftSplat(LiftSplat):
         )
         return columns, rows
 
+    def lift(
+        self,
+        intrinsics: Tensor,
+        cam2key: Tensor,
+        ida_mats: Tensor,
+        image_size: tuple[int, int],
+        map_size: tuple[int, int],
+    ) -> Tensor:
+        """Place every pixel and depth bin; arguments and result as of :meth:`LiftSplat.lift`.
+
+        The result is that of the main line. The operations are those of 2023 in their order,
+        because a point that rounds across the border of a cell moves its whole feature.
+        """
+        frustum = self.frustum(image_size, map_size).to(intrinsics)[..., None]  # (D, h, w, 4, 1)
+        points = ida_mats.inverse()[:, :, None, None, None] @ frustum
+        points = torch.cat((points[..., :2, :] * points[..., 2:3, :], points[..., 2:, :]), dim=-2)
+        lens = torch.eye(4).to(intrinsics).repeat(*intrinsics.shape[:2], 1, 1)
+        lens[..., :3, :3] = intrinsics
+        pixel2key = cam2key @ lens.inverse()
+        return (pixel2key[:, :, None, None, None] @ points)[..., :3, 0]
+
+    def frustum(self, image_size: tuple[int, int], map_size: tuple[int, int]) -> Tensor:
+        """Column, row, depth and 1 of every pixel and bin: (D, h, w, 4)."""
+        columns, rows = self.pixel_centers(image_size, map_size)
+        depth, v, u = torch.meshgrid(self.depth_values, rows, columns, indexing='ij')
+        return torch.stack((u, v, depth, torch.ones_like(u)), dim=-1)
+
     def official_buffers(self, image_size: tuple[int, int], map_size: tuple[int, int]) -> dict[str, Tensor]:
         """The buffers of the 2023 encoder that its config determines.
 
@@ -70,11 +97,9 @@ class ReferenceLiftSplat(LiftSplat):
         """
         grid = self.bev_grid
         assert isinstance(grid, ReferenceBEVGrid)  # built above
-        columns, rows = self.pixel_centers(image_size, map_size)
-        depth, v, u = torch.meshgrid(self.depth_values, rows, columns, indexing='ij')
         return {
             'voxel_size': torch.tensor(grid.cell_size),
             'voxel_coord': torch.tensor(grid.first_center),
             'voxel_num': torch.tensor([grid.num_x, grid.num_y, grid.num_z]),
-            'frustum': torch.stack((u, v, depth, torch.ones_like(u)), dim=-1),
+            'frustum': self.frustum(image_size, map_size),
         }
