@@ -8,7 +8,8 @@ PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.set-up
 # Two workers suit the smallest machine that the suite is made for.
 TEST_WORKERS ?= 2
-PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(TEST_WORKERS)
+# loadfile: what the tests of one file share (a model, a recorded town) is made once
+PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(TEST_WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow lint format typecheck clean
