@@ -39,21 +39,20 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return arguments
 
 
-def evaluate(cfg: Config, checkpoint: str) -> dict[str, Any]:
-    """Metrics of a checkpoint on ``cfg.test_dataloader``. Collective.
+def build_tester(cfg: Config, checkpoint: str) -> Any:
+    """Runner that evaluates a checkpoint on ``cfg.test_dataloader``.
 
     Args:
         cfg: A config from ``load_config`` with its ``work_dir`` set.
         checkpoint: Checkpoint file.
 
     Returns:
-        Name to value, equal on all processes.
+        A ``DrivingRunner``; its ``test()`` gives the metrics, equal on all processes.
 
     Raises:
         FileNotFoundError: There is no such checkpoint or no data.
-        CheckpointError: The checkpoint does not fit the model.
+        ConfigError: The config is wrong.
     """
-    from thinktwice.apis.official_weights import OfficialWeightsHook
     from thinktwice.core.runner import DrivingRunner
 
     if not Path(checkpoint).is_file():
@@ -63,15 +62,14 @@ def evaluate(cfg: Config, checkpoint: str) -> dict[str, Any]:
         cfg[f'test_{part}'] = cfg.get(f'test_{part}') or cfg[f'val_{part}']
     cfg.test_cfg = cfg.get('test_cfg') or dict(type='TestLoop')
     check_datasets(cfg, ('test_dataloader',))
-    # a run that only evaluates needs nothing of training, and warns about it
+    # a run that only evaluates needs nothing of training
     cfg.train_dataloader = cfg.train_cfg = cfg.optim_wrapper = cfg.param_scheduler = None
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
     cfg.custom_hooks = []
     cfg.default_hooks.checkpoint = cfg.default_hooks.param_scheduler = None
     runner = setup_phase(lambda: DrivingRunner.from_cfg(cfg))
-    runner.register_hook(OfficialWeightsHook())
     setup_phase(lambda: runner.test_dataloader)
-    return runner.test()
+    return runner
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cfg.trust_checkpoint = arguments.trust_checkpoint
     start_distributed(arguments.launcher, **cfg.get('env_cfg', {}).get('dist_cfg', {}))
     try:
-        metrics = evaluate(cfg, arguments.checkpoint)
+        metrics = build_tester(cfg, arguments.checkpoint).test()
         if is_main_process() and arguments.out:
             Path(arguments.out).write_text(json.dumps(metrics, indent=1))
     finally:

@@ -3,6 +3,7 @@
 _base_ = ['thinktwice.py']
 
 num_refine_layers = 1
+speed_scale = 1.0  # m/s: in larger units a short training takes long to find how much the speed says
 model = dict(
     data_preprocessor=dict(photometric=None),
     img_encoder=dict(
