@@ -43,7 +43,7 @@ class Drive:
     def __init__(self, town: str, seed: int, number: int = 0, seconds: float = 60.0) -> None:
         map_number, index = parse_town_name(town)
         self.town = build_town(map_number)
-        self.weather = draw_weather(index)
+        self.weather = draw_weather(map_number, index)
         self._lighting = make_lighting(self.weather)
         sources = np.random.SeedSequence([seed, map_number, index, number]).spawn(6)
         generators = [np.random.default_rng(source) for source in sources]

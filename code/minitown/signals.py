@@ -8,7 +8,7 @@ from thinktwice.minitown.classes import GREEN, RED, YELLOW
 from thinktwice.minitown.layout import Layout
 
 YELLOW_TIME = 2.0
-CLEAR_TIME = 1.5
+CLEAR_TIME = 1.2
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Signals:
     def __init__(self, layout: Layout, rng: np.random.Generator) -> None:
         self._programmes = {
             junction.index: Programme(
-                (float(rng.uniform(5, 8)), float(rng.uniform(5, 8))), float(rng.uniform(0, 30))
+                (float(rng.uniform(4.5, 6.5)), float(rng.uniform(4.5, 6.5))), float(rng.uniform(0, 30))
             )
             for junction in layout.junctions
             if junction.has_lights

@@ -11,7 +11,7 @@ from thinktwice.minitown.traffic import Traffic, Vehicle
 
 EGO = 0
 EGO_CRUISE = 8.0
-METRES_PER_CAR = 85.0
+METRES_PER_CAR = 100.0
 SPAWN_GAP = 11.0
 LEADER_CHANCE = 0.5
 CAR_SIZES = ((2.2, 0.95, 0.74), (2.0, 0.9, 0.78), (2.4, 0.98, 0.72), (2.9, 1.05, 1.2))

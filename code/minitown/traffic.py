@@ -24,7 +24,7 @@ HARD_BRAKE = 6.0
 STANDSTILL_GAP = 2.5
 TIME_HEADWAY = 1.2
 SPEED_CHANGE_BRAKE = 1.6
-ONCOMING_REACH = 24.0
+ONCOMING_REACH = 22.0
 SHARED_START = 5.0
 """Metres over which ways from the same lane into a junction have not parted yet."""
 CLEARING_SECONDS = 1.2

@@ -7,9 +7,9 @@ import numpy as np
 from thinktwice.minitown.renderer import Lighting
 
 
-def draw_weather(index: int) -> dict[str, float]:
-    """Return the ten weather numbers of a town index, always the same for one index."""
-    rng = np.random.default_rng([20232, index])
+def draw_weather(number: int, index: int) -> dict[str, float]:
+    """Return the ten weather numbers of a town's number and index, always the same for both."""
+    rng = np.random.default_rng([20232, number, index])
     cloudiness = float(rng.choice([5.0, 30.0, 60.0, 90.0]))
     return {
         'cloudiness': cloudiness,

@@ -13,8 +13,8 @@ from thinktwice.minitown.layout import build_layout
 from thinktwice.minitown.town import TOWN_NUMBERS
 from thinktwice.minitown.traffic import follow
 
-SECONDS = 60.0
-DRIVES = [('town01_00', 0), ('town03_00', 1), ('town05_00', 2), ('town06_00', 0)]
+SECONDS = 50.0
+DRIVES = [('town01_00', 0), ('town03_00', 1), ('town05_00', 2), ('town06_00', 0), ('town02_00', 1)]
 
 
 def box(pose, half):
@@ -39,7 +39,7 @@ class Log:
     """What happened in a drive, watched at every step."""
 
     def __init__(self, town, number):
-        drive = Drive(town, 7, number, SECONDS)
+        drive = Drive(town, 8, number, SECONDS)
         layout = drive.town.layout
         self.speeds, self.offsets, self.steer = [], [], []
         self.red_crossings, self.red_stops, self.collisions, self.follows = 0, 0, 0, 0
