@@ -2,14 +2,13 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..calibration import CameraCalibration, calibration_to_dict, load_calibration
-from ..storage import RouteFileReader, RouteFileWriter, RouteReader, SampleReadError, open_storage
+from ..calibration import calibration_to_dict, load_calibration
+from ..frame_check import NO_HEADING, check_frame
+from ..storage import RouteFileReader, RouteFileWriter, SampleReadError, open_storage
 from ..storage.packed import DAMAGE_RECORD
 from ..storage.route_file import SUFFIX
 from .frames import FramePacker, record_names
@@ -168,7 +167,6 @@ def verify_route(destination: str, town: str, route: str, frames: int) -> RouteR
     try:
         storage = open_storage(destination)
         calibration, reader = load_calibration(storage), storage.route(town, route)
-        size, cameras = calibration.stored_size, calibration.cameras
         path = Path(destination) / town / f'{route}{SUFFIX}'
         file = RouteFileReader(str(path))
         file.close()
@@ -179,29 +177,11 @@ def verify_route(destination: str, town: str, route: str, frames: int) -> RouteR
         report.error = f'{type(error).__name__}: {error}'
         return report
     for frame in range(frames):
-        report.damaged.update(_check_frame(reader, cameras, frame, size))
+        problems = check_frame(reader, calibration, frame)
+        for folder, why in problems.items():
+            if not why.endswith(NO_HEADING):  # a gap of the recording, packed as it was
+                report.damaged[f'{folder}/{frame:04d}'] = why
     return report
-
-
-def _check_frame(
-    reader: RouteReader, cameras: Sequence[CameraCalibration], frame: int, size: tuple[int, int]
-) -> dict[str, str]:
-    checks: dict[str, Callable[[], Any]] = {
-        'measurements': partial(reader.measurements, frame),
-        'supervision': partial(reader.supervision, frame),
-        'lidar': partial(reader.points, frame),
-    }
-    for camera in cameras:
-        checks[camera.rgb] = partial(reader.rgb, camera.rgb, frame, size)
-        checks[camera.depth] = partial(reader.depth_code, camera.depth, frame, size)
-        checks[camera.seg] = partial(reader.class_ids, camera.seg, frame, size)
-    damaged = {}
-    for folder, check in checks.items():
-        try:
-            check()
-        except SampleReadError as error:
-            damaged[f'{folder}/{frame:04d}'] = str(error)
-    return damaged
 
 
 def packed_calibration_of(task: RouteTask) -> dict[str, Any]:

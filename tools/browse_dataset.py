@@ -1,0 +1,126 @@
+"""Draw samples of a config's data, before and after augmentation.
+
+One picture a sample: all cameras with the LiDAR points projected into them (coloured by depth), depth
+and class labels, and the bird's-eye view with waypoints, target point and command.
+
+Examples:
+    python tools/browse_dataset.py configs/thinktwice_minitown.py
+    python tools/browse_dataset.py configs/thinktwice.py --index 0 17 --epoch 3 --out pictures/ --html
+    python tools/browse_dataset.py configs/thinktwice.py --random 8 --iteration 300000
+"""
+
+import argparse
+import html
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.config import Config, DictAction
+from mmengine.registry import init_default_scope
+from torch import Tensor
+
+from thinktwice.apis.command_line import run_command, setup_phase
+from thinktwice.apis.config import load_config
+from thinktwice.core.visualization.data import browse_picture, describe_sample
+from thinktwice.core.visualization.picture import save_picture
+from thinktwice.datasets import CarlaDataset, SampleKey
+from thinktwice.errors import ConfigError
+from thinktwice.registry import DATASETS, MODELS
+
+CAMERA_STEP = 'LoadCameras'
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--loader', default='train_dataloader', help='key of the loader in the config')
+    parser.add_argument('--data-root', help='another dataset than that of the config, recorded or packed')
+    parser.add_argument('--index', type=int, nargs='+', help='samples to draw')
+    parser.add_argument('--random', type=int, default=4, metavar='N', help='draw N random samples instead')
+    parser.add_argument('--seed', type=int, default=0, help='of the random choice')
+    parser.add_argument('--epoch', type=int, default=0, help='whose augmentation is drawn')
+    parser.add_argument(
+        '--iteration', type=int, help='also the photometric augmentation, as after that many training steps'
+    )
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/browse'), help='folder for the pictures')
+    parser.add_argument('--html', action='store_true', help='also a page index.html that shows them')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides of the config')
+    return parser.parse_args(arguments)
+
+
+def build_datasets(config: Config, loader: str, data_root: str | None) -> tuple[CarlaDataset, CarlaDataset]:
+    """Build the dataset with whole undistorted images, and the one that the config asks for."""
+    if loader not in config:
+        raise ConfigError(f'--loader {loader}: the config has no such key')
+    settings = config[loader].dataset.to_dict()
+    if data_root:
+        settings['data_root'] = data_root
+    after = setup_phase(lambda: DATASETS.build(settings))
+    whole = {'image_size': after.calibration.image_size, 'training': False}
+    steps = [
+        {**step, **whole} if str(step['type']).endswith(CAMERA_STEP) else step
+        for step in settings['pipeline']
+    ]
+    before = setup_phase(lambda: DATASETS.build({**settings, 'pipeline': steps}))
+    return before, after
+
+
+def choose(options: argparse.Namespace, length: int) -> list[int]:
+    """List the indices to draw."""
+    if options.index is None:
+        count = min(max(options.random, 1), length)
+        return sorted(np.random.default_rng(options.seed).choice(length, count, replace=False).tolist())
+    for index in options.index:
+        if not 0 <= index < length:
+            raise ConfigError(f'--index {index}: the dataset has the samples 0 to {length - 1}')
+    return options.index
+
+
+def photometric(config: Config, sample: dict[str, Any], iteration: int) -> Tensor:
+    """Change a sample's colours as training would after `iteration` steps."""
+    preprocessor = MODELS.build(config.model.data_preprocessor)
+    if preprocessor.photometric is None:
+        raise ConfigError('--iteration: the data_preprocessor of the config has no photometric augmentation')
+    preprocessor.set_iteration(iteration)
+    return preprocessor.augment(sample['inputs']['img'][None], [sample['metas']])[0]
+
+
+def write_page(folder: Path, captions: dict[str, str]) -> None:
+    """Write a page that shows the pictures of a folder."""
+    figures = ''.join(
+        f'<figure><img src="{name}" style="max-width:100%">'
+        f'<figcaption>{html.escape(text)}</figcaption></figure>'
+        for name, text in captions.items()
+    )
+    page = f'<!doctype html><meta charset="utf-8"><title>Samples</title><body>{figures}</body>\n'
+    (folder / 'index.html').write_text(page, encoding='utf-8')
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Draw the samples and name the files."""
+    options = parse_arguments(arguments)
+    config = load_config(options.config, options.cfg_options)
+    init_default_scope(config.default_scope)
+    before, after = build_datasets(config, options.loader, options.data_root)
+    captions: dict[str, str] = {}
+    for index in choose(options, len(after)):
+        key = SampleKey(index, options.epoch)
+        sample = after[key]
+        changed = None if options.iteration is None else photometric(config, sample, options.iteration)
+        name = f'{index:06d}_epoch{options.epoch}.png'
+        save_picture(browse_picture(before[key], sample, changed), options.out / name)
+        captions[name] = describe_sample(sample)
+        print(f'{options.out / name}: {captions[name]}')
+    if options.html:
+        write_page(options.out, captions)
+        print(options.out / 'index.html')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(run_command(main))

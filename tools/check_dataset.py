@@ -1,0 +1,117 @@
+"""Read a whole dataset as training would and report every file that can't be used.
+
+Recorded or packed, local or remote. With --repair, metadata are written that keep the damaged frames
+out of training.
+
+Examples:
+    python tools/check_dataset.py dataset/ --workers 8 --report damaged.json
+    python tools/check_dataset.py dataset/ --repair
+    python tools/check_dataset.py http://server/dataset --repair --metadata-dir repaired/
+
+Exit status: 0 all is well, 1 something can't be used, 2 bad arguments.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from thinktwice.datasets.frame_check import CheckReport, CheckTask, check_route, repaired_metadata
+from thinktwice.datasets.metadata import load_metadata, save_metadata
+from thinktwice.datasets.packing.jobs import run_tasks
+from thinktwice.datasets.storage import SampleReadError, open_storage
+
+EXIT_GOOD, EXIT_PROBLEMS, EXIT_BAD_ARGUMENTS = 0, 1, 2
+MAX_LISTED = 20
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('root', help='folder or address of the dataset')
+    parser.add_argument('--workers', type=int, default=os.cpu_count() or 1, help='processes (all cores)')
+    parser.add_argument('--report', type=Path, help='write all problems to this JSON file')
+    parser.add_argument(
+        '--repair', action='store_true', help='write metadata that keep frames with problems out of training'
+    )
+    parser.add_argument(
+        '--metadata-dir', type=Path, help='folder for the repaired metadata; default: the dataset itself'
+    )
+    return parser.parse_args(arguments)
+
+
+def summary(reports: Sequence[CheckReport]) -> str:
+    """Count by town and by kind of file, then list the first problems."""
+    lines = [f'{"town":<12}{"routes":>8}{"frames":>10}{"damaged frames":>16}']
+    for town in sorted({report.town for report in reports}):
+        chosen = [report for report in reports if report.town == town]
+        frames, damaged = sum(r.frames for r in chosen), sum(len(r.problems) for r in chosen)
+        lines.append(f'{town:<12}{len(chosen):>8}{frames:>10}{damaged:>16}')
+    problems = [(report, frame) for report in reports for frame in sorted(report.problems)]
+    folders = Counter(folder for report, frame in problems for folder in report.problems[frame])
+    if folders:
+        lines.append(
+            'files by folder: ' + ', '.join(f'{name} {count}' for name, count in folders.most_common())
+        )
+    messages = [text for report, frame in problems for text in report.problems[frame].values()]
+    lines += [f'  {text}' for text in messages[:MAX_LISTED]]
+    if len(messages) > MAX_LISTED:
+        lines.append(f'  and {len(messages) - MAX_LISTED} more (--report FILE lists all)')
+    return '\n'.join(lines)
+
+
+def write_report(path: Path, root: str, reports: Sequence[CheckReport]) -> None:
+    """Write every problem as JSON: route, frame, folder, reason."""
+    problems = {
+        f'{report.town}/{report.route}': {str(frame): found for frame, found in report.problems.items()}
+        for report in reports
+        if report.problems
+    }
+    content = {'root': root, 'frames': sum(report.frames for report in reports), 'problems': problems}
+    path.write_text(json.dumps(content, indent=1) + '\n')
+
+
+def run(options: argparse.Namespace) -> int:
+    """Check the dataset; return the exit status."""
+    root = options.root
+    metadata = load_metadata(open_storage(root), root)
+    tasks = [
+        CheckTask(root, town, route, record.usable)
+        for town, routes in metadata.towns.items()
+        for route, record in routes.items()
+    ]
+    results = run_tasks(check_route, tasks, options.workers)
+    reports = list(tqdm(results, total=len(tasks), unit='route', file=sys.stderr, disable=None))
+    reports.sort(key=lambda report: (report.town, report.route))
+    print(summary(reports))
+    if options.report:
+        write_report(options.report, root, reports)
+    if options.repair:
+        folder = options.metadata_dir or Path(root)
+        folder.mkdir(parents=True, exist_ok=True)
+        print('wrote', *save_metadata(repaired_metadata(metadata, reports), folder))
+    return EXIT_PROBLEMS if any(report.problems for report in reports) else EXIT_GOOD
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    options = parse_arguments(arguments)
+    if options.repair and '://' in options.root and options.metadata_dir is None:
+        print('check_dataset: --repair of a remote dataset needs --metadata-dir', file=sys.stderr)
+        return EXIT_BAD_ARGUMENTS
+    try:
+        return run(options)
+    except (ValueError, OSError, SampleReadError, RuntimeError) as error:
+        print(f'check_dataset: {error}', file=sys.stderr)
+        return EXIT_BAD_ARGUMENTS
+
+
+if __name__ == '__main__':
+    sys.exit(main())
