@@ -1,0 +1,85 @@
+"""Steps that are not finite are undone, named and, in a row, the end of the run."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from thinktwice.core.hooks import NonFiniteGuardHook
+from thinktwice.core.hooks.step import step_seed
+from thinktwice.core.optim_wrapper import GuardedOptimWrapper
+from thinktwice.errors import TrainingDivergedError
+
+
+class Run:
+    """One model with BatchNorm, trained by hand with the hook around each step."""
+
+    def __init__(self, folder, max_in_a_row: int = 3) -> None:
+        self.work_dir = str(folder)
+        self.bare_model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+        self.optim_wrapper = GuardedOptimWrapper(torch.optim.SGD(self.bare_model.parameters(), lr=0.1))
+        self.hook = NonFiniteGuardHook(max_in_a_row)
+        self.iter = 0
+        self.warnings: list[str] = []
+        self.logger = SimpleNamespace(warning=self.warnings.append)
+        self.hook.before_train(self)
+
+    def step(self, batch: torch.Tensor) -> None:
+        data = {'metas': [{'sample_id': f'sample_{i}'} for i in range(len(batch))]}
+        self.hook.before_train_iter(self, self.iter, data)
+        loss = self.bare_model(batch).square().mean()
+        self.optim_wrapper.update_params(loss)
+        self.hook.after_train_iter(self, self.iter, data, {'wp_loss': loss.detach()})
+        self.iter += 1
+
+
+def bad_batch() -> torch.Tensor:
+    batch = torch.randn(4, 2)
+    batch[1, 0] = float('nan')
+    return batch
+
+
+def test_bad_step_leaves_weights_and_running_statistics_alone(tmp_path):
+    run = Run(tmp_path)
+    run.step(torch.randn(4, 2))
+    before = {name: value.clone() for name, value in run.bare_model.state_dict().items()}
+    run.step(bad_batch())
+    after = run.bare_model.state_dict()
+    for name, value in before.items():
+        if name != '1.num_batches_tracked':
+            assert torch.equal(after[name], value), name
+    run.step(torch.randn(4, 2))
+    assert torch.isfinite(run.bare_model[1].running_mean).all()
+
+
+def test_report_names_step_samples_and_losses(tmp_path):
+    run = Run(tmp_path)
+    run.step(torch.randn(4, 2))
+    run.step(bad_batch())
+    assert 'step 2 was skipped' in run.warnings[0]
+    report = json.loads((tmp_path / 'nonfinite' / 'iter_2_rank_0.json').read_text())
+    assert report['samples'] == ['sample_0', 'sample_1', 'sample_2', 'sample_3']
+    assert report['values'] == {'wp_loss': 'nan'}
+
+
+def test_run_stops_only_when_bad_steps_do_not_end(tmp_path):
+    run = Run(tmp_path, max_in_a_row=3)
+    for _ in range(2):
+        run.step(bad_batch())
+        run.step(bad_batch())
+        run.step(torch.randn(4, 2))
+    run.step(bad_batch())
+    run.step(bad_batch())
+    with pytest.raises(
+        TrainingDivergedError, match='3 steps in a row were not finite, the last at iteration 9'
+    ):
+        run.step(bad_batch())
+
+
+def test_seed_of_a_step_depends_on_each_of_seed_step_and_rank():
+    seeds = {step_seed(seed, step, rank) for seed in range(3) for step in range(20) for rank in range(4)}
+    assert len(seeds) == 3 * 20 * 4
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert step_seed(1, 2, 3) == step_seed(1, 2, 3)
