@@ -17,6 +17,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from thinktwice.apis.official_checkpoint import model_shapes, official_to_ours
+from thinktwice.errors import CheckpointError
 from thinktwice.model_code.official_names import official_entries
 
 #: Present in weights of the 2023 computation alone, and in models that reproduce it.
@@ -139,9 +140,8 @@ def adapt_official_weights(state: StateDict, model: nn.Module, numerics: str | N
             if weights[name].shape == own[name].shape:
                 weights[name] = change.rule(weights[name], own[name].to(weights[name].device))
         if names:
-            notes.append(
-                f'{len(names)} entries, {names[0]}{", ..." if len(names) > 1 else ""}: {change.note}'
-            )
+            others = f' and {len(names) - 1} more' if len(names) > 1 else ''
+            notes.append(f'{names[0]}{others}: {change.note}')
     notes += [f'taken over, but trained otherwise: {note}' for note in INPUT_NOTES]
     return AdaptedWeights(weights, notes)
 
@@ -161,7 +161,15 @@ def _translated(state: StateDict, model: nn.Module) -> tuple[dict[str, Tensor], 
 
 
 class OfficialWeightsHook(Hook):
-    """Adapts the weights of 2023 whenever a run loads them, and logs what changed."""
+    """Adapts the weights of 2023 whenever a run loads them, and logs what changed.
+
+    Args:
+        fine_tuning: Whether the run trains on. If not, only a model that reproduces 2023 may
+            take them: another one would be judged by parts that start anew.
+    """
+
+    def __init__(self, fine_tuning: bool = True) -> None:
+        self.fine_tuning = fine_tuning
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Replace the checkpoint's weights in place.
@@ -169,20 +177,30 @@ class OfficialWeightsHook(Hook):
         Args:
             runner: The runner that is about to load them into its model.
             checkpoint: What was read from the file.
+
+        Raises:
+            CheckpointError: If the weights would have to be adapted, and the run does not train.
         """
         if runner._resume or 'state_dict' not in checkpoint:
             return  # what is resumed fits as it is, or is refused
         state = {name.removeprefix('module.'): value for name, value in checkpoint['state_dict'].items()}
         adapted = adapt_official_weights(state, _unwrapped(runner.model), checkpoint.get('numerics'))
         checkpoint['state_dict'] = adapted.weights
-        if adapted.notes:
-            lines = '\n'.join(f'  - {note}' for note in adapted.notes)
-            print_log(
-                'the weights of the 2023 model were adapted to this config, see docs/reference_quirks.md '
-                f'(configs/thinktwice_reference.py computes with them as they are):\n{lines}',
-                logger='current',
-                level=logging.WARNING,
+        if not adapted.notes:
+            return
+        lines = '\n'.join(f'  - {note}' for note in adapted.notes)
+        if not self.fine_tuning:
+            raise CheckpointError(
+                'these are weights of the 2023 model, and this config computes something else '
+                '(docs/reference_quirks.md): evaluate them with configs/thinktwice_reference.py, or '
+                f'fine-tune them with train.py --load-from first. What differs:\n{lines}'
             )
+        print_log(
+            'the weights of the 2023 model were adapted to this config, see docs/reference_quirks.md '
+            f'(configs/thinktwice_reference.py computes with them as they are):\n{lines}',
+            logger='current',
+            level=logging.WARNING,
+        )
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

@@ -53,6 +53,7 @@ def build_tester(cfg: Config, checkpoint: str) -> Any:
         FileNotFoundError: There is no such checkpoint or no data.
         ConfigError: The config is wrong.
     """
+    from thinktwice.apis.official_weights import OfficialWeightsHook
     from thinktwice.core.runner import DrivingRunner
 
     if not Path(checkpoint).is_file():
@@ -68,6 +69,7 @@ def build_tester(cfg: Config, checkpoint: str) -> Any:
     cfg.custom_hooks = []
     cfg.default_hooks.checkpoint = cfg.default_hooks.param_scheduler = None
     runner = setup_phase(lambda: DrivingRunner.from_cfg(cfg))
+    runner.register_hook(OfficialWeightsHook(fine_tuning=False))
     setup_phase(lambda: runner.test_dataloader)
     return runner
 

@@ -8,6 +8,10 @@ from helpers.reference_config import REPOSITORY, write_small_reference_config
 from thinktwice.apis.config import load_config
 from thinktwice.apis.official_checkpoint import build_model, model_shapes, ours_to_official
 from thinktwice.apis.official_weights import OfficialWeightsHook, adapt_official_weights
+from thinktwice.apis.test import build_tester
+from thinktwice.apis.train import train
+from thinktwice.core.runner import DrivingRunner
+from thinktwice.errors import CheckpointError
 
 
 @pytest.fixture(scope='module')
@@ -129,3 +133,27 @@ def test_resumed_run_is_left_alone(reference, main):
     checkpoint = {'state_dict': state}
     OfficialWeightsHook().after_load_checkpoint(SimpleNamespace(model=main, _resume=True), checkpoint)
     assert checkpoint['state_dict'] is state
+
+
+def test_evaluation_of_2023_weights_wants_the_reference_config(reference, main):
+    hook, checkpoint = OfficialWeightsHook(fine_tuning=False), {'state_dict': reference.state_dict()}
+    hook.after_load_checkpoint(SimpleNamespace(model=reference, _resume=False), checkpoint)
+    assert set(checkpoint['state_dict']) == set(reference.state_dict())
+    with pytest.raises(CheckpointError, match='configs/thinktwice_reference.py'):
+        hook.after_load_checkpoint(SimpleNamespace(model=main, _resume=False), checkpoint)
+
+
+def test_training_and_evaluation_register_the_hook(monkeypatch, tmp_path):
+    hooks = []
+    runner = SimpleNamespace(
+        rank=1, register_hook=hooks.append, build_all=lambda: None, train=lambda: None, test_dataloader=None
+    )
+    monkeypatch.setattr(DrivingRunner, 'from_cfg', lambda cfg: runner)
+    for module in ('train', 'test'):
+        monkeypatch.setattr(f'thinktwice.apis.{module}.check_datasets', lambda *args: None, raising=False)
+    config = str(REPOSITORY / 'configs' / 'thinktwice_minitown.py')
+    assert train(load_config(config)) == 0
+    checkpoint = tmp_path / 'weights.pth'
+    checkpoint.touch()
+    build_tester(load_config(config), str(checkpoint))
+    assert [hook.fine_tuning for hook in hooks] == [True, False]
