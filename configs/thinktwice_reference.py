@@ -6,6 +6,7 @@ Convert that with ``tools/convert_checkpoint.py``; docs/reference_quirks.md tell
 
 _base_ = ['thinktwice.py']
 
+load_measurements, load_waypoints = 'ReferenceLoadMeasurements', 'ReferenceLoadWaypoints'
 load_points, load_cameras = 'ReferenceLoadPoints', 'ReferenceLoadCameras'
 segmentation_loss = 'ReferenceSegmentationLoss'
 

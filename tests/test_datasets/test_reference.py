@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.tiny_dataset import write_dataset
+from helpers.tiny_dataset import change_measurements, measurements_of, write_dataset
 
 from thinktwice.apis.config import load_config
 from thinktwice.datasets import CarlaDataset
+from thinktwice.geometry import poses
 
 CONFIG = Path(__file__).resolve().parents[2] / 'configs' / 'thinktwice_reference.py'
 SMALL = {'image_size': [16, 32]}
@@ -47,3 +48,19 @@ def test_samples_differ_from_those_of_the_main_config_where_they_should(root):
         assert not torch.equal(main[key], reference[key]), key
     is_key = (main['points'][:, 4] == 0).numpy()
     assert np.array_equal(main['points'].numpy()[is_key], reference['points'].numpy()[is_key])
+
+
+def test_missing_heading_counts_as_north_in_2023_and_costs_the_sample_here(tmp_path):  # Q17
+    root = write_dataset(tmp_path, {'town01_00/routes_a': 9})
+    change_measurements(root, 'town01_00/routes_a', 1, theta=float('nan'))
+    samples = []
+    for config in ('thinktwice.py', 'thinktwice_reference.py'):
+        steps = load_config(str(CONFIG.parent / config), dict(SMALL)).test_pipeline
+        samples.append(CarlaDataset(root, pipeline=steps, test_mode=True)[0])
+    main, reference = samples
+    assert main['metas']['index'] != 0
+    assert reference['metas']['index'] == 0
+    key, target = measurements_of(1), measurements_of(2)
+    pose = np.array([*poses.north_east_to_world(key['x'], key['y']), -np.pi / 2])
+    expected = poses.world_to_ego(poses.north_east_to_world(target['x'], target['y']), pose)
+    assert np.allclose(reference['targets']['waypoints'][0], expected, atol=1e-4)

@@ -60,6 +60,8 @@ class LoadMeasurements:
         - command_replaced (bool): whether the recorded command was out of range
     """
 
+    read_pose = staticmethod(read_pose)
+
     def __call__(self, results: Results) -> Results:
         """Run the step; see the class.
 
@@ -67,7 +69,7 @@ class LoadMeasurements:
             UnusableSampleError: if a frame has no heading.
             SampleReadError: if a file can't be read.
         """
-        reads = [read_pose(results['reader'], frame) for frame in results['frames']]
+        reads = [self.read_pose(results['reader'], frame) for frame in results['frames']]
         values, key_pose = reads[-1]
         target = poses.north_east_to_world(values['x_target'], values['y_target'])
         results['ego_poses'] = np.stack([pose for _, pose in reads])
@@ -94,6 +96,8 @@ class LoadWaypoints:
         - waypoints (np.ndarray): (K, 2) float32 forward, right (m), key ego frame
     """
 
+    read_pose = staticmethod(read_pose)
+
     def __call__(self, results: Results) -> Results:
         """Run the step; see the class.
 
@@ -103,7 +107,7 @@ class LoadWaypoints:
         """
         if not results['with_targets']:
             return results
-        future = [read_pose(results['reader'], frame)[1] for frame in results['future_frames']]
+        future = [self.read_pose(results['reader'], frame)[1] for frame in results['future_frames']]
         positions = np.array([pose[: poses.POSE_YAW] for pose in future]).reshape(-1, 2)
         waypoints = poses.world_to_ego(positions, results['ego_poses'][-1])
         results['waypoints'] = waypoints.astype(np.float32)

@@ -4,6 +4,12 @@
 """
 
 from .images import ReferenceLoadCameras
+from .measurements import ReferenceLoadMeasurements, ReferenceLoadWaypoints
 from .points import ReferenceLoadPoints
 
-__all__ = ['ReferenceLoadCameras', 'ReferenceLoadPoints']
+__all__ = [
+    'ReferenceLoadCameras',
+    'ReferenceLoadMeasurements',
+    'ReferenceLoadPoints',
+    'ReferenceLoadWaypoints',
+]

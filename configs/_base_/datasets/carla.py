@@ -5,10 +5,12 @@ num_frames = 2  # frames of the queue, the key frame included; 0.5 s apart in CA
 horizon = 4  # future frames that are planned and supervised
 image_size = (448, 896)  # height and width that the network sees, pixels
 batch_size = 8  # samples a process and step
-load_points, load_cameras = 'LoadPoints', 'LoadCameras'  # steps of the pipelines that a variant replaces
+# steps of the pipelines that a variant replaces
+load_measurements, load_waypoints = 'LoadMeasurements', 'LoadWaypoints'
+load_points, load_cameras = 'LoadPoints', 'LoadCameras'
 
 train_pipeline = [
-    dict(type='LoadMeasurements'),  # poses, speed, target point, command
+    dict(type='${load_measurements}'),  # poses, speed, target point, command
     dict(type='${load_points}'),  # LiDAR of all frames of the queue in the key frame
     dict(
         type='${load_cameras}',
@@ -17,15 +19,15 @@ train_pipeline = [
         scale_range=(1.0, 0.6255 / 0.56),  # times the scale that fills the image: 0.56 .. 0.6255 of 1600x900
         flip_probability=0.5,
     ),
-    dict(type='LoadWaypoints'),
+    dict(type='${load_waypoints}'),
     dict(type='LoadSupervision', levels=(2, 3, 4, 5), future_level=2, brake_alpha=0.8, brake_beta=5.5),
     dict(type='PackSample'),
 ]
 test_pipeline = [
-    dict(type='LoadMeasurements'),
+    dict(type='${load_measurements}'),
     dict(type='${load_points}'),
     dict(type='${load_cameras}', image_size='${image_size}', training=False),
-    dict(type='LoadWaypoints'),
+    dict(type='${load_waypoints}'),
     dict(type='LoadSupervision', levels=(2, 3, 4, 5), future_level=2, brake_alpha=0.8, brake_beta=5.5),
     dict(type='PackSample'),
 ]
