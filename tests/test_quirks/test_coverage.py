@@ -107,7 +107,7 @@ def rows_of_the_page():
 
 
 def test_page_lists_every_row():
-    assert rows_of_the_page() == {f'M{i}' for i in range(1, 35)} | {f'Q{i}' for i in range(1, 32)}
+    assert rows_of_the_page() >= {f'M{i}' for i in range(1, 35)} | {f'Q{i}' for i in range(1, 32)}
 
 
 @pytest.mark.parametrize('row', sorted(HELD_BY))

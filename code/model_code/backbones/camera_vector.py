@@ -33,7 +33,7 @@ class FixedCameraNorm(nn.Module):
     """Division by typical magnitudes: the same for any batch, nothing to learn.
 
     Most entries are constant over a data set, so batch normalisation amplifies the
-    rounding noise in their variance; this is the alternative (docs/reference_quirks, 28).
+    rounding noise in their variance; this is the alternative (docs/reference_quirks, M28).
     """
 
     scales: Tensor

@@ -26,7 +26,7 @@ class BEVFlattenHead(BaseModule):
         hidden_channels: Width of the hidden layer before the vector.
         out_channels: Length of the vector.
         norm: ``'batch'``, as in the paper, mixes the statistics of observed and predicted
-            maps; ``'group'`` treats each map alone (docs/reference_quirks, 30).
+            maps; ``'group'`` treats each map alone (docs/reference_quirks, M30).
 
     Raises:
         ValueError: If channels and strides differ in number, a level would be empty, or
