@@ -1,6 +1,7 @@
 """A look at the data before anything slow is built."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -23,4 +24,4 @@ def check_datasets(cfg: Config, loaders: Sequence[str] = ('train_dataloader', 'v
     init_default_scope(cfg.default_scope)
     for loader in loaders:
         if cfg.get(loader):
-            setup_phase(lambda dataset=cfg[loader].dataset: DATASETS.build(dataset))
+            setup_phase(partial(DATASETS.build, cfg[loader].dataset))

@@ -106,7 +106,7 @@ def demo_towns(routes: int) -> list[str]:
     """
     training = [f'town{number:02d}_{run:02d}' for run in range(12) for number in (1, 3, 4, 6)]
     held_out = [f'town{number:02d}_{run:02d}' for run in range(12) for number in (2, 5)]
-    towns = []
+    towns: list[str] = []
     while len(towns) < routes and training:
         towns += [*training[:4], held_out[0]]
         training, held_out = training[4:], held_out[1:]

@@ -89,7 +89,7 @@ def draw_bev(
     inputs: Mapping[str, Tensor],
     prediction: Mapping[str, Tensor],
     targets: Mapping[str, Tensor] | None = None,
-    **canvas_options: float,
+    canvas: BEVCanvas | None = None,
 ) -> np.ndarray:
     """Bird's-eye view of one sample.
 
@@ -97,12 +97,12 @@ def draw_bev(
         inputs: ``points`` (P, 5) and ``target_point`` (2,), ego metres.
         prediction: ``waypoints`` (K, 2) and, if there, ``waypoints_stages`` (L + 1, K, 2).
         targets: ``waypoints`` (K, 2), or None.
-        **canvas_options: Arguments of ``BEVCanvas``.
+        canvas: Empty canvas to draw on, None for the default extent.
 
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    canvas = BEVCanvas(**canvas_options)
+    canvas = canvas or BEVCanvas()
     points = inputs['points'].cpu().numpy()
     canvas.draw_points(points[points[:, 4] == 0])
     canvas.draw_ego()

@@ -1,0 +1,89 @@
+"""Commands around training as users type them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from thinktwice.apis import demo, print_config
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+MINITOWN = str(REPOSITORY / 'configs' / 'thinktwice_minitown.py')
+
+
+def run_python(*arguments: str, timeout: float = 600) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=REPOSITORY,
+        env={**os.environ, 'PYTHONPATH': 'tests/helpers', 'OMP_NUM_THREADS': '1'},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def test_print_config_shows_what_a_run_would_use(capsys, tmp_path):
+    assert print_config.main([MINITOWN, '--cfg-options', 'is_dev=True', 'image_size=(32,64)']) == 0
+    text = capsys.readouterr().out
+    assert '${' not in text
+    namespace: dict = {}
+    exec(text, namespace)  # a printed config is a config
+    assert namespace['train_dataloader']['num_workers'] == 0
+    assert namespace['train_dataloader']['dataset']['pipeline'][2]['image_size'] == (32, 64)
+    print_config.main([MINITOWN, '--out', str(tmp_path / 'written.py')])
+    assert "type='EncoderDecoder'" in (tmp_path / 'written.py').read_text()
+
+
+def test_checkpoint_is_evaluated_alone(tmp_path):
+    config = 'tests/helpers/toy_config.py'
+    trained = run_python(
+        'train.py', config, f'--work-dir={tmp_path}', '--cfg-options', 'train_cfg.max_epochs=1'
+    )
+    assert trained.returncode == 0, trained.stderr
+    out = tmp_path / 'metrics.json'
+    result = run_python(
+        *('tools/test.py', config, str(tmp_path / 'epoch_1.pth')),
+        *(f'--work-dir={tmp_path / "test"}', f'--out={out}'),
+    )
+    assert result.returncode == 0, result.stderr
+    scalars = next(tmp_path.glob('*/vis_data/scalars.json')).read_text().splitlines()
+    during_training = next(line for line in map(json.loads, scalars) if 'val/open_loop/ade' in line)
+    assert json.loads(out.read_text())['open_loop/ade'] == pytest.approx(during_training['val/open_loop/ade'])
+
+
+def test_demo_holds_out_towns_that_training_never_sees():
+    towns = demo.demo_towns(26)
+    held_out = {town for town in towns if town[:6] in ('town02', 'town05')}
+    assert len(set(towns)) == 26
+    assert len(held_out) == 5
+    assert {town[:6] for town in towns} - {town[:6] for town in held_out} == {
+        'town01',
+        'town03',
+        'town04',
+        'town06',
+    }
+    assert len(demo.demo_towns(5)) == 5
+
+
+@pytest.mark.slow
+def test_demo_from_nothing_to_pictures_and_again(tmp_path):
+    command = (
+        *('tools/run_demo.py', '--data', str(tmp_path / 'data'), '--out', str(tmp_path / 'out')),
+        *('--routes', '5', '--frames', '14', '--size', '72x128', '--pictures', '2'),
+        *('--cfg-options', 'train_cfg.max_epochs=1', 'train_cfg.max_iters=2'),
+    )
+    result = run_python(*command)
+    output = result.stdout + result.stderr
+    results = json.loads((tmp_path / 'out' / 'results.json').read_text())
+    # two steps of training can't beat a baseline, and the demo says so
+    assert result.returncode == 1, output
+    assert 'The model does not beat: constant velocity' in output
+    assert results['open_loop/samples'] == results['constant_velocity/samples'] > 0
+    assert len(list((tmp_path / 'out' / 'pictures').glob('*.png'))) == 2
+    assert 'constant velocity' in (tmp_path / 'out' / 'results.txt').read_text()
+    again = run_python(*command)
+    assert 'holds drives already' in again.stdout
