@@ -83,11 +83,15 @@ def plan_routes(routes: int, frames: int, seed: int, towns: Sequence[str] | None
     return [RouteJob(names[i % len(names)], i // len(names), seed, frames) for i in range(routes)]
 
 
-def _check_size(size: tuple[int, int]) -> None:
+def _make_rig(size: tuple[int, int], field_of_view: float) -> CameraRig:
+    """Return the cameras, or raise a ValueError for a size or lens that makes no picture."""
     if len(size) != 2 or not all(MIN_SIZE <= value <= MAX_SIZE for value in size):
         raise ValueError(
             f'size must be height and width of {MIN_SIZE} to {MAX_SIZE} pixels, got {tuple(size)}'
         )
+    if not 20.0 <= field_of_view <= 160.0:
+        raise ValueError(f'field_of_view must be 20 to 160 degrees, got {field_of_view}')
+    return CameraRig((int(size[0]), int(size[1])), float(field_of_view))
 
 
 def record(
@@ -133,13 +137,10 @@ def record(
         FileExistsError: if `out` is in use (see `dataset_files.prepare_root`).
     """
     jobs = plan_routes(routes, frames, seed, towns)
-    _check_size(size)
-    if not 20.0 <= field_of_view <= 160.0:
-        raise ValueError(f'field_of_view must be 20 to 160 degrees, got {field_of_view}')
     if workers < 1:
         raise ValueError(f'workers must be at least 1, got {workers}')
+    sensors = Sensors(_make_rig(size, field_of_view), lidar or Lidar(), debug_maps)
     root = Path(out)
-    sensors = Sensors(CameraRig((int(size[0]), int(size[1])), field_of_view), lidar or Lidar(), debug_maps)
     prepare_root(root, force)
     settings = {'routes': routes, 'frames': frames, 'seed': seed, 'size': list(sensors.rig.size)}
     write_json(root / MARKER, {'generator': 'thinktwice.minitown', 'schema_version': 1, **settings})

@@ -9,7 +9,7 @@ from thinktwice.minitown.cameras import CameraRig
 from thinktwice.minitown.classes import GROUND_COLOURS, GROUND_ROAD, GROUND_TO_CLASS
 from thinktwice.minitown.primitives import PrimitiveSet
 from thinktwice.minitown.raycast import cast_image
-from thinktwice.minitown.shading import LAMP_COLOURS, shade_image
+from thinktwice.minitown.shading import Air, Ground, Solids, shade_image
 
 VIEW_DISTANCE = 160.0
 """Shapes farther from the ego than this are not drawn, metres."""
@@ -68,15 +68,13 @@ class Lighting:
     haze_colour: tuple[float, float, float] = (205.0, 213.0, 220.0)
     sky_colour: tuple[float, float, float] = (104.0, 148.0, 205.0)
 
-    def packed(self) -> np.ndarray:
-        """Return the numbers in the order of `shading.shade_image`."""
-        return np.array([self.ambient, self.direct, self.haze, *self.haze_colour, *self.sky_colour])
-
-    def sun_in_ego(self, yaw: float) -> np.ndarray:
-        """Return the (3,) unit vector towards the sun in an ego frame with heading `yaw`."""
+    def in_ego(self, yaw: float) -> Air:
+        """Return the light as seen in an ego frame with heading `yaw`, for the shader."""
         x, y, z = np.array(self.sun) / np.linalg.norm(self.sun)
         cos, sin = math.cos(yaw), math.sin(yaw)
-        return np.array([cos * x + sin * y, -sin * x + cos * y, z])
+        sun = np.array([cos * x + sin * y, -sin * x + cos * y, z])
+        colours = np.array([self.haze_colour, self.sky_colour], dtype=np.float64)
+        return Air(sun, self.ambient, self.direct, self.haze, colours[0], colours[1])
 
 
 @dataclass(frozen=True)
@@ -116,6 +114,9 @@ class Renderer:
         """Return one view per camera, seen from an ego at `pose` (world x, y in metres, yaw in radians)."""
         shapes = scene.shapes.near(np.array(pose[:2]), VIEW_DISTANCE)
         table = shapes.in_ego(pose)
+        solids = Solids(table, shapes.kind, shapes.colour, shapes.texture, shapes.state, shapes.class_id)
+        ground = Ground(scene.ground.codes, scene.ground.ego2grid(pose), GROUND_TO_CLASS, GROUND_COLOURS)
+        air = scene.lighting.in_ego(pose[2])
         views = []
         for camera, rays, ego2cam in zip(self.rig.cameras, self._rays, self._ego2cam, strict=True):
             origin = np.array(camera.position)
@@ -124,26 +125,6 @@ class Renderer:
             cast_image(rays, origin, ego2cam, self._lens, table, shapes.kind, depth, owner)
             rgb = np.empty((*self.rig.size, 3), dtype=np.uint8)
             classes = np.empty(self.rig.size, dtype=np.uint8)
-            shade_image(
-                rays,
-                origin,
-                depth,
-                owner,
-                table,
-                shapes.kind,
-                shapes.colour,
-                shapes.texture,
-                shapes.state,
-                shapes.class_id,
-                scene.ground.codes,
-                scene.ground.ego2grid(pose),
-                GROUND_TO_CLASS,
-                GROUND_COLOURS,
-                scene.lighting.sun_in_ego(pose[2]),
-                scene.lighting.packed(),
-                LAMP_COLOURS,
-                rgb,
-                classes,
-            )
+            shade_image(rays, origin, depth, owner, solids, ground, air, rgb, classes)
             views.append(CameraView(rgb, depth, classes))
         return views

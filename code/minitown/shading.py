@@ -5,11 +5,12 @@ colour image agrees with both by construction.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
-from thinktwice.minitown.classes import GREEN, RED, YELLOW
+from thinktwice.minitown.classes import GREEN, RED, SKY, YELLOW
 from thinktwice.minitown.primitives import (
     BOX,
     CAR_BODY,
@@ -25,6 +26,37 @@ from thinktwice.minitown.raycast import GROUND, NOTHING
 
 LAMP_COLOURS = np.array([(20.0, 236.0, 140.0), (245.0, 200.0, 30.0), (255.0, 20.0, 60.0)])
 """RGB of a lit lamp by state: hues 76, 24 and 175 of OpenCV's 0..179."""
+
+
+class Solids(NamedTuple):
+    """The cast shapes: geometry table (P, 8) in the ego frame, columns of `primitives.PrimitiveSet`."""
+
+    shapes: np.ndarray
+    kinds: np.ndarray
+    colours: np.ndarray
+    textures: np.ndarray
+    states: np.ndarray
+    classes: np.ndarray
+
+
+class Ground(NamedTuple):
+    """Codes (R, C), the (2, 3) matrix from ego (x, y, 1) to (column, row), class and RGB by code."""
+
+    codes: np.ndarray
+    ego2grid: np.ndarray
+    classes: np.ndarray
+    colours: np.ndarray
+
+
+class Air(NamedTuple):
+    """Unit vector (3,) to the sun in the ego frame, and the numbers of `renderer.Lighting`."""
+
+    sun: np.ndarray
+    ambient: float
+    direct: float
+    haze: float
+    haze_colour: np.ndarray
+    sky_colour: np.ndarray
 
 
 @njit(cache=True)
@@ -65,7 +97,7 @@ def _surface(local, shape, kind: int, normal) -> None:  # type: ignore[no-untype
 
 
 @njit(cache=True)
-def _pattern(texture: int, state: int, local, shape, normal, lamps, colour) -> bool:  # type: ignore[no-untyped-def]
+def _pattern(texture: int, state: int, local, shape, normal, colour) -> bool:  # type: ignore[no-untyped-def]
     """Change `colour` (3,) by the surface's pattern; return whether the spot shines by itself."""
     across = local[1] if abs(normal[0]) > 0.5 else local[0]
     if texture == FACADE and abs(normal[2]) < 0.5:
@@ -98,7 +130,7 @@ def _pattern(texture: int, state: int, local, shape, normal, lamps, colour) -> b
         centre = 1.0 if lamp == RED else (0.0 if lamp == YELLOW else -1.0)
         if lamp == state and abs(slot - centre) < 0.44 and abs(local[1]) < 0.85 * shape[4]:
             for index in range(3):
-                colour[index] = lamps[state, index]
+                colour[index] = LAMP_COLOURS[state, index]
             return True
     elif texture == SIGN_PLATE and normal[0] > 0.5:
         rim = max(abs(local[1]) / shape[4], abs(local[2]) / shape[5])
@@ -115,107 +147,87 @@ def _pattern(texture: int, state: int, local, shape, normal, lamps, colour) -> b
 
 
 @njit(cache=True)
-def shade_image(  # type: ignore[no-untyped-def]
-    rays,
-    origin,
-    depth,
-    owner,
-    shapes,
-    kinds,
-    colours,
-    textures,
-    states,
-    classes,
-    ground,
-    ego2ground,
-    ground_classes,
-    ground_colours,
-    sun,
-    light,
-    lamps,
-    image,
-    labels,
-):
-    """Fill `image` (H, W, 3) uint8 RGB and `labels` (H, W) uint8 from the cast pixels.
+def _shade_sky(rise: float, air, pixel) -> None:  # type: ignore[no-untyped-def]
+    """Write the sky's RGB for a ray that climbs `rise` metres a metre."""
+    share = min(1.0, 1.8 * max(0.0, rise))
+    for channel in range(3):
+        pixel[channel] = np.uint8(
+            air.haze_colour[channel] + (air.sky_colour[channel] - air.haze_colour[channel]) * share
+        )
+
+
+@njit(cache=True)
+def _shade_ground(point, distance: float, ground, air, colour):  # type: ignore[no-untyped-def]
+    """Write the base colour of a ground point (3,); return its class and brightness."""
+    grid = ground.ego2grid
+    column = int(math.floor(grid[0, 0] * point[0] + grid[0, 1] * point[1] + grid[0, 2] + 0.5))
+    row = int(math.floor(grid[1, 0] * point[0] + grid[1, 1] * point[1] + grid[1, 2] + 0.5))
+    code = 0
+    if 0 <= row < ground.codes.shape[0] and 0 <= column < ground.codes.shape[1]:
+        code = ground.codes[row, column]
+    for channel in range(3):
+        colour[channel] = ground.colours[code, channel]
+    # Grain fades with distance, where a pixel covers many grains.
+    grain = 0.16 / (1.0 + 0.12 * distance) * (2 * _noise(row // 2, column // 2, 7) - 1)
+    return ground.classes[code], (air.ambient + air.direct * max(0.0, air.sun[2])) * (1.0 + grain)
+
+
+@njit(cache=True)
+def _shade_solid(point, index: int, solids, air, local, normal, colour):  # type: ignore[no-untyped-def]
+    """Write the base colour of a shape's point (3,); return its brightness and whether it shines."""
+    shape = solids.shapes[index]
+    x, y = point[0] - shape[0], point[1] - shape[1]
+    local[0], local[1] = shape[6] * x + shape[7] * y, -shape[7] * x + shape[6] * y
+    local[2] = point[2] - shape[2]
+    _surface(local, shape, solids.kinds[index], normal)
+    for channel in range(3):
+        colour[channel] = solids.colours[index, channel]
+    if _pattern(solids.textures[index], solids.states[index], local, shape, normal, colour):
+        return 1.0, True
+    facing = normal[2] * air.sun[2]
+    facing += (shape[6] * normal[0] - shape[7] * normal[1]) * air.sun[0]
+    facing += (shape[7] * normal[0] + shape[6] * normal[1]) * air.sun[1]
+    return air.ambient + air.direct * max(0.0, facing), False
+
+
+@njit(cache=True)
+def shade_image(rays, origin, depth, owner, solids, ground, air, image, labels):  # type: ignore[no-untyped-def]
+    """Paint the pixels that `raycast.cast_image` has cast.
 
     Args:
-        rays: (H, W, 3), with the next four as in `raycast.cast_image`.
-        origin: (3,) camera position.
-        depth: (H, W) metres.
-        owner: (H, W) shape indices.
-        shapes: (P, 8) geometry table.
-        kinds: (P,) column of the shapes, as the next four.
-        colours: (P, 3) RGB.
-        textures: (P,).
-        states: (P,).
-        classes: (P,).
-        ground: (R, C) uint8 ground codes.
-        ego2ground: (2, 3), maps ego (x, y, 1) to (column, row).
-        ground_classes: class by ground code.
-        ground_colours: RGB by ground code.
-        sun: (3,) unit vector towards the sun in the ego frame.
-        light: ambient share, sun share, haze per metre, haze R, G, B, sky R, G, B.
-        lamps: (3, 3) RGB of lit lamps by state.
-        image: output.
-        labels: output.
+        rays: (H, W, 3), as given to the caster.
+        origin: (3,) camera position in the ego frame.
+        depth: (H, W) metres, from the caster.
+        owner: (H, W) shape indices, from the caster.
+        solids: `Solids`, the shapes given to the caster.
+        ground: `Ground`.
+        air: `Air`.
+        image: (H, W, 3) uint8 RGB output.
+        labels: (H, W) uint8 output, semantic classes.
     """
     height, width = depth.shape
     colour, local, normal, point = np.empty(3), np.empty(3), np.empty(3), np.empty(3)
     for v in range(height):
         for u in range(width):
-            index = owner[v, u]
             length = 0.0
             for axis in range(3):
                 point[axis] = origin[axis] + depth[v, u] * rays[v, u, axis]
                 length += rays[v, u, axis] ** 2
             length = math.sqrt(length)
-            if index == NOTHING:
-                labels[v, u] = 13
-                rise = max(0.0, rays[v, u, 2] / length)
-                for channel in range(3):
-                    mixed = light[3 + channel] + (light[6 + channel] - light[3 + channel]) * min(
-                        1.0, 1.8 * rise
-                    )
-                    image[v, u, channel] = np.uint8(mixed)
-                continue
+            distance = depth[v, u] * length
+            index = owner[v, u]
             shines = False
+            if index == NOTHING:
+                labels[v, u] = SKY
+                _shade_sky(rays[v, u, 2] / length, air, image[v, u])
+                continue
             if index == GROUND:
-                column = ego2ground[0, 0] * point[0] + ego2ground[0, 1] * point[1] + ego2ground[0, 2]
-                row = ego2ground[1, 0] * point[0] + ego2ground[1, 1] * point[1] + ego2ground[1, 2]
-                i, j = int(math.floor(row + 0.5)), int(math.floor(column + 0.5))
-                code = 0
-                if 0 <= i < ground.shape[0] and 0 <= j < ground.shape[1]:
-                    code = ground[i, j]
-                labels[v, u] = ground_classes[code]
-                # Grain fades with distance, where a pixel covers many grains.
-                grain = 0.16 / (1.0 + depth[v, u] * length * 0.12)
-                bright = light[0] + light[1] * max(0.0, sun[2])
-                bright *= 1.0 + grain * (2 * _noise(i // 2, j // 2, 7) - 1)
-                for channel in range(3):
-                    colour[channel] = ground_colours[code, channel]
+                labels[v, u], bright = _shade_ground(point, distance, ground, air, colour)
             else:
-                labels[v, u] = classes[index]
-                shape = shapes[index]
-                x, y = point[0] - shape[0], point[1] - shape[1]
-                local[0] = shape[6] * x + shape[7] * y
-                local[1] = -shape[7] * x + shape[6] * y
-                local[2] = point[2] - shape[2]
-                _surface(local, shape, kinds[index], normal)
-                for channel in range(3):
-                    colour[channel] = colours[index, channel]
-                shines = _pattern(textures[index], states[index], local, shape, normal, lamps, colour)
-                facing = (
-                    (shape[6] * normal[0] - shape[7] * normal[1]) * sun[0]
-                    + (shape[7] * normal[0] + shape[6] * normal[1]) * sun[1]
-                    + normal[2] * sun[2]
-                )
-                bright = light[0] + light[1] * max(0.0, facing)
-            haze = 0.0
-            if shines:
-                bright = 1.0
-            else:
-                haze = 1.0 - math.exp(-light[2] * depth[v, u] * length)
+                labels[v, u] = solids.classes[index]
+                bright, shines = _shade_solid(point, index, solids, air, local, normal, colour)
+            haze = 0.0 if shines else 1.0 - math.exp(-air.haze * distance)
             for channel in range(3):
                 value = colour[channel] * bright
-                value += (light[3 + channel] - value) * haze
+                value += (air.haze_colour[channel] - value) * haze
                 image[v, u, channel] = np.uint8(min(255.0, max(0.0, value)))
