@@ -46,6 +46,12 @@ class Outcome:
         if report.filled_in:
             lines.append(f'{len(report.filled_in)} batch counters were absent and start from 0')
         lines += [f'kept beside the weights: {name} ({why})' for name, why in report.unused.items()]
+        if self.direction == 'official':
+            absent = [name for name in official_entries() if name not in conversion.weights]
+            if absent:
+                lines.append(
+                    f'{len(absent)} entries of the official model have no source, such as {absent[0]}'
+                )
         if self.dropped:
             lines.append(f'not converted: {", ".join(self.dropped)}')
         if not report.is_complete:

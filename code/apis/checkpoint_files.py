@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from thinktwice.core.checkpoint_io import write_atomically
+from thinktwice.core.checkpoint_io import safe_globals, write_atomically
 
 SAFETENSORS_SUFFIX = '.safetensors'
 #: Prefix, in a safetensors file, of entries that belong to the file and not to the model.
@@ -88,7 +88,9 @@ def read_weights(path: str | Path) -> WeightFile:
 
 def _read_torch(path: Path) -> Any:
     try:
-        return torch.load(path, map_location='cpu', weights_only=True)
+        # numbers and logs that training frameworks leave beside the weights are data too
+        with torch.serialization.safe_globals(safe_globals()):
+            return torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).split('Please file an issue')[0].strip().splitlines()[-1]
         raise UnsafeCheckpointError(

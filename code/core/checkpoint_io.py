@@ -98,7 +98,7 @@ def _method_of_history(owner: type, name: str) -> None:
     """Stand in for ``getattr``, by which a stored history names its statistics."""
 
 
-def _safe_globals() -> list[Any]:
+def safe_globals() -> list[Any]:
     """What mmengine's own checkpoints hold beside tensors, each unable to run code of the file."""
     numpy_core: Any = np._core if hasattr(np, '_core') else np.core
     core = numpy_core.multiarray
@@ -153,7 +153,7 @@ def load_checkpoint(path: str | Path, map_location: Any = 'cpu', trust: bool = F
     try:
         if path.suffix == '.safetensors':
             return _load_safetensors(path, map_location)
-        with torch.serialization.safe_globals(_safe_globals()):
+        with torch.serialization.safe_globals(safe_globals()):
             checkpoint = torch.load(path, map_location=map_location, weights_only=not trust)
     except Exception as error:
         wanted = re.search(r'GLOBAL:? (\S+)', str(error))

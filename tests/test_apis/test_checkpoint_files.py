@@ -1,6 +1,7 @@
 import pickle
 from collections import OrderedDict
 
+import numpy as np
 import pytest
 import torch
 
@@ -29,6 +30,12 @@ def test_bare_nested_and_prefixed_state_dicts_read_alike(tmp_path, weights, nest
     file = read_weights(tmp_path / 'w.pth')
     assert_same(file.weights, weights)
     assert file.dropped == (('meta',) if nested else ())
+
+
+def test_numbers_of_numpy_beside_the_weights_are_read_as_data(tmp_path, weights):
+    meta = {'best_score': np.float64(0.5), 'history': np.arange(3.0)}
+    torch.save({'state_dict': weights, 'meta': meta}, tmp_path / 'w.pth')
+    assert_same(read_weights(tmp_path / 'w.pth').weights, weights)
 
 
 def test_module_prefix_stays_where_only_some_names_have_it(tmp_path):
@@ -65,7 +72,7 @@ class Exploit:
         return (print, ('this must never run',))
 
 
-@pytest.mark.parametrize('save', [torch.save, lambda obj, path: path.write_bytes(pickle.dumps(obj))])
+@pytest.mark.parametrize('save', [torch.save, lambda obj, path: path.write_bytes(pickle.dumps(obj, 2))])
 def test_file_that_needs_arbitrary_unpickling_is_refused_and_runs_nothing(tmp_path, capsys, save):
     path = tmp_path / 'evil.pth'
     save({'state_dict': {'a': torch.zeros(1)}, 'meta': Exploit()}, path)
