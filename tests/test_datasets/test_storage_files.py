@@ -17,7 +17,7 @@ import pytest
 from helpers.tiny_dataset import SIZE, measurements_of, points_of, supervision_of, write_frame
 
 from thinktwice.datasets.calibration import package_calibration
-from thinktwice.datasets.storage import RouteReader, SampleReadError, open_storage
+from thinktwice.datasets.storage import RouteReader, SampleReadError, decode_jpeg, open_storage
 
 TOWN, ROUTE = 'town01_00', 'routes_town01_00_a'
 
@@ -230,6 +230,23 @@ def test_a_dataset_is_read_from_one_lmdb(root: Path, tmp_path: Path) -> None:
         with pytest.raises(SampleReadError, match='does not exist') as caught:
             reader.points(1)
         assert caught.value.missing
+
+
+def test_a_jpeg_is_refused_by_its_header_before_it_is_decoded() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (24, 40, 3)).astype(np.uint8)
+    for options in ([], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]):
+        data = cv2.imencode('.jpg', image, options)[1].tobytes()
+        assert decode_jpeg(data, 'file', (24, 40)).shape == (24, 40, 3)
+    data = cv2.imencode('.jpg', image)[1].tobytes()
+    bomb = data.replace(b'\x00\x18\x00\x28', b'\xff\xff\xff\xff', 1)
+    for broken, message in (
+        (bomb, '65535x65535 pixels, expected 24x40'),
+        (data[:100], 'no frame header'),
+        (b'', 'empty file'),
+        (b'BM', 'not a JPEG'),
+    ):
+        with pytest.raises(SampleReadError, match=message):
+            decode_jpeg(broken, 'file', (24, 40))
 
 
 def test_numbers_of_the_package_rig_name_the_recorded_folders() -> None:

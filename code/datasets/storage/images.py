@@ -9,6 +9,8 @@ import numpy as np
 from .errors import SampleReadError
 
 PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
+_JPEG_SIGNATURE = b'\xff\xd8'
+_JPEG_SIZE = struct.Struct('>HH')
 _HEADER = struct.Struct('>II5B')
 _CHUNK = struct.Struct('>I4s')
 # Channels by PNG colour type: 0 grey, 2 RGB, 3 palette, 4 grey + alpha, 6 RGBA.
@@ -92,7 +94,7 @@ def decode_png(data: bytes, path: str, size: tuple[int, int], channels: int = 3,
 
 
 def decode_jpeg(data: bytes, path: str, size: tuple[int, int]) -> np.ndarray:
-    """Decode a colour image in a lossy format (JPEG or WebP).
+    """Decode a JPEG file after checking the size that it announces.
 
     Args:
         data (bytes): Contents of the file.
@@ -105,7 +107,23 @@ def decode_jpeg(data: bytes, path: str, size: tuple[int, int]) -> np.ndarray:
     Raises:
         SampleReadError: If it can't be decoded or has another size.
     """
+    height, width = _jpeg_size(data, path)
+    if (height, width) != tuple(size):
+        raise SampleReadError(path, f'an image of {height}x{width} pixels, expected {size[0]}x{size[1]}')
     return _decode(data, path, size, cv2.IMREAD_COLOR_RGB)
+
+
+def _jpeg_size(data: bytes, path: str) -> tuple[int, int]:
+    """Height and width from the frame header: the first segment of type C0 to C2."""
+    if not data.startswith(_JPEG_SIGNATURE):
+        raise SampleReadError(path, 'empty file' if not data else 'not a JPEG file')
+    position = len(_JPEG_SIGNATURE)
+    while position + 9 <= len(data) and data[position] == 0xFF:
+        if data[position + 1] in (0xC0, 0xC1, 0xC2):
+            height, width = _JPEG_SIZE.unpack_from(data, position + 5)
+            return height, width
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], 'big')
+    raise SampleReadError(path, 'damaged JPEG file (no frame header)')
 
 
 def _decode(data: bytes, path: str, size: tuple[int, int], flags: int) -> np.ndarray:
