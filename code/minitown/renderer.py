@@ -9,7 +9,7 @@ from thinktwice.minitown.cameras import CameraRig
 from thinktwice.minitown.classes import GROUND_COLOURS, GROUND_ROAD, GROUND_TO_CLASS
 from thinktwice.minitown.primitives import PrimitiveSet
 from thinktwice.minitown.raycast import cast_image
-from thinktwice.minitown.shading import Air, Ground, Solids, shade_image
+from thinktwice.minitown.shading import Air, Ground, Solids, shade_ground, shade_sky, shade_solids
 
 VIEW_DISTANCE = 160.0
 """Shapes farther from the ego than this are not drawn, metres."""
@@ -125,6 +125,8 @@ class Renderer:
             cast_image(rays, origin, ego2cam, self._lens, table, shapes.kind, depth, owner)
             rgb = np.empty((*self.rig.size, 3), dtype=np.uint8)
             classes = np.empty(self.rig.size, dtype=np.uint8)
-            shade_image(rays, origin, depth, owner, solids, ground, air, rgb, classes)
+            shade_sky(rays, owner, air, rgb, classes)
+            shade_ground(rays, origin, depth, owner, ground, air, rgb, classes)
+            shade_solids(rays, origin, depth, owner, solids, air, rgb, classes)
             views.append(CameraView(rgb, depth, classes))
         return views

@@ -147,87 +147,97 @@ def _pattern(texture: int, state: int, local, shape, normal, colour) -> bool:  #
 
 
 @njit(cache=True)
-def _shade_sky(rise: float, air, pixel) -> None:  # type: ignore[no-untyped-def]
-    """Write the sky's RGB for a ray that climbs `rise` metres a metre."""
-    share = min(1.0, 1.8 * max(0.0, rise))
-    for channel in range(3):
-        pixel[channel] = np.uint8(
-            air.haze_colour[channel] + (air.sky_colour[channel] - air.haze_colour[channel]) * share
-        )
+def _blend(colour: float, bright: float, haze: float, haze_colour: float) -> int:
+    """One channel of a lit colour seen through haze, 0..255."""
+    value = colour * bright
+    value += (haze_colour - value) * haze
+    return int(min(255.0, max(0.0, value)))
+
+
+# One pass for each kind of surface: a kernel that takes its arrays out of the tuples once, before its
+# loops, runs several times faster than helpers that are handed the tuples for every pixel.
+@njit(cache=True)
+def shade_sky(rays, owner, air, image, labels) -> None:  # type: ignore[no-untyped-def]
+    """Paint the pixels whose rays meet nothing; arguments as in `shade_solids`."""
+    haze_colour, sky_colour = air.haze_colour, air.sky_colour
+    for v in range(owner.shape[0]):
+        for u in range(owner.shape[1]):
+            if owner[v, u] != NOTHING:
+                continue
+            labels[v, u] = SKY
+            x, y, z = rays[v, u, 0], rays[v, u, 1], rays[v, u, 2]
+            share = min(1.0, 1.8 * max(0.0, z / math.sqrt(x * x + y * y + z * z)))
+            for channel in range(3):
+                change = sky_colour[channel] - haze_colour[channel]
+                image[v, u, channel] = np.uint8(haze_colour[channel] + change * share)
 
 
 @njit(cache=True)
-def _shade_ground(point, distance: float, ground, air, colour):  # type: ignore[no-untyped-def]
-    """Write the base colour of a ground point (3,); return its class and brightness."""
-    grid = ground.ego2grid
-    column = int(math.floor(grid[0, 0] * point[0] + grid[0, 1] * point[1] + grid[0, 2] + 0.5))
-    row = int(math.floor(grid[1, 0] * point[0] + grid[1, 1] * point[1] + grid[1, 2] + 0.5))
-    code = 0
-    if 0 <= row < ground.codes.shape[0] and 0 <= column < ground.codes.shape[1]:
-        code = ground.codes[row, column]
-    for channel in range(3):
-        colour[channel] = ground.colours[code, channel]
-    # Grain fades with distance, where a pixel covers many grains.
-    grain = 0.16 / (1.0 + 0.12 * distance) * (2 * _noise(row // 2, column // 2, 7) - 1)
-    return ground.classes[code], (air.ambient + air.direct * max(0.0, air.sun[2])) * (1.0 + grain)
+def shade_ground(rays, origin, depth, owner, ground, air, image, labels) -> None:  # type: ignore[no-untyped-def]
+    """Paint the pixels of the ground plane; arguments as in `shade_solids`, `ground` a `Ground`."""
+    codes, grid, classes, colours = ground.codes, ground.ego2grid, ground.classes, ground.colours
+    haze_colour = air.haze_colour
+    lit = air.ambient + air.direct * max(0.0, air.sun[2])
+    for v in range(owner.shape[0]):
+        for u in range(owner.shape[1]):
+            if owner[v, u] != GROUND:
+                continue
+            dx, dy, dz = rays[v, u, 0] * depth[v, u], rays[v, u, 1] * depth[v, u], rays[v, u, 2] * depth[v, u]
+            x, y = origin[0] + dx, origin[1] + dy
+            column = int(math.floor(grid[0, 0] * x + grid[0, 1] * y + grid[0, 2] + 0.5))
+            row = int(math.floor(grid[1, 0] * x + grid[1, 1] * y + grid[1, 2] + 0.5))
+            code = 0
+            if 0 <= row < codes.shape[0] and 0 <= column < codes.shape[1]:
+                code = codes[row, column]
+            labels[v, u] = classes[code]
+            distance = math.sqrt(dx * dx + dy * dy + dz * dz)
+            # Grain fades with distance, where a pixel covers many grains.
+            grain = 0.16 / (1.0 + 0.12 * distance) * (2 * _noise(row // 2, column // 2, 7) - 1)
+            haze = 1.0 - math.exp(-air.haze * distance)
+            for channel in range(3):
+                image[v, u, channel] = _blend(
+                    colours[code, channel], lit * (1.0 + grain), haze, haze_colour[channel]
+                )
 
 
 @njit(cache=True)
-def _shade_solid(point, index: int, solids, air, local, normal, colour):  # type: ignore[no-untyped-def]
-    """Write the base colour of a shape's point (3,); return its brightness and whether it shines."""
-    shape = solids.shapes[index]
-    x, y = point[0] - shape[0], point[1] - shape[1]
-    local[0], local[1] = shape[6] * x + shape[7] * y, -shape[7] * x + shape[6] * y
-    local[2] = point[2] - shape[2]
-    _surface(local, shape, solids.kinds[index], normal)
-    for channel in range(3):
-        colour[channel] = solids.colours[index, channel]
-    if _pattern(solids.textures[index], solids.states[index], local, shape, normal, colour):
-        return 1.0, True
-    facing = normal[2] * air.sun[2]
-    facing += (shape[6] * normal[0] - shape[7] * normal[1]) * air.sun[0]
-    facing += (shape[7] * normal[0] + shape[6] * normal[1]) * air.sun[1]
-    return air.ambient + air.direct * max(0.0, facing), False
-
-
-@njit(cache=True)
-def shade_image(rays, origin, depth, owner, solids, ground, air, image, labels):  # type: ignore[no-untyped-def]
-    """Paint the pixels that `raycast.cast_image` has cast.
+def shade_solids(rays, origin, depth, owner, solids, air, image, labels) -> None:  # type: ignore[no-untyped-def]
+    """Paint the pixels of shapes.
 
     Args:
-        rays: (H, W, 3), as given to the caster.
+        rays: (H, W, 3), as given to `raycast.cast_image`.
         origin: (3,) camera position in the ego frame.
         depth: (H, W) metres, from the caster.
         owner: (H, W) shape indices, from the caster.
         solids: `Solids`, the shapes given to the caster.
-        ground: `Ground`.
         air: `Air`.
         image: (H, W, 3) uint8 RGB output.
         labels: (H, W) uint8 output, semantic classes.
     """
-    height, width = depth.shape
-    colour, local, normal, point = np.empty(3), np.empty(3), np.empty(3), np.empty(3)
-    for v in range(height):
-        for u in range(width):
-            length = 0.0
-            for axis in range(3):
-                point[axis] = origin[axis] + depth[v, u] * rays[v, u, axis]
-                length += rays[v, u, axis] ** 2
-            length = math.sqrt(length)
-            distance = depth[v, u] * length
+    shapes, kinds, colours, classes = solids.shapes, solids.kinds, solids.colours, solids.classes
+    textures, states, sun, haze_colour = solids.textures, solids.states, air.sun, air.haze_colour
+    colour, local, normal = np.empty(3), np.empty(3), np.empty(3)
+    for v in range(owner.shape[0]):
+        for u in range(owner.shape[1]):
             index = owner[v, u]
-            shines = False
-            if index == NOTHING:
-                labels[v, u] = SKY
-                _shade_sky(rays[v, u, 2] / length, air, image[v, u])
+            if index < 0:
                 continue
-            if index == GROUND:
-                labels[v, u], bright = _shade_ground(point, distance, ground, air, colour)
-            else:
-                labels[v, u] = solids.classes[index]
-                bright, shines = _shade_solid(point, index, solids, air, local, normal, colour)
-            haze = 0.0 if shines else 1.0 - math.exp(-air.haze * distance)
+            labels[v, u] = classes[index]
+            shape = shapes[index]
+            dx, dy, dz = rays[v, u, 0] * depth[v, u], rays[v, u, 1] * depth[v, u], rays[v, u, 2] * depth[v, u]
+            x, y = origin[0] + dx - shape[0], origin[1] + dy - shape[1]
+            local[0], local[1] = shape[6] * x + shape[7] * y, -shape[7] * x + shape[6] * y
+            local[2] = origin[2] + dz - shape[2]
+            _surface(local, shape, kinds[index], normal)
             for channel in range(3):
-                value = colour[channel] * bright
-                value += (air.haze_colour[channel] - value) * haze
-                image[v, u, channel] = np.uint8(min(255.0, max(0.0, value)))
+                colour[channel] = colours[index, channel]
+            if _pattern(textures[index], states[index], local, shape, normal, colour):
+                bright, haze = 1.0, 0.0
+            else:
+                facing = normal[2] * sun[2]
+                facing += (shape[6] * normal[0] - shape[7] * normal[1]) * sun[0]
+                facing += (shape[7] * normal[0] + shape[6] * normal[1]) * sun[1]
+                bright = air.ambient + air.direct * max(0.0, facing)
+                haze = 1.0 - math.exp(-air.haze * math.sqrt(dx * dx + dy * dy + dz * dz))
+            for channel in range(3):
+                image[v, u, channel] = _blend(colour[channel], bright, haze, haze_colour[channel])
