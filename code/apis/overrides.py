@@ -74,8 +74,8 @@ def _check_type(path: str, old: Any, new: Any) -> None:
         raise ConfigError(f'--cfg-options {path}: expected True or False, got {new!r}')
     if isinstance(old, (int, float)) and isinstance(new, str):
         raise ConfigError(f'--cfg-options {path}: expected a number like {old!r}, got {new!r}')
-    if isinstance(old, dict) and new is not None and not isinstance(new, dict):
-        raise ConfigError(f'--cfg-options {path}: this is a dict; set one of its keys: {", ".join(old)}')
+    if isinstance(old, dict) and 'type' in old and new is not None and not isinstance(new, dict):
+        raise ConfigError(f'--cfg-options {path}: this is a part; set one of its keys: {", ".join(old)}')
 
 
 def check_override(cfg: Config, path: str, value: Any) -> None:
@@ -116,8 +116,19 @@ def apply_overrides(cfg: Config, options: dict[str, Any]) -> None:
         options: Dotted key to value, as mmengine's ``DictAction`` parses them.
     """
     for path, value in options.items():
-        check_override(cfg, path, value)
-        cfg.merge_from_dict({path: _as_config(value)})
+        for place in _places(cfg, path):
+            check_override(cfg, place, value)
+            cfg.merge_from_dict({place: _as_config(value)})
+
+
+def _places(cfg: Config, path: str) -> list[str]:
+    """Where an override goes: into the tables of all modes, if the config leaves a parent to them."""
+    node: Any = cfg._cfg_dict
+    for key in path.split('.')[:-1]:
+        node = node.get(key, {}) if isinstance(node, dict) else {}
+        if node is None:
+            return [f'data_modes.{mode}.{path}' for mode in cfg.get('data_modes', {})] or [path]
+    return [path]
 
 
 def _as_config(value: Any) -> Any:

@@ -60,6 +60,14 @@ def test_table_of_a_mode_can_be_overridden(config):
     assert cfg.loader.workers == 2
 
 
+def test_override_inside_a_derived_value_reaches_every_mode(config):
+    options = {'loader.split.towns': ['z']}
+    assert load_config(config, options).loader.split.towns == ['z']
+    assert load_config(config, {**options, 'is_dev': True}).loader.split.towns == ['z']
+    with pytest.raises(ConfigError, match='Did you mean towns'):
+        load_config(config, {'loader.split.town': ['z']})
+
+
 def test_reference_follows_an_override(config):
     work = load_config(config, {'size': (16, 32)}).work
     assert tuple(work.size) == (16, 32)
@@ -81,7 +89,7 @@ def test_references_are_not_shared_objects(config):
         ({'loader.worker': 1}, "no key 'worker'.*Did you mean workers"),
         ({'loader.extra.depht': 1}, 'Did you mean depth'),
         ({'loader.shuffle.deep': 1}, 'not a dict'),
-        ({'loader.extra': 3}, 'this is a dict; set one of its keys: depth'),
+        ({'hook': 3}, 'this is a part; set one of its keys: type, interval'),
         ({'loader.extra.depth': 'two'}, "expected a number like 2, got 'two'"),
         ({'loader.shuffle': 'yes'}, "expected True or False, got 'yes'"),
         ({'is_dev': 'yes'}, "is_dev.*expected True or False, got 'yes'"),
