@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from thinktwice.registry import TRANSFORMS
 
@@ -92,18 +94,18 @@ class ReferenceLoadCameras(LoadCameras):
         depth = np.empty((len(augmentations), *self.image_size), np.float32)
         seg = np.empty((len(augmentations), *self.image_size), np.uint8)
         for n, (camera, augmentation) in enumerate(zip(calibration.cameras, augmentations, strict=True)):
-            positions = shifted_undistortion(camera, calibration.image_size)
+            grid = undistortion_grid(camera, calibration.image_size, calibration.stored_size)
             for t, frame in enumerate(frames):
                 rgb = reader.rgb(camera.rgb, frame, calibration.stored_size)
-                img[t, n] = blend(rgb, positions, augmentation).transpose(2, 0, 1)
+                img[t, n] = blend(rgb, grid, augmentation)
             if with_labels:  # rgb is that of the key frame, which is last
                 code = reader.depth_code(camera.depth, frames[-1], calibration.stored_size)
-                depth[n] = blend(decode_depth(code), positions, augmentation)
+                depth[n] = blend(decode_depth(code), grid, augmentation)
                 class_ids = reader.class_ids(camera.seg, frames[-1], calibration.stored_size)
                 if not calibration.lights_split:
                     class_ids = split_traffic_lights(class_ids, rgb, RED_HUES)  # Q6
                 training_ids = to_training_ids(class_ids, reference_table(self._training_ids))
-                seg[n] = blend(training_ids, positions, augmentation)
+                seg[n] = blend(training_ids, grid, augmentation)
         results['img'] = img
         results.update(camera_matrices(calibration.cameras, augmentations, len(frames)))
         if with_labels:
@@ -133,43 +135,45 @@ class ReferenceLoadCameras(LoadCameras):
         )
 
 
-def shifted_undistortion(
-    camera: CameraCalibration, image_size: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
+def undistortion_grid(
+    camera: CameraCalibration, image_size: tuple[int, int], stored_size: tuple[int, int]
+) -> Tensor:
     """Where 2023 sampled the recorded image for each undistorted pixel: half a pixel off (Q9).
+
+    Its sampler counts -1 and 1 at the image's edges, which lie half a pixel outside of the
+    outermost pixel centres; the positions were scaled as if they were counted from the edge.
 
     Args:
         camera: Lens of the recorded image.
         image_size: Height and width of the undistorted image.
+        stored_size: Height and width of the recorded image.
 
     Returns:
-        Columns and rows, each (H, W) float32.
+        (1, H, W, 2) columns and rows from -1 to 1.
     """
     height, width = image_size
     u, v = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     x, y = distort_points(camera, u, v)
-    return x - np.float32(0.5), y - np.float32(0.5)
+    return torch.from_numpy(np.stack((2 * x / stored_size[1] - 1, 2 * y / stored_size[0] - 1), -1))[None]
 
 
-def blend(
-    image: np.ndarray, positions: tuple[np.ndarray, np.ndarray], augmentation: ImageAugmentation
-) -> np.ndarray:
+def blend(image: np.ndarray, grid: Tensor, augmentation: ImageAugmentation) -> np.ndarray:
     """Undistort, resize, crop and flip, interpolating bilinearly both times.
 
     Args:
         image: (H, W) or (H, W, 3), colours, metres or training ids.
-        positions: Columns and rows of :func:`shifted_undistortion`.
+        grid: Of :func:`undistortion_grid`.
         augmentation: What follows.
 
     Returns:
-        (H', W') or (H', W', 3) float32; 0 outside the recorded image.
+        (H', W') or (3, H', W') float32; 0 outside the recorded image.
     """
-    undistorted = cv2.remap(
-        image.astype(np.float32), *positions, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0
-    )
-    rows, columns = augmentation.resized
-    resized = cv2.resize(undistorted, (columns, rows), interpolation=cv2.INTER_LINEAR)
+    pixels = torch.from_numpy(image.astype(np.float32))
+    pixels = pixels.permute(2, 0, 1) if pixels.ndim == 3 else pixels[None]
+    undistorted = F.grid_sample(pixels[None], grid, padding_mode='zeros', align_corners=False)
+    resized = F.interpolate(undistorted, augmentation.resized, mode='bilinear', align_corners=False)
     height, width = augmentation.final_size
     top, left = augmentation.top, augmentation.left
-    cropped = resized[top : top + height, left : left + width]
-    return cropped[:, ::-1] if augmentation.flip else cropped
+    cropped = resized[0, :, top : top + height, left : left + width]
+    flipped = cropped.flip(-1) if augmentation.flip else cropped
+    return (flipped if image.ndim == 3 else flipped[0]).numpy()
