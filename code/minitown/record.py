@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait as wait_for_any
 from multiprocessing.context import SpawnContext
 from pathlib import Path
@@ -219,6 +220,10 @@ def _run_in_processes(
                 for future in finished:
                     future.result()
                 report(done.value, total)
+        except BrokenProcessPool as error:
+            raise ChildProcessError(
+                f'a recording process was ended from outside (out of memory?): {root} is unfinished'
+            ) from error
         except BaseException:
             stop.set()
             executor.shutdown(wait=True, cancel_futures=True)
