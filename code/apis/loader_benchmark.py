@@ -110,7 +110,8 @@ class LoaderTiming:
         label (str): Format of the data and number of workers.
         samples (int): Samples that were timed.
         seconds (float): Wall time of them.
-        yardstick (float): Seconds, measured before and after.
+        yardstick (float): Seconds, measured beside the run (without workers
+            after every sample).
         memory (float): MB a process (its own and its share of what is shared);
             NaN where the system does not tell.
         stages (dict[str, float]): Seconds a sample by stage, without workers.
@@ -216,25 +217,28 @@ def measure_loader(
         collate_fn=collate,
         worker_init_fn=_one_thread,
     )
-    before = measure_yardstick(yardstick_png)
+    yardsticks = [measure_yardstick(yardstick_png)]
     batches = iter(loader)
     for _ in range(warm_up):
         next(batches)
     times.clear()
-    start = time.perf_counter()
+    seconds = 0.0
     for _ in range(samples):
+        start = time.perf_counter()
         next(batches)
-    seconds = time.perf_counter() - start
+        seconds += time.perf_counter() - start
+        if workers == 0:  # side by side, so that other load on the machine cancels out
+            yardsticks.append(measure_yardstick(yardstick_png, repeats=1))
     processes = [worker.pid for worker in getattr(batches, '_workers', [])] or ['self']
     memory = max(process_memory(process) for process in processes)
     del batches
-    after = measure_yardstick(yardstick_png)
+    yardsticks.append(measure_yardstick(yardstick_png))
     name = 'packed' if is_packed(config['data_root']) else 'raw'
     return LoaderTiming(
         label=f'{name}, {workers} workers',
         samples=samples,
         seconds=seconds,
-        yardstick=(before + after) / 2,
+        yardstick=statistics.mean(yardsticks),
         memory=memory,
         stages={stage: total / samples for stage, total in times.items()},
     )
