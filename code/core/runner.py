@@ -14,6 +14,7 @@ from mmengine.runner.checkpoint import load_state_dict, weights_to_cpu
 from torch import nn
 
 from thinktwice.core import checkpoint_io, model_options
+from thinktwice.core.changes import config_changes
 from thinktwice.core.hooks.averaging import AveragedWeightsHook
 from thinktwice.core.loops import TrainPosition
 from thinktwice.core.processes import load_statistics, on_first_process, statistics_of_all
@@ -194,6 +195,9 @@ class DrivingRunner(Runner):
             raise CheckpointError(
                 f'{filename} holds weights but no training state; start from it with --load-from instead'
             )
+        if changes := config_changes(meta.get('cfg', ''), self.cfg.pretty_text):
+            listed = '\n  '.join(changes)
+            self.logger.warning(f'the config differs from that of the checkpoint:\n  {listed}')
         self.train_loop.restore(self._resumed_position(meta))
         if resume_optimizer:
             self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
