@@ -88,7 +88,7 @@ class Ranks:
         folder.mkdir(parents=True, exist_ok=True)
         self.outputs = [folder / f'rank_{index}' for index in range(len(environments))]
         self.processes = [
-            CONTEXT.Process(target=_child, args=(function, arguments, environment, output), daemon=True)
+            CONTEXT.Process(target=_child, args=(function, arguments, environment, output))
             for environment, output in zip(environments, self.outputs, strict=True)
         ]
         for process in self.processes:

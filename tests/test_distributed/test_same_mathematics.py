@@ -10,7 +10,8 @@ def difference(first: dict, second: dict) -> float:
     """Largest difference, relative to the largest value of each tensor (at least 1)."""
     assert first.keys() == second.keys()
     return max(
-        float((first[name] - second[name]).abs().max() / second[name].abs().max().clamp(min=1)) for name in first
+        float((first[name] - second[name]).abs().max() / second[name].abs().max().clamp(min=1))
+        for name in first
     )
 
 
@@ -35,6 +36,8 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path, steps):
 
 @pytest.mark.parametrize('batch_size', [1, 2])
 def test_every_parameter_gets_a_gradient_on_two_processes(tmp_path, batch_size):
-    runs = start_ranks(train_small, (tmp_path / 'run', batch_size, 1, {}, False), 2, tmp_path / 'ranks').results()
+    runs = start_ranks(
+        train_small, (tmp_path / 'run', batch_size, 1, {}, False), 2, tmp_path / 'ranks'
+    ).results()
     for run in runs:  # training itself fails if DDP misses one: find_unused_parameters is off
         assert run['reached'] == run['weights'].keys()

@@ -1,0 +1,96 @@
+"""What goes wrong on one process is noticed, answered alike on all of them and explained."""
+
+import json
+
+import pytest
+import torch
+from helpers.killed_runs import toy_arguments, train_until
+from helpers.ranks import run_train, start_ranks
+
+from thinktwice.core import checkpoint_io
+
+NO_CHECKPOINTS = ('default_hooks.checkpoint.interval_iters=None',)
+BAD_SAMPLE = ('train_dataloader.dataset.bad_index=3',)
+
+
+def train(tmp_path, *options, world_size=2, moment=('die', 'never', 0), rank=None):
+    launcher = 'pytorch' if world_size > 1 else 'none'
+    arguments = toy_arguments(tmp_path / 'run', *options, launcher=launcher, resume=False)
+    ranks = start_ranks(train_until, (arguments, *moment, rank), world_size, tmp_path / 'ranks')
+    return ranks, ranks.wait()
+
+
+def test_step_that_is_not_finite_on_one_process_is_skipped_on_both(tmp_path):
+    ranks, codes = train(tmp_path, *BAD_SAMPLE)
+    assert codes == [0, 0], ranks.logs()
+    dumps = sorted((tmp_path / 'run' / 'nonfinite').glob('*.json'))
+    contents = [json.loads(path.read_text()) for path in dumps]
+    assert len(dumps) == 6  # three epochs, two processes
+    assert sum('toy/0003' in content['samples'] for content in contents) == 3
+    assert 'step' in ranks.log(0) and 'was skipped' in ranks.log(0)
+    checkpoint = checkpoint_io.load_checkpoint(tmp_path / 'run' / 'epoch_3.pth')
+    assert checkpoint['optimizer']['bad_steps'] == [3, 0]
+    assert all(torch.isfinite(value).all() for value in checkpoint['state_dict'].values())
+    assert all(torch.isfinite(values).all() for values in checkpoint['statistics_of_processes'])
+
+
+def test_many_bad_steps_in_a_row_stop_both_processes_with_the_samples_named(tmp_path):
+    ranks, codes = train(
+        tmp_path, *BAD_SAMPLE, 'train_dataloader.dataset.num_samples=6', 'custom_hooks.0.max_in_a_row=2'
+    )
+    assert codes == [1, 1], ranks.logs()
+    assert '2 steps in a row were not finite' in ranks.log(0)
+    assert 'nonfinite' in ranks.log(1)
+
+
+def test_full_disk_ends_both_processes_and_leaves_the_older_checkpoint(tmp_path):
+    ranks, codes = train(tmp_path, moment=('fill_disk', 'write', 2), rank=0)
+    assert codes == [1, 1], ranks.logs()
+    for rank in (0, 1):
+        assert 'cannot write' in ranks.log(rank)
+        assert 'No space left on device' in ranks.log(rank)
+    folder = tmp_path / 'run'
+    latest = checkpoint_io.find_latest_checkpoint(folder)
+    assert latest is not None
+    assert (folder / 'last_checkpoint').read_text() == latest.name
+    assert [path.name for path in folder.glob('*.pth')] == [latest.name]
+    assert not list(folder.glob('.*.tmp'))
+
+
+def test_hang_of_one_process_ends_both_with_the_stacks_of_each(tmp_path):
+    ranks, codes = train(tmp_path, 'custom_hooks.4.minutes=0.03', moment=('hang', 'step', 2), rank=1)
+    assert codes == [1, 1], ranks.logs()
+    stacks = [(tmp_path / 'run' / 'watchdog' / f'stacks_rank_{rank}.txt').read_text() for rank in (0, 1)]
+    assert 'Timeout' in stacks[0] and 'loops.py' in stacks[0]  # waits for the other inside its step
+    assert 'killed_runs.py' in stacks[1] and 'in hang' in stacks[1]
+    assert 'no step finished for' in ranks.log(1)
+
+
+def test_stacks_of_an_earlier_attempt_are_kept(tmp_path):
+    path = tmp_path / 'run' / 'watchdog' / 'stacks_rank_0.txt'
+    path.parent.mkdir(parents=True)
+    path.write_text('stacks of yesterday\n')
+    train(tmp_path, *NO_CHECKPOINTS, world_size=1)
+    assert path.read_text().startswith('stacks of yesterday\nrun started')
+
+
+def test_logged_losses_are_means_over_processes(tmp_path):
+    """With dropout and the norm off two processes see what one with both batches sees."""
+    options = (
+        'model.dropout=0', 'model.with_norm=False', 'optim_wrapper.optimizer.lr=0.0', 'train_cfg.max_epochs=1',
+        'train_dataloader.batch_size={}', 'default_hooks.logger.interval=100',
+    )  # fmt: skip
+    logs = {}
+    for world_size, batch in ((1, 4), (2, 2)):
+        folder = tmp_path / str(world_size)
+        launcher = 'pytorch' if world_size > 1 else 'none'
+        arguments = toy_arguments(folder / 'run', *(o.format(batch) for o in options), launcher=launcher)
+        start_ranks(run_train, (arguments,), world_size, folder / 'ranks').results()
+        scalars = next((folder / 'run').glob('*/vis_data/scalars.json')).read_text().splitlines()
+        logs[world_size] = [json.loads(line) for line in scalars]
+    one, two = logs[1][0], logs[2][0]
+    for name in ('train/loss', 'train/wp_loss', 'train/longitudinal_offset'):
+        assert two.get(name, two.get(name[6:])) == pytest.approx(one.get(name, one.get(name[6:])), rel=1e-6)
+    alone, together = ({k: v for k, v in log[-1].items() if 'open_loop' in k} for log in logs.values())
+    assert alone['val/open_loop/samples'] == together['val/open_loop/samples'] == 10
+    assert together == pytest.approx(alone, rel=1e-6)

@@ -1,0 +1,96 @@
+"""Each launcher's variables start a run; wrong ones are answered in one line, at once."""
+
+import socket
+
+import pytest
+from helpers.killed_runs import toy_arguments
+from helpers.ranks import Ranks, free_port, pytorch_environment, run_train
+
+SHORT = ('train_cfg.max_epochs=1', 'env_cfg.dist_cfg.start_minutes=0.12')
+
+
+def slurm(rank: int, size: int, port: int) -> dict[str, str]:
+    return {
+        'SLURM_PROCID': str(rank), 'SLURM_NTASKS': str(size), 'SLURM_LOCALID': str(rank),
+        'SLURM_STEP_NUM_TASKS': str(size), 'SLURM_NODELIST': 'localhost', 'MASTER_PORT': str(port),
+    }  # fmt: skip
+
+
+def open_mpi(rank: int, size: int, port: int) -> dict[str, str]:
+    return {
+        'OMPI_COMM_WORLD_RANK': str(rank), 'OMPI_COMM_WORLD_SIZE': str(size), 'MASTER_PORT': str(port),
+        'OMPI_COMM_WORLD_LOCAL_RANK': str(rank), 'OMPI_COMM_WORLD_LOCAL_SIZE': str(size),
+    }  # fmt: skip
+
+
+def mpich(rank: int, size: int, port: int) -> dict[str, str]:
+    names = ('PMI_RANK', 'PMI_SIZE', 'MPI_LOCALRANKID', 'MPI_LOCALNRANKS', 'MASTER_PORT')
+    return dict(zip(names, map(str, (rank, size, rank, size, port)), strict=True))
+
+
+def start(tmp_path, launcher, environments) -> Ranks:
+    arguments = toy_arguments(tmp_path / 'run', *SHORT, launcher=launcher, resume=False)
+    return Ranks(run_train, (arguments,), environments, tmp_path / 'ranks')
+
+
+@pytest.mark.parametrize(
+    ('launcher', 'variables'),
+    [('pytorch', pytorch_environment), ('slurm', slurm), ('mpi', open_mpi), ('mpi', mpich)],
+)
+def test_processes_find_each_other_by_the_variables_of(tmp_path, launcher, variables):
+    port = free_port()
+    ranks = start(tmp_path, launcher, [variables(rank, 2, port) for rank in range(2)])
+    assert ranks.wait() == [0, 0], ranks.logs()
+    assert 'Epoch(train) [1][3/3]' in ranks.log(0)  # 24 samples, 2 processes, batches of 4
+    assert 'Epoch(train)' not in ranks.log(1)
+
+
+def test_launcher_forgotten(tmp_path):
+    ranks = start(tmp_path, 'none', [pytorch_environment(0, 2, 1)])
+    assert ranks.wait(20) == [1]
+    assert ranks.log(0).strip().splitlines()[-1].endswith('Add --launcher pytorch.')
+
+
+def test_no_master_address(tmp_path):
+    environment = pytorch_environment(0, 2, 1)
+    del environment['MASTER_ADDR']
+    ranks = start(tmp_path, 'pytorch', [environment])
+    assert ranks.wait(20) == [1]
+    assert 'error: --launcher pytorch needs the environment variable MASTER_ADDR' in ranks.log(0)
+
+
+def test_unknown_host(tmp_path):
+    environment = pytorch_environment(1, 2, 1) | {'MASTER_ADDR': 'no-such-host.invalid'}
+    ranks = start(tmp_path, 'pytorch', [environment])
+    assert ranks.wait(60) == [1]
+    assert "host 'no-such-host.invalid' (MASTER_ADDR) is unknown here" in ranks.log(0)
+
+
+def test_busy_port(tmp_path):
+    with socket.socket() as other:
+        other.bind(('', 0))
+        other.listen()
+        ranks = start(tmp_path, 'pytorch', [pytorch_environment(0, 1, other.getsockname()[1])])
+        assert ranks.wait(20) == [1]
+    assert 'is in use on this machine' in ranks.log(0)
+
+
+def test_processes_that_do_not_come_are_named(tmp_path):
+    ranks = start(tmp_path, 'pytorch', [pytorch_environment(0, 3, free_port())])
+    assert ranks.wait(60) == [1]
+    assert 'waiting for 2 of 3 processes (ranks 1, 2)' in ranks.log(0)
+    assert '2 of 3 processes have not appeared (ranks 1, 2). Does WORLD_SIZE fit' in ranks.log(0)
+
+
+def test_world_sizes_that_differ(tmp_path):
+    port = free_port()
+    ranks = start(tmp_path, 'pytorch', [pytorch_environment(0, 2, port), pytorch_environment(1, 4, port)])
+    assert ranks.wait(60) == [1, 1]
+    assert 'rank 1 was started as one of 4 processes, rank 0 as one of 2' in ranks.log(1)
+
+
+def test_rank_that_is_claimed_twice(tmp_path):
+    port = free_port()
+    ranks = start(tmp_path, 'pytorch', [pytorch_environment(rank, 3, port) for rank in (0, 1, 1)])
+    assert ranks.wait(60) == [1, 1, 1]
+    assert 'two processes claim rank 1 of 3' in ranks.log(1) + ranks.log(2)
