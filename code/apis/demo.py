@@ -125,7 +125,9 @@ def train(arguments: argparse.Namespace, overrides: list[str], cfg: Config) -> P
         launch = ['-m', 'torch.distributed.run', '--standalone']
         launch += [f'--nproc_per_node={arguments.processes}', 'train.py']
         last += ['--launcher', 'pytorch']
-    run(*launch, *last, '--cfg-options', *overrides)
+    # so many processes share the samples of a step, whatever their number
+    share = f'batch_size={max(1, cfg.batch_size // arguments.processes)}'
+    run(*launch, *last, '--cfg-options', *overrides, share)
     checkpoint = find_latest_checkpoint(ROOT / arguments.out)
     assert checkpoint is not None
     return checkpoint
