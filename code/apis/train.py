@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.dist import barrier
 
 from thinktwice.apis.command_line import add_common_flags, setup_phase, take_common_flags, warn_deprecated
 from thinktwice.apis.config import choose_work_dir, load_config
@@ -134,6 +135,7 @@ def train(cfg: Config) -> int:
         write_run_info(runner.log_dir)
     setup_phase(runner.build_all)
     runner.train()
+    barrier()  # nobody tears its connections down while another still talks
     return PREEMPTED_EXIT_CODE if getattr(runner, 'preempted', False) else 0
 
 

@@ -1,5 +1,7 @@
 """A data set and a model that train in milliseconds, registered for configs of tests."""
 
+import time
+
 import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
@@ -12,10 +14,11 @@ from thinktwice.registry import DATASETS, FUNCTIONS, MODELS
 class ToyPlans(Dataset):
     """Samples whose waypoints follow from their speed; sample ``bad_index`` holds NaN."""
 
-    def __init__(self, num_samples: int = 24, bad_index: int | None = None) -> None:
+    def __init__(self, num_samples: int = 24, bad_index: int | None = None, delay: float = 0.0) -> None:
         generator = torch.Generator().manual_seed(0)
         self.speed = torch.rand(num_samples, generator=generator) * 10
         self.bad_index = bad_index
+        self.delay = delay  # seconds a sample
 
     def __len__(self) -> int:
         return len(self.speed)
@@ -23,6 +26,7 @@ class ToyPlans(Dataset):
     def __getitem__(self, key) -> dict:
         index, epoch = key if isinstance(key, tuple) else (key, 0)
         speed = self.speed[index]
+        time.sleep(self.delay)
         if index == self.bad_index:
             speed = speed * float('nan')
         ahead = self.speed[index] * torch.arange(1, 5) * 0.5

@@ -77,8 +77,8 @@ def test_stacks_of_an_earlier_attempt_are_kept(tmp_path):
 def test_logged_losses_are_means_over_processes(tmp_path):
     """With dropout and the norm off two processes see what one with both batches sees."""
     options = (
-        'model.dropout=0', 'model.with_norm=False', 'optim_wrapper.optimizer.lr=0.0', 'train_cfg.max_epochs=1',
-        'train_dataloader.batch_size={}', 'default_hooks.logger.interval=100',
+        'model.dropout=0', 'model.with_norm=False', 'optim_wrapper.optimizer.lr=0.0',
+        'train_cfg.max_epochs=1', 'train_dataloader.batch_size={}', 'default_hooks.logger.interval=100',
     )  # fmt: skip
     logs = {}
     for world_size, batch in ((1, 4), (2, 2)):
