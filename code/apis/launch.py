@@ -5,6 +5,7 @@ once the group stands, mmengine's helpers are used everywhere.
 """
 
 import errno
+import gc
 import os
 import socket
 import sys
@@ -218,4 +219,7 @@ def _say(message: str) -> None:
 def stop_distributed() -> None:
     """Leave the process group, if there is one."""
     if distributed.is_available() and distributed.is_initialized():
+        # A wrapped model that is part of a cycle keeps the group's threads until the interpreter is gone,
+        # which now and then ended a finished run by SIGABRT.
+        gc.collect()
         distributed.destroy_process_group()

@@ -112,6 +112,9 @@ def _recomputed(module: nn.Module, forward: Callable, contexts: Callable) -> Cal
 def compile_parts(model: nn.Module, options: dict | bool) -> None:
     """Compile a model or parts of it with ``torch.compile``, in place; names of weights stay.
 
+    A compiled part may not share a BatchNorm layer with a part that is not compiled, as
+    the decoder shares the flatten head's: autograd then finds its statistics changed.
+
     Args:
         model: The model.
         options: True, or arguments of ``torch.compile`` and ``modules``: names of the parts.

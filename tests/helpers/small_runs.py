@@ -120,16 +120,17 @@ def train_small(
         folder: Work dir.
         batch_size: Samples a process and step.
         epochs: Epochs of ``NUM_SAMPLES`` samples.
-        options: Further keys of the config; ``optim_wrapper`` is merged.
+        options: Further keys of the config; ``optim_wrapper`` is merged, ``losses`` are the model's.
         batch_free: Keep BatchNorm at its running statistics and switch dropout off.
     """
     is_rank = 'RANK' in os.environ
     launcher = 'pytorch' if is_rank else 'none'
     start_distributed(launcher)
     options = dict(options or {})
+    losses = options.pop('losses', None)
     optimizer = dict(type='SGD', lr=1e-3)
     cfg = dict(
-        model=dict(type='SmallDriver'),
+        model=dict(type='SmallDriver', **({'losses': losses} if losses else {})),
         work_dir=str(folder),
         launcher=launcher,
         default_scope='thinktwice',
