@@ -1,11 +1,18 @@
-"""A config of the reference types in the size of the embedded town's model."""
+"""The paper's choices in the size of the embedded town's model: corrected, and as in 2023."""
 
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-CONFIG = """
+MAIN = """
 _base_ = [{base!r}]
+model = dict(
+    img_encoder=dict(depth_net=dict(camera_norm='batch')),
+    flatten_head=dict(norm='batch'),
+)
+"""
+REFERENCE = """
+_base_ = ['small_main.py']
 segmentation_loss = 'ReferenceSegmentationLoss'
 model = dict(
     img_encoder=dict(type='ReferenceLSSCameraEncoder', view_transform=dict(type='ReferenceLiftSplat')),
@@ -21,8 +28,9 @@ model = dict(
 """
 
 
-def write_small_reference_config(folder: Path) -> Path:
-    """Write the config into a folder and return its path."""
-    path = folder / 'small_reference.py'
-    path.write_text(CONFIG.format(base=str(REPOSITORY / 'configs' / 'thinktwice_minitown.py')))
-    return path
+def write_small_configs(folder: Path) -> tuple[Path, Path]:
+    """Write both configs into a folder and return the paths of the corrected and of the reference one."""
+    main, reference = folder / 'small_main.py', folder / 'small_reference.py'
+    main.write_text(MAIN.format(base=str(REPOSITORY / 'configs' / 'thinktwice_minitown.py')))
+    reference.write_text(REFERENCE)
+    return main, reference

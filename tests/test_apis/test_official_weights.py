@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers.reference_config import REPOSITORY, write_small_reference_config
+from helpers.reference_config import REPOSITORY, write_small_configs
 
 from thinktwice.apis.config import load_config
 from thinktwice.apis.official_checkpoint import build_model, model_shapes, ours_to_official
@@ -15,9 +15,14 @@ from thinktwice.errors import CheckpointError
 
 
 @pytest.fixture(scope='module')
-def reference(tmp_path_factory):
+def configs(tmp_path_factory):
+    return write_small_configs(tmp_path_factory.mktemp('config'))
+
+
+@pytest.fixture(scope='module')
+def reference(configs):
     """A small model of the 2023 computation with random weights and statistics."""
-    model = build_model(load_config(str(write_small_reference_config(tmp_path_factory.mktemp('config')))))
+    model = build_model(load_config(str(configs[1])))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for tensor in model.state_dict().values():
@@ -27,9 +32,9 @@ def reference(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def main():
+def main(configs):
     """The corrected model of the same size."""
-    return build_model(load_config(str(REPOSITORY / 'configs' / 'thinktwice_minitown.py')))
+    return build_model(load_config(str(configs[0])))
 
 
 @pytest.fixture(scope='module')

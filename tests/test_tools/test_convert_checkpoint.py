@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.reference_config import write_small_reference_config
+from helpers.reference_config import write_small_configs
 
 from thinktwice.apis.checkpoint_files import read_weights
 from thinktwice.apis.config import load_config
@@ -20,7 +20,7 @@ TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'convert_checkpoint.py'
 
 @pytest.fixture(scope='module')
 def config(tmp_path_factory):
-    return write_small_reference_config(tmp_path_factory.mktemp('config'))
+    return write_small_configs(tmp_path_factory.mktemp('config'))[1]
 
 
 @pytest.fixture(scope='module')
