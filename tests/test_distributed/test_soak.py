@@ -1,0 +1,54 @@
+"""Kills at random moments, of one process or all, lose nothing and change nothing."""
+
+import os
+import random
+import signal
+import time
+
+import pytest
+from helpers.killed_runs import final_state, toy_arguments, train_until
+from helpers.ranks import start_ranks
+from helpers.tiny_dataset import equal
+
+from thinktwice.core import checkpoint_io
+
+pytestmark = pytest.mark.slow
+KILLS = int(os.environ.get('THINKTWICE_SOAK_KILLS', '50'))
+OPTIONS = (
+    'train_dataloader.dataset.num_samples=240',
+    'default_hooks.checkpoint.interval_iters=1',
+    'default_hooks.checkpoint.keep_last_iters=2',
+    'ema_momentum=0.1',
+)
+NOTHING = ('die', 'never', 0, None)
+
+
+def test_fifty_random_kills_lose_no_state(tmp_path):
+    """Two processes; each round of kills ends with the weights of a run that nothing happened to."""
+    choice = random.Random(0)
+    arguments = toy_arguments(tmp_path / 'reference', *OPTIONS, launcher='pytorch')
+    start_ranks(train_until, (arguments, *NOTHING), 2, tmp_path / 'ranks').results()
+    reference = final_state(tmp_path / 'reference')
+    kills = runs = 0
+    while kills < KILLS:
+        runs += 1
+        folder, reached = tmp_path / f'run{runs}', -1
+        while True:
+            arguments = toy_arguments(folder, *OPTIONS, launcher='pytorch')
+            ranks = start_ranks(train_until, (arguments, *NOTHING, 0.02), 2, tmp_path / 'ranks')
+            time.sleep(choice.uniform(0.3, 2.5))
+            victims = choice.choice([ranks.processes, ranks.processes[:1], ranks.processes[1:]])
+            alive = [process for process in victims if process.is_alive()]
+            for process in alive:
+                os.kill(process.pid, signal.SIGKILL)
+            codes = ranks.wait(90)  # whoever is left ends by itself
+            if codes == [0, 0]:
+                break
+            assert alive, ranks.logs()
+            kills += 1
+            latest = checkpoint_io.find_latest_checkpoint(folder) if folder.exists() else None
+            now = checkpoint_io.load_checkpoint(latest)['meta']['iter'] if latest else 0
+            assert now >= reached, f'went back from iteration {reached} to {now}'
+            reached = now
+        assert equal(final_state(folder), reference), f'run {runs} after {kills} kills'
+    print(f'{kills} kills in {runs} runs')
