@@ -1,4 +1,4 @@
-"""How training scales with processes: time of a step and of loading, gradient bytes, overlap of the exchange."""
+"""How training scales with processes: time of a step and of loading, gradient bytes, overlap."""
 
 import json
 import os
@@ -152,20 +152,18 @@ def measure_scaling(command: Sequence[str], world_sizes: Sequence[int], folder: 
             probe.bind(('127.0.0.1', 0))
             port = probe.getsockname()[1]
         out = folder / f'scaling_{world_size}.json'
+        arguments = [sys.executable, *(word.format(out=out) for word in command)]
+        logs = [folder / f'{world_size}_{rank}.log' for rank in range(world_size)]
         processes = []
-        for rank in range(world_size):
+        for rank, log in enumerate(logs):
             place = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=world_size, MASTER_PORT=port)
             environment = {**os.environ, 'MASTER_ADDR': '127.0.0.1', **{k: str(v) for k, v in place.items()}}
-            arguments = [sys.executable, *(word.format(out=out) for word in command)]
-            processes.append(
-                subprocess.Popen(
-                    arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-                )
-            )
-        errors = [process.communicate()[1] for process in processes]
-        for process, error in zip(processes, errors, strict=True):
-            if process.returncode:
-                last = '\n'.join(error.strip().splitlines()[-3:])
+            with open(log, 'w') as file:
+                processes.append(subprocess.Popen(arguments, env=environment, stdout=file, stderr=file))
+        codes = [process.wait() for process in processes]
+        for code, log in zip(codes, logs, strict=True):
+            if code:
+                last = '\n'.join(log.read_text().strip().splitlines()[-3:])
                 raise LaunchError(f'measuring {world_size} processes failed: {last}')
         figures.append(ScalingFigures(**json.loads(out.read_text())))
     return figures

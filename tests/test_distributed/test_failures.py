@@ -1,6 +1,7 @@
 """What goes wrong on one process is noticed, answered alike on all of them and explained."""
 
 import json
+import subprocess
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from helpers.killed_runs import toy_arguments, train_until
 from helpers.ranks import run_train, start_ranks
 
 from thinktwice.core import checkpoint_io
+from thinktwice.errors import CheckpointError
 
 NO_CHECKPOINTS = ('default_hooks.checkpoint.interval_iters=None',)
 BAD_SAMPLE = ('train_dataloader.dataset.bad_index=3',)
@@ -57,6 +59,26 @@ def test_full_disk_ends_both_processes_and_leaves_the_older_checkpoint(tmp_path)
     assert not list(folder.glob('.*.tmp'))
 
 
+def test_disk_that_is_really_full(tmp_path):
+    """A file system of 1 MB: the older checkpoint stays whole, and the message says what to do."""
+    disk = tmp_path / 'disk'
+    disk.mkdir()
+    mounted = subprocess.run(
+        ['mount', '-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', str(disk)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip('mounting a small file system needs privileges')
+    try:
+        saved = disk / 'iter_1.pth'
+        checkpoint_io.save_checkpoint({'state_dict': {'w': torch.ones(100_000)}}, saved)
+        with pytest.raises(CheckpointError, match=r'cannot write .*iter_2.pth.*Free some space'):
+            checkpoint_io.save_checkpoint({'state_dict': {'w': torch.ones(200_000)}}, disk / 'iter_2.pth')
+        assert checkpoint_io.find_latest_checkpoint(disk) == saved
+        assert [path.name for path in disk.iterdir()] == ['iter_1.pth']
+    finally:
+        subprocess.run(['umount', str(disk)], check=True)
+
+
 def test_hang_of_one_process_ends_both_with_the_stacks_of_each(tmp_path):
     ranks, codes = train(tmp_path, 'custom_hooks.4.minutes=0.03', moment=('hang', 'step', 2), rank=1)
     assert codes == [1, 1], ranks.logs()
@@ -88,6 +110,8 @@ def test_logged_losses_are_means_over_processes(tmp_path):
         start_ranks(run_train, (arguments,), world_size, folder / 'ranks').results()
         scalars = next((folder / 'run').glob('*/vis_data/scalars.json')).read_text().splitlines()
         logs[world_size] = [json.loads(line) for line in scalars]
+        log = (folder / 'ranks' / 'rank_0.log').read_text()
+        assert ('sync_bn is skipped on the CPU' in log) == (world_size == 2)
     one, two = logs[1][0], logs[2][0]
     for name in ('train/loss', 'train/wp_loss', 'train/longitudinal_offset'):
         assert two.get(name, two.get(name[6:])) == pytest.approx(one.get(name, one.get(name[6:])), rel=1e-6)

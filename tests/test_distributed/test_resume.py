@@ -1,9 +1,11 @@
 """A run that is killed and started again ends with the bits of one that never was."""
 
+import os
+
 import pytest
 import torch
 from helpers.killed_runs import final_state, toy_arguments, train_until
-from helpers.ranks import start_ranks
+from helpers.ranks import run_train, start_ranks
 from helpers.tiny_dataset import equal
 
 KILLED = -9
@@ -121,3 +123,77 @@ def test_other_number_of_processes_is_said_and_trains_to_the_end(tmp_path):
     codes, ranks = run(folder, 1)
     assert codes == [0], ranks.logs()
     assert 'trained with 8 samples a step, this run has 4' in ranks.log(0)
+
+
+class MakesFolder:
+    def __reduce__(self):
+        return os.mkdir, ('was_run',)
+
+
+def test_checkpoint_that_runs_code_is_resumed_only_when_trusted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / 'run'
+    codes, ranks = run(folder, 1, options=('train_cfg.max_epochs=1',))
+    assert codes == [0], ranks.logs()
+    path = tmp_path / 'foreign.pth'
+    torch.save(torch.load(folder / 'epoch_1.pth', weights_only=True) | {'extra': MakesFolder()}, path)
+    arguments = [*toy_arguments(tmp_path / 'other', resume=False), '--resume-from', str(path)]
+    ranks = start_ranks(run_train, (arguments,), 1, tmp_path / 'ranks')
+    assert ranks.wait() == [1]
+    assert 'holds more than weights' in ranks.log(0) and '--trust-checkpoint' in ranks.log(0)
+    assert not list(tmp_path.rglob('was_run'))
+    ranks = start_ranks(run_train, ([*arguments, '--trust-checkpoint'],), 1, tmp_path / 'ranks')
+    assert ranks.wait() == [0], ranks.logs()
+
+
+@pytest.mark.slow
+def test_killed_run_over_recorded_drives_ends_with_the_same_bits(tmp_path, repository):
+    """The real model and data, read by two worker processes, with augmentation of pixels and geometry."""
+    from thinktwice.minitown import Lidar, record
+
+    record(
+        str(tmp_path / 'town'),
+        2,
+        12,
+        0,
+        (64, 128),
+        ['town01_00', 'town02_00'],
+        lidar=Lidar(channels=16, columns=200),
+    )
+    config = tmp_path / 'config.py'
+    config.write_text(
+        f'_base_ = [{str(repository / "configs" / "thinktwice_minitown.py")!r}]\n'
+        "photometric = dict(_delete_=True, type='PhotometricAugmentation')\n"
+        'model = dict(data_preprocessor=dict(photometric=photometric))\n'
+    )
+    states = []
+    for name, moments in (('whole', []), ('killed', [('step', 3), ('write', 1), ('step', 2)])):
+        folder = tmp_path / name
+        arguments = toy_arguments(
+            folder, f'data_root={tmp_path / "town"}', 'batch_size=2', 'train_cfg.max_epochs=2',
+            'train_cfg.val_interval=2', 'val_dataloader.num_workers=0', 'train_dataloader.num_workers=2',
+        )  # fmt: skip
+        arguments[0] = str(config)
+        for moment, count in moments:
+            ranks = start_ranks(train_until, (arguments, 'die', moment, count, None), 1, tmp_path / 'ranks')
+            assert ranks.wait(300) == [KILLED], ranks.logs()
+        ranks = start_ranks(run_train, (arguments,), 1, tmp_path / 'ranks')
+        assert ranks.wait(300) == [0], ranks.logs()
+        states.append(final_state(folder, 'epoch_2.pth'))
+    assert equal(*states)
+
+
+def test_averaged_weights_are_the_running_mean_of_those_after_each_update(tmp_path):
+    folder, momentum = tmp_path / 'run', 0.1
+    options = ('default_hooks.checkpoint.interval_iters=1', 'default_hooks.checkpoint.keep_last_iters=-1')
+    options += (f'ema_momentum={momentum}', 'train_cfg.max_epochs=1', 'optim_wrapper.accumulative_counts=2')
+    codes, ranks = run(folder, 1, options=options)
+    assert codes == [0], ranks.logs()
+    average = None
+    for name in ('iter_2', 'iter_4', 'epoch_1'):  # six batches, three updates; none is saved in between
+        checkpoint = torch.load(folder / f'{name}.pth', weights_only=True)
+        trained = checkpoint['ema_state_dict']['module.layers.0.weight']  # what is being trained lies beside
+        average = trained if average is None else average + momentum * (trained - average)
+        torch.testing.assert_close(checkpoint['state_dict']['layers.0.weight'], average)
+    assert not torch.equal(average, trained)
+    assert not (folder / 'iter_1.pth').exists()
