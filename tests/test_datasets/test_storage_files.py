@@ -5,6 +5,8 @@ import http.server
 import json
 import os
 import pickle
+import re
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +16,17 @@ import cv2
 import lmdb
 import numpy as np
 import pytest
-from helpers.tiny_dataset import SIZE, measurements_of, points_of, supervision_of, write_frame
+from helpers.tiny_dataset import (
+    SIZE,
+    measurements_of,
+    pipeline,
+    points_of,
+    supervision_of,
+    write_dataset,
+    write_frame,
+)
 
+from thinktwice.datasets import CarlaDataset
 from thinktwice.datasets.calibration import package_calibration
 from thinktwice.datasets.storage import RouteReader, SampleReadError, decode_jpeg, open_storage
 
@@ -143,6 +154,47 @@ def test_a_damaged_file_is_reported_by_name(
     assert caught.value.path == str(path)
     assert caught.value.missing == (damage is os.remove)
     assert not (root / 'hacked').exists()
+
+
+@pytest.fixture(scope='module')
+def whole_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp('whole'), {f'{TOWN}/{ROUTE}': 8, f'{TOWN}/another': 8})
+
+
+@pytest.mark.parametrize(
+    ('folder', 'damage', 'message'), DAMAGES, ids=[f'{i}-{d[0]}' for i, d in enumerate(DAMAGES)]
+)
+def test_no_damage_stops_a_run_that_skips(
+    whole_dataset: Path, folder: str, damage: Callable[[Path], Any], message: str
+) -> None:
+    steps = pipeline()
+    steps[2] = {'type': 'LoadCameras', 'image_size': (16, 32)}
+    dataset = CarlaDataset(whole_dataset, steps, on_error='skip')
+    index = next(i for i in range(len(dataset)) if dataset.sample_id(i) == f'{TOWN}/{ROUTE}/0002')
+    path = Path(dataset.storage.route(TOWN, ROUTE).path(folder, 2))
+    original = path.read_bytes()
+    try:
+        damage(path)
+        sample = dataset[index]
+    finally:
+        path.write_bytes(original)
+    skipped = sample['metas']['skipped']
+    assert skipped[0]['path'] == str(path) and skipped[0]['sample_id'] == f'{TOWN}/{ROUTE}/0002'
+    assert re.search(message, f'{path}: {skipped[0]["reason"]}')
+    assert sample['metas']['index'] != index and sample['inputs']['img'].shape == (2, 2, 3, 16, 32)
+
+
+def test_a_camera_without_any_images_is_reported(whole_dataset: Path, tmp_path: Path) -> None:
+    root = tmp_path / 'copy'
+    shutil.copytree(whole_dataset, root)
+    for route in (root / TOWN).iterdir():
+        shutil.rmtree(route / 'rgb_left')
+    steps = pipeline()
+    steps[2] = {'type': 'LoadCameras', 'image_size': (16, 32)}
+    with pytest.raises(SampleReadError, match=r'rgb_left/0000\.png: the file does not exist'):
+        CarlaDataset(root, steps)[0]
+    with pytest.raises(RuntimeError, match='could not be read .*rgb_left'):
+        CarlaDataset(root, steps, on_error='skip')[0]
 
 
 def test_a_missing_heading_is_left_to_the_reader(root: Path) -> None:
