@@ -27,5 +27,5 @@ data_modes = dict(
 )
 warmup_iters = 50  # steps of linear warm-up
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
-train_cfg = dict(max_epochs=4, val_interval=2)  # epochs
+train_cfg = dict(max_epochs=3, val_interval=3)  # epochs
 auto_scale_lr = dict(base_batch_size=8)  # samples a step that lr is meant for
