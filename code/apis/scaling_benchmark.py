@@ -74,13 +74,14 @@ def _synchronize() -> None:
 
 
 def _time_steps(model: nn.Module, wrapper: Any, batches: Sequence[dict], exchange: bool) -> float:
+    # without exchange the bare model trains alone
+    trained: Any = model if exchange else getattr(model, 'module', model)
     times = []
     for batch in batches:
         _synchronize()
         barrier()
         start = time.perf_counter()
-        # without exchange the bare model trains alone
-        (model if exchange else getattr(model, 'module', model)).train_step(batch, wrapper)
+        trained.train_step(batch, wrapper)
         _synchronize()
         times.append(time.perf_counter() - start)
     return _median_of_slowest(times[1:])

@@ -32,7 +32,7 @@ def share_label_counts(model: nn.Module) -> None:
     """
     for module in model.modules():
         if hasattr(module, 'mean_over_processes'):
-            module.mean_over_processes = mean_over_processes
+            setattr(module, 'mean_over_processes', mean_over_processes)  # noqa: B010  nn.Module is typed too narrowly
 
 
 def mean_over_processes(count: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
     finally:
         for norm, momentum, count, old in zip(norms, momenta, counts, saved, strict=True):
             norm.momentum = momentum
-            if count is not None:
+            if count is not None and old is not None:
                 count.copy_(old)
 
 
