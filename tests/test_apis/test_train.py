@@ -1,35 +1,19 @@
 """train.py as users start it: one process, two processes, resumed, and with mistakes."""
 
 import json
-import os
 import shutil
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.commands import REPOSITORY, run_python
 
 from thinktwice.apis.command_line import run_command
 from thinktwice.apis.train import main, parse_arguments
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 TOY_CONFIG = 'tests/helpers/toy_config.py'
 EXACT = ('--deterministic',)
-
-
-def run_python(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess:
-    """Run Python with arguments from the root, as a user would; returns the finished process."""
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=REPOSITORY,
-        env={**os.environ, 'PYTHONPATH': 'tests/helpers', 'OMP_NUM_THREADS': '1'},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
 
 
 def scalars(folder: Path) -> list[dict]:

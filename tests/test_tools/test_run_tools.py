@@ -1,29 +1,13 @@
 """Commands around training as users type them."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from helpers.commands import REPOSITORY, run_python
 
 from thinktwice.apis import demo, print_config
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 MINITOWN = str(REPOSITORY / 'configs' / 'thinktwice_minitown.py')
-
-
-def run_python(*arguments: str, timeout: float = 600) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=REPOSITORY,
-        env={**os.environ, 'PYTHONPATH': 'tests/helpers', 'OMP_NUM_THREADS': '1'},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
 
 
 def test_print_config_shows_what_a_run_would_use(capsys, tmp_path):

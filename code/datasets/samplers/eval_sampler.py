@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Sized
 
-from mmengine.dist import get_dist_info
 from torch.utils.data import Sampler
 
 from thinktwice.registry import DATA_SAMPLERS
 
+from .process_share import process_share
 from .sample_key import SampleKey
 
 
@@ -38,14 +38,8 @@ class EvalSampler(Sampler[SampleKey]):
         rank: int | None = None,
         num_ranks: int | None = None,
     ) -> None:
-        process, processes = get_dist_info()
-        self.rank = process if rank is None else rank
-        self.num_ranks = processes if num_ranks is None else num_ranks
-        self.num_samples = len(dataset)
-        if self.num_samples < 1:
-            raise ValueError('EvalSampler: the dataset is empty; check its split and metadata')
-        if not 0 <= self.rank < self.num_ranks:
-            raise ValueError(f'EvalSampler: rank {self.rank} is outside 0..{self.num_ranks - 1}')
+        share = process_share('EvalSampler', dataset, rank, num_ranks)
+        self.rank, self.num_ranks, self.num_samples = share
 
     def __len__(self) -> int:
         return -(-self.num_samples // self.num_ranks)

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sized
 
 import torch
-from mmengine.dist import get_dist_info
 from torch.utils.data import Sampler
 
 from thinktwice.registry import DATA_SAMPLERS
 
+from .process_share import process_share
 from .sample_key import SampleKey
 
 
@@ -45,20 +45,14 @@ class TrainSampler(Sampler[SampleKey]):
         rank: int | None = None,
         num_ranks: int | None = None,
     ) -> None:
-        process, processes = get_dist_info()
-        self.rank = process if rank is None else rank
-        self.num_ranks = processes if num_ranks is None else num_ranks
-        self.num_samples = len(dataset)
+        share = process_share('TrainSampler', dataset, rank, num_ranks)
+        self.rank, self.num_ranks, self.num_samples = share
         self.batch_size = batch_size
         self.seed = 0 if seed is None else seed
         self.epoch = 0
         self.start = 0
-        if self.num_samples < 1:
-            raise ValueError('TrainSampler: the dataset is empty; check its split and metadata')
         if self.batch_size < 1:
             raise ValueError(f'TrainSampler: batch_size must be >= 1, got {self.batch_size}')
-        if not 0 <= self.rank < self.num_ranks:
-            raise ValueError(f'TrainSampler: rank {self.rank} is outside 0..{self.num_ranks - 1}')
 
     @property
     def total_size(self) -> int:
