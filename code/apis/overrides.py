@@ -12,8 +12,8 @@ from thinktwice.errors import ConfigError
 RUNNER_KEYS = frozenset({
     'auto_scale_lr', 'channels_last', 'compile', 'custom_hooks', 'default_hooks', 'ema_momentum', 'env_cfg',
     'experiment_name', 'is_dev', 'is_full', 'launcher', 'load_from', 'log_level', 'log_processor',
-    'model_wrapper_cfg', 'param_scheduler', 'randomness', 'recompute', 'resume', 'strict_load', 'sync_bn',
-    'test_cfg', 'trust_checkpoint', 'visualizer', 'work_dir',
+    'model_wrapper_cfg', 'param_scheduler', 'pretrained_dir', 'randomness', 'recompute', 'resume',
+    'strict_load', 'sync_bn', 'test_cfg', 'trust_checkpoint', 'visualizer', 'work_dir',
 })  # fmt: skip
 """Top-level keys that the runner reads even where a config does not have them."""
 

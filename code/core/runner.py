@@ -17,6 +17,7 @@ from thinktwice.core import checkpoint_io, model_options
 from thinktwice.core.changes import config_changes
 from thinktwice.core.hooks.averaging import AveragedWeightsHook
 from thinktwice.core.loops import TrainPosition
+from thinktwice.core.pretrained import use_pretrained_folder
 from thinktwice.core.processes import load_statistics, on_first_process, statistics_of_all
 from thinktwice.errors import CheckpointError
 from thinktwice.version import __version__
@@ -43,7 +44,8 @@ class DrivingRunner(Runner):
     atomically and read with ``weights_only=True``; a run resumes at the batch
     where it stopped; ``cfg.strict_load`` makes missing keys an error. Further keys
     of the config: ``channels_last``, ``recompute``, ``compile`` (see
-    ``model_options``) and ``ema_momentum`` (see ``AveragedWeightsHook``).
+    ``model_options``), ``ema_momentum`` (see ``AveragedWeightsHook``) and
+    ``pretrained_dir`` (see ``use_pretrained_folder``).
     """
 
     # configs until they are built; mmengine leaves them untyped
@@ -79,6 +81,11 @@ class DrivingRunner(Runner):
         if self.distributed and sync_bn:
             self.logger.info('sync_bn is skipped on the CPU: each process normalises by its own batch')
         return revert_sync_batchnorm(model)
+
+    def _init_model_weights(self) -> None:
+        """Initialise the weights; pretrained ones come from ``cfg.pretrained_dir`` first. Collective."""
+        use_pretrained_folder(Path(self.cfg.get('pretrained_dir', 'ckpt')), self.cfg.model)
+        super()._init_model_weights()
 
     def _maybe_compile(self, target: str) -> None:
         """Do nothing: ``wrap_model`` has compiled what ``cfg.compile`` names."""

@@ -19,6 +19,7 @@ env_cfg = dict(
     ),
 )
 log_level = 'INFO'
+pretrained_dir = 'ckpt/'  # where weights that init_cfg names are looked for before they are downloaded
 load_from = None
 resume = False
 log_processor = dict(window_size=1, by_epoch=True, log_with_hierarchy=True)
