@@ -1,9 +1,12 @@
 """A look at the data before anything slow is built."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 
 from thinktwice.apis.command_line import setup_phase
@@ -22,6 +25,19 @@ def check_datasets(cfg: Config, loaders: Sequence[str] = ('train_dataloader', 'v
         ConfigError: A split is empty, or an argument is wrong.
     """
     init_default_scope(cfg.default_scope)
-    for loader in loaders:
-        if cfg.get(loader):
-            setup_phase(partial(DATASETS.build, cfg[loader].dataset))
+    with _quiet():
+        for loader in loaders:
+            if cfg.get(loader):
+                setup_phase(partial(DATASETS.build, cfg[loader].dataset))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No warnings: the run builds the data sets again, and says them once and in its log."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

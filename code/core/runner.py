@@ -96,6 +96,10 @@ class DrivingRunner(Runner):
         if self.cfg.get('ema_momentum') is not None and self._train_loop is not None:
             self.register_hook(AveragedWeightsHook(self.cfg.ema_momentum))
 
+    def get_hooks_info(self) -> str:
+        """Names of the hooks in their order, which is the same at each stage; mmengine lists every stage."""
+        return ', '.join(type(hook).__name__ for hook in self.hooks)
+
     def build_all(self) -> None:
         """Build loaders, optimiser and evaluator, so that what is wrong with them shows before training."""
         self._train_loop = self.build_train_loop(self._train_loop)

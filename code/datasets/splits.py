@@ -5,6 +5,7 @@ The tables of the modes are data and live in the configs; here are the rules tha
 """
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -149,12 +150,13 @@ def build_index(
                     towns.append(name)
                     routes.append(route)
                 runs.append((len(routes) - 1, first, taken))
-    absent = [name for name in names if name not in metadata.towns]
-    _report(metadata, absent, has_samples=bool(runs), window=history + 1 + horizon)
+    _report(metadata, names, has_samples=bool(runs), window=history + 1 + horizon)
     return SampleIndex(towns, routes, runs)
 
 
-def _report(metadata: DatasetMetadata, absent: list[str], has_samples: bool, window: int) -> None:
+def _report(metadata: DatasetMetadata, names: list[str], has_samples: bool, window: int) -> None:
+    """Say of which town indices there is nothing; that a whole town is missing is a warning."""
+    absent = [name for name in names if name not in metadata.towns]
     available = ', '.join(sorted(metadata.towns)) or 'nothing'
     if not has_samples:
         raise ValueError(
@@ -162,9 +164,13 @@ def _report(metadata: DatasetMetadata, absent: list[str], has_samples: bool, win
             f'the metadata lists {available}; asked for but not in it: {", ".join(absent) or "nothing"}. '
             'Choose towns and indices that are there, raise the caps, or record more'
         )
-    if absent:
+    asked, missing = Counter(map(town_of, names)), Counter(map(town_of, absent))
+    if gone := [town for town in asked if missing[town] == asked[town]]:
         print_log(
-            f'not in the metadata and left out of the split: {", ".join(absent)} (available: {available})',
+            f'the metadata has nothing of {", ".join(gone)}, which the split asks for (it lists {available})',
             logger='current',
             level=logging.WARNING,
         )
+    if missing.total():
+        found = ', '.join(f'{town} {asked[town] - missing[town]} of {asked[town]}' for town in asked)
+        print_log(f'drives of the split that are in the metadata: {found}', logger='current')

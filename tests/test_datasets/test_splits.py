@@ -1,5 +1,6 @@
 """Enumeration of samples: order, caps, windows, invalid frames."""
 
+import logging
 import pickle
 
 import pytest
@@ -77,15 +78,32 @@ def test_windows_never_touch_an_invalid_frame(
     assert [first + i for first, length in runs for i in range(length)] == brute
 
 
+def reported(monkeypatch: pytest.MonkeyPatch, metadata, towns, indices) -> list[tuple[str, int]]:
+    lines: list[tuple[str, int]] = []
+
+    def keep(message: str, logger: str, level: int = logging.INFO) -> None:
+        lines.append((message, level))
+
+    monkeypatch.setattr(splits, 'print_log', keep)
+    assert len(build_index(metadata, SplitSpec(towns, indices), HISTORY, HORIZON)) == 4
+    return lines
+
+
 def test_unknown_town_is_warned_about_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines: list[str] = []
-    monkeypatch.setattr(splits, 'print_log', lambda message, **_: lines.append(message))
-    metadata = metadata_of(town01_00=[9])
-    index = build_index(metadata, SplitSpec(['town01', 'town99'], ['00']), HISTORY, HORIZON)
-    assert len(index) == 4
-    [line] = lines
-    assert 'town99_00' in line
-    assert 'available: town01_00' in line
+    lines = reported(monkeypatch, metadata_of(town01_00=[9]), ['town01', 'town99'], ['00'])
+    assert [level for _, level in lines] == [logging.WARNING, logging.INFO]
+    assert 'nothing of town99' in lines[0][0]
+    assert 'it lists town01_00' in lines[0][0]
+
+
+def test_town_with_few_drives_is_no_reason_to_warn(monkeypatch: pytest.MonkeyPatch) -> None:
+    [(message, level)] = reported(monkeypatch, metadata_of(town01_00=[9]), ['town01'], ['val', '00', '01'])
+    assert level == logging.INFO
+    assert message.endswith('town01 1 of 3')
+
+
+def test_complete_split_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert reported(monkeypatch, metadata_of(town01_00=[9]), ['town01'], ['00']) == []
 
 
 def test_split_without_samples_lists_what_there_is() -> None:
