@@ -15,6 +15,7 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -43,7 +44,8 @@ def seeded() -> None:
 
 @pytest.fixture(autouse=True)
 def restored_process() -> Iterator[None]:
-    """Put back the environment, working directory, thread count and warning filters."""
+    """Put back the environment, working directory, thread count, warning filters and default scope."""
+    scopes = dict(DefaultScope._instance_dict)
     environment, folder, threads = dict(os.environ), Path.cwd(), torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()
     with warnings.catch_warnings():
@@ -54,6 +56,9 @@ def restored_process() -> Iterator[None]:
     os.chdir(folder)
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(deterministic)
+    # a scope that one test chose would decide which parts the next one finds
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(scopes)
 
 
 @pytest.fixture(scope='session')
