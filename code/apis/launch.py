@@ -7,8 +7,10 @@ once the group stands, mmengine's helpers are used everywhere.
 import errno
 import gc
 import os
+import queue
 import socket
 import sys
+import threading
 import time
 import uuid
 from datetime import timedelta
@@ -20,6 +22,8 @@ from thinktwice.apis.launch_env import ProcessPlace, find_place
 from thinktwice.errors import LaunchError
 
 MEETING = 'thinktwice/meeting'
+CONNECT_TIME = timedelta(seconds=5)
+"""For one attempt to reach a store whose host has just answered; torch itself makes two of them, silently."""
 
 
 def start_distributed(
@@ -79,21 +83,47 @@ def _take_gpu(place: ProcessPlace, backend: str) -> None:
 def _open_store(place: ProcessPlace, start_minutes: float) -> distributed.Store:
     """Serve (rank 0) or reach the key-value store through which processes find each other."""
     serves = place.rank == 0 and not place.launcher_hosts_store
-    if serves:
-        _check_port(place)
-    else:
-        _wait_for_host(place, start_minutes)
+    patience, start = timedelta(minutes=start_minutes), time.monotonic()
+    while True:
+        if serves:
+            _check_port(place)
+        else:
+            _wait_for_host(place, start, start_minutes)
+        try:
+            return _connect(place, serves, patience)
+        except (RuntimeError, distributed.DistError) as error:
+            # rank 0 may have died since it answered: wait on for the one that takes its place, and say so
+            if serves or time.monotonic() - start > patience.total_seconds():
+                raise _lost_store(place, error) from error
+
+
+def _connect(place: ProcessPlace, serves: bool, patience: timedelta) -> distributed.Store:
+    """Make the store, in a thread: if a stranger listens there and is silent, torch waits without end.
+
+    Raises:
+        DistError: Nobody answers as a store does.
+    """
+    answer: queue.SimpleQueue[distributed.Store | Exception] = queue.SimpleQueue()
+    timeout = patience if serves else min(patience, CONNECT_TIME)
+
+    def attempt() -> None:
+        try:
+            store = distributed.TCPStore(
+                place.address, place.port, place.world_size, serves, timeout, wait_for_workers=False
+            )
+            store.set_timeout(patience)
+            answer.put(store)
+        except RuntimeError as error:
+            answer.put(error)
+
+    threading.Thread(target=attempt, daemon=True).start()
     try:
-        return distributed.TCPStore(
-            place.address,
-            place.port,
-            place.world_size,
-            is_master=serves,
-            timeout=timedelta(minutes=start_minutes),
-            wait_for_workers=False,
-        )
-    except (RuntimeError, distributed.DistError) as error:
-        raise LaunchError(f'cannot join the run at {place.address}:{place.port}: {error}') from error
+        store = answer.get(timeout=patience.total_seconds() + 4 * CONNECT_TIME.total_seconds())
+    except queue.Empty:
+        raise distributed.DistError('something listens there, but it is no store of a run') from None
+    if isinstance(store, Exception):
+        raise store
+    return store
 
 
 def _check_port(place: ProcessPlace) -> None:
@@ -110,9 +140,9 @@ def _check_port(place: ProcessPlace) -> None:
             ) from error
 
 
-def _wait_for_host(place: ProcessPlace, start_minutes: float) -> None:
-    """Wait until rank 0 listens; name what is awaited after five seconds."""
-    start, is_said = time.monotonic(), False
+def _wait_for_host(place: ProcessPlace, start: float, start_minutes: float) -> None:
+    """Wait until rank 0 listens, so many minutes from ``start``; name what is awaited after five seconds."""
+    is_said = False
     while True:
         try:
             socket.create_connection((place.address, place.port), timeout=5).close()
@@ -146,7 +176,18 @@ def _meet(store: distributed.Store, place: ProcessPlace, start_minutes: float) -
         Prefix of the store's keys for this start alone.
     """
     attend = _host_meeting if place.rank == 0 else _join_meeting
-    return attend(store, place, start_minutes)
+    try:
+        return attend(store, place, start_minutes)
+    except distributed.DistError as error:
+        raise _lost_store(place, error) from error
+
+
+def _lost_store(place: ProcessPlace, error: Exception) -> LaunchError:
+    first_line = str(error).partition('\n')[0].rstrip('.')  # torch goes on with the stack of its C++ code
+    return LaunchError(
+        f'no answer at {place.address}:{place.port}, where the processes meet: {first_line}. '
+        'Has rank 0 (or the launcher) ended? Its log says why'
+    )
 
 
 def _host_meeting(store: distributed.Store, place: ProcessPlace, start_minutes: float) -> str:

@@ -1,10 +1,12 @@
 """Each launcher's variables start a run; wrong ones are answered in one line, at once."""
 
+import re
 import socket
 
 import pytest
 from helpers.killed_runs import toy_arguments
 from helpers.ranks import Ranks, free_port, pytorch_environment, run_train
+from torch import distributed
 
 SHORT = ('train_cfg.max_epochs=1', 'env_cfg.dist_cfg.start_minutes=0.12')
 
@@ -94,3 +96,36 @@ def test_rank_that_is_claimed_twice(tmp_path):
     ranks = start(tmp_path, 'pytorch', [pytorch_environment(rank, 3, port) for rank in (0, 1, 1)])
     assert ranks.wait(60) == [1, 1, 1]
     assert 'two processes claim rank 1 of 3' in ranks.log(1) + ranks.log(2)
+
+
+def test_first_process_that_dies_before_the_others_have_joined(tmp_path):
+    """It answered once; then nobody does. The other says so and ends."""
+    with socket.create_server(('127.0.0.1', 0)) as listener:
+        ranks = start(tmp_path, 'pytorch', [pytorch_environment(1, 2, listener.getsockname()[1])])
+        listener.accept()[0].close()
+    assert ranks.wait(60) == [1]
+    last = ranks.log(0).strip().splitlines()[-1]
+    # by whether it dies before or while the other opens the store
+    assert re.match(r'error \(rank 1\): (rank 0 does not|no) answer at 127\.0\.0\.1', last)
+
+
+def test_stranger_at_the_port(tmp_path):
+    """Some other service listens there: it accepts connections and says nothing."""
+    with socket.create_server(('127.0.0.1', 0)) as stranger:
+        ranks = start(tmp_path, 'pytorch', [pytorch_environment(1, 2, stranger.getsockname()[1])])
+        assert ranks.wait(60) == [1]
+    last = ranks.log(0).strip().splitlines()[-1]
+    assert last.startswith('error (rank 1): no answer at 127.0.0.1')
+
+
+def test_first_process_that_dies_at_the_meeting(tmp_path):
+    store = distributed.TCPStore('127.0.0.1', 0, 2, is_master=True, wait_for_workers=False)
+    ranks = start(tmp_path, 'pytorch', [pytorch_environment(1, 2, store.port)])
+    meeting = 'thinktwice/meeting/1'
+    store.set(f'{meeting}/world_size', '2')
+    store.set('thinktwice/meeting', meeting)
+    ranks.wait_for(lambda: store.check([f'{meeting}/1']))
+    store = None
+    assert ranks.wait(60) == [1]
+    last = ranks.log(0).strip().splitlines()[-1]
+    assert last.startswith('error (rank 1): no answer at 127.0.0.1')

@@ -19,6 +19,7 @@ OPTIONS = (
     'default_hooks.checkpoint.interval_iters=1',
     'default_hooks.checkpoint.keep_last_iters=2',
     'ema_momentum=0.1',
+    'env_cfg.dist_cfg.start_minutes=0.5',  # who waits for a process killed before it came gives up
 )
 NOTHING = ('die', 'never', 0, None)
 
