@@ -60,13 +60,21 @@ def start_distributed(
         MASTER_ADDR=place.address,
         MASTER_PORT=str(place.port),
     )
-    distributed.init_process_group(
-        backend,
-        store=distributed.PrefixStore(meeting, store),
-        rank=place.rank,
-        world_size=place.world_size,
-        timeout=timedelta(minutes=timeout_minutes),
-    )
+    patience = timedelta(minutes=start_minutes)
+    try:
+        distributed.init_process_group(
+            backend,
+            store=distributed.PrefixStore(meeting, store),
+            rank=place.rank,
+            world_size=place.world_size,
+            timeout=patience,  # one that dies now is not to be waited for as long as a collective may take
+        )
+    except RuntimeError as error:
+        raise LaunchError(
+            f'the {place.world_size} processes have met, but cannot connect to each other '
+            f'({_first_line(error)}): has one of them ended, or does a firewall stand between the machines?'
+        ) from error
+    distributed.set_timeout(timedelta(minutes=timeout_minutes))
     return place
 
 
@@ -183,11 +191,15 @@ def _meet(store: distributed.Store, place: ProcessPlace, start_minutes: float) -
 
 
 def _lost_store(place: ProcessPlace, error: Exception) -> LaunchError:
-    first_line = str(error).partition('\n')[0].rstrip('.')  # torch goes on with the stack of its C++ code
     return LaunchError(
-        f'no answer at {place.address}:{place.port}, where the processes meet: {first_line}. '
+        f'no answer at {place.address}:{place.port}, where the processes meet: {_first_line(error)}. '
         'Has rank 0 (or the launcher) ended? Its log says why'
     )
+
+
+def _first_line(error: Exception) -> str:
+    """Message of an error of torch, which goes on with the stack of its C++ code."""
+    return str(error).partition('\n')[0].rstrip('.')
 
 
 def _host_meeting(store: distributed.Store, place: ProcessPlace, start_minutes: float) -> str:

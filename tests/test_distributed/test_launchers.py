@@ -2,11 +2,15 @@
 
 import re
 import socket
+import time
 
 import pytest
+import torch
 from helpers.killed_runs import toy_arguments
-from helpers.ranks import Ranks, free_port, pytorch_environment, run_train
+from helpers.ranks import Ranks, free_port, pytorch_environment, run_train, start_ranks
 from torch import distributed
+
+from thinktwice.apis.launch import start_distributed, stop_distributed
 
 SHORT = ('train_cfg.max_epochs=1', 'env_cfg.dist_cfg.start_minutes=0.12')
 
@@ -109,6 +113,7 @@ def test_first_process_that_dies_before_the_others_have_joined(tmp_path):
     assert re.match(r'error \(rank 1\): (rank 0 does not|no) answer at 127\.0\.0\.1', last)
 
 
+@pytest.mark.slow
 def test_stranger_at_the_port(tmp_path):
     """Some other service listens there: it accepts connections and says nothing."""
     with socket.create_server(('127.0.0.1', 0)) as stranger:
@@ -118,13 +123,44 @@ def test_stranger_at_the_port(tmp_path):
     assert last.startswith('error (rank 1): no answer at 127.0.0.1')
 
 
-def test_first_process_that_dies_at_the_meeting(tmp_path):
-    store = distributed.TCPStore('127.0.0.1', 0, 2, is_master=True, wait_for_workers=False)
-    ranks = start(tmp_path, 'pytorch', [pytorch_environment(1, 2, store.port)])
+def hold_meeting(store, ranks, guests):
+    """Answer rank 1 as rank 0 would, up to the point where both connect."""
     meeting = 'thinktwice/meeting/1'
     store.set(f'{meeting}/world_size', '2')
     store.set('thinktwice/meeting', meeting)
     ranks.wait_for(lambda: store.check([f'{meeting}/1']))
+    if guests:
+        store.set(f'{meeting}/guests', f'host {store.get(f"{meeting}/1").decode()}')
+
+
+def test_process_that_dies_after_the_meeting(tmp_path):
+    store = distributed.TCPStore('127.0.0.1', 0, 2, is_master=True, wait_for_workers=False)
+    ranks = start(tmp_path, 'pytorch', [pytorch_environment(1, 2, store.port)])
+    hold_meeting(store, ranks, guests=True)
+    assert ranks.wait(60) == [1]
+    last = ranks.log(0).strip().splitlines()[-1]
+    assert last.startswith('error (rank 1): the 2 processes have met, but cannot connect')
+
+
+def wait_for_a_late_one() -> float:
+    start_distributed('pytorch', start_minutes=0.1, timeout_minutes=1.0)
+    one = torch.ones(1)
+    if distributed.get_rank() == 1:
+        time.sleep(8)
+    distributed.all_reduce(one)
+    stop_distributed()
+    return one.item()
+
+
+@pytest.mark.slow
+def test_patience_at_the_start_is_not_that_of_training(tmp_path):
+    assert start_ranks(wait_for_a_late_one, (), 2, tmp_path / 'ranks').results() == [2, 2]
+
+
+def test_first_process_that_dies_at_the_meeting(tmp_path):
+    store = distributed.TCPStore('127.0.0.1', 0, 2, is_master=True, wait_for_workers=False)
+    ranks = start(tmp_path, 'pytorch', [pytorch_environment(1, 2, store.port)])
+    hold_meeting(store, ranks, guests=False)
     store = None
     assert ranks.wait(60) == [1]
     last = ranks.log(0).strip().splitlines()[-1]
