@@ -5,11 +5,14 @@ of 2023) is read with the package's ``calibrations/carla.json``.
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
 import numpy as np
+
+from thinktwice.errors import ConfigError
 
 from .storage import DatasetStorage, SampleReadError, check_name, parse_json
 
@@ -129,6 +132,27 @@ class Calibration:
                 return camera
         names = ', '.join(camera.name for camera in self.cameras)
         raise ValueError(f'no camera {name!r} in the calibration, it has: {names}')
+
+    def select(self, names: Sequence[str] | None) -> 'Calibration':
+        """Give the rig with some of its cameras.
+
+        Args:
+            names (Sequence[str] | None): Cameras in the order of the result, or
+                None for all as they are.
+
+        Returns:
+            Calibration: The smaller rig.
+
+        Raises:
+            ConfigError: If there is none of a name; the message lists those that
+                there are.
+        """
+        if names is None:
+            return self
+        try:
+            return replace(self, cameras=tuple(self.camera(name) for name in names))
+        except ValueError as error:
+            raise ConfigError(f'cameras={list(names)}: {error}') from error
 
 
 def parse_calibration(data: dict[str, Any], path: str) -> Calibration:

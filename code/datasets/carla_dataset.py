@@ -10,16 +10,31 @@ import numpy as np
 from mmengine.logging import print_log
 from torch.utils.data import Dataset
 
+from thinktwice.errors import ConfigError
 from thinktwice.registry import DATASETS, TRANSFORMS
 
 from .calibration import load_calibration
 from .corrupt_samples import SkippedSample, UnusableSampleError
 from .metadata import load_metadata, recording_command
+from .pipelines import LoadCameras
 from .samplers import SampleKey
 from .splits import SplitSpec, build_index
 from .storage import DatasetStorage, SampleReadError, open_storage
 
 ERROR_POLICIES = ('raise', 'skip')
+
+
+class UnreadableSplitError(ConfigError):
+    """Neither a sample nor any of its replacements can be read: the data are damaged or not what they seem.
+
+    Args:
+        message: one line; or a worker's traceback that ends with it, since that is what torch makes the
+            error from again in the main process.
+    """
+
+    def __init__(self, message: str) -> None:
+        place = f'{type(self).__module__}.{type(self).__qualname__}: '
+        super().__init__(message.rpartition(place)[2].strip())
 
 
 @DATASETS.register_module()
@@ -52,11 +67,12 @@ class CarlaDataset(Dataset):
         backend_args: arguments of mmengine's file backend, None to choose by `data_root`.
 
     Attributes:
-        calibration: the dataset's sensor rig.
+        calibration: the dataset's sensor rig, with the cameras that `LoadCameras` uses.
 
     Raises:
         FileNotFoundError: if there is no dataset or no metadata at `data_root`.
         ValueError: if the split holds no sample, or an argument is out of range.
+        ConfigError: if a camera that the pipeline names is not in the calibration.
     """
 
     def __init__(
@@ -91,6 +107,9 @@ class CarlaDataset(Dataset):
             split = SplitSpec(**split)
         self._index = build_index(metadata, split, num_frames - 1, horizon if with_targets else 0)
         self.calibration = load_calibration(self.storage)
+        for step in self._steps:
+            if isinstance(step, LoadCameras):
+                self.calibration = self.calibration.select(step.cameras)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -106,7 +125,7 @@ class CarlaDataset(Dataset):
 
         Raises:
             SampleReadError: if a file is damaged and the policy is to raise.
-            RuntimeError: if no replacement can be used either.
+            UnreadableSplitError: if no replacement can be used either.
             IndexError: if the index is out of range.
         """
         requested, epoch = key if isinstance(key, tuple) else (int(key), 0)
@@ -120,10 +139,11 @@ class CarlaDataset(Dataset):
                 sample_id = self.sample_id(index)
                 skipped.append(SkippedSample(sample_id=sample_id, path=error.path, reason=error.reason))
                 print_log(f'sample {sample_id} is replaced: {error}', logger='current', level=logging.WARNING)
-        files = ', '.join(skip['path'] for skip in skipped[:3])
-        raise RuntimeError(
-            f'{len(skipped)} samples in a row could not be read ({files}, ...): '
-            'check the data with tools/check_dataset.py'
+        files = dict.fromkeys(f'{skip["path"]}: {skip["reason"]}' for skip in skipped)
+        raise UnreadableSplitError(
+            f'data_root {self.data_root}: {len(skipped)} samples in a row could not be read, for example '
+            f'{"; ".join(list(files)[:2])}. Check the data with `python tools/check_dataset.py '
+            f'{self.data_root}`; with --repair it keeps damaged frames out'
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -219,6 +239,8 @@ def _checked_root(data_root: str | os.PathLike[str], backend_args: dict[str, Any
     if not is_local:
         return root
     root = os.path.abspath(os.path.expanduser(root))
+    if os.path.isfile(root):
+        raise NotADirectoryError(f'data_root {root} is a file: name the folder that holds the dataset')
     if not os.path.isdir(root):
         raise FileNotFoundError(
             f'no dataset at {root}. Put the recorded drives there (a folder with dataset_metadata.json '

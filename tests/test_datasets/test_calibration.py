@@ -15,6 +15,7 @@ from thinktwice.datasets.calibration import (
     parse_calibration,
 )
 from thinktwice.datasets.storage import SampleReadError, open_storage
+from thinktwice.errors import ConfigError
 
 # Rows 0 to 2 of ego-to-camera as documented.
 EGO2CAM = {
@@ -43,6 +44,16 @@ def test_a_point_projects_to_the_documented_pixel() -> None:
     np.testing.assert_allclose(projected[:2] / projected[2], [859.820871, 488.876950], atol=1e-6)
     depths = [(np.linalg.inv(rig.camera(name).cam2ego) @ point)[2] for name in EGO2CAM]
     np.testing.assert_allclose(depths, [8.5, -2.3, 1.7, -11.6], atol=1e-12)
+
+
+def test_some_cameras_are_chosen_in_the_order_asked_for() -> None:
+    rig = package_calibration()
+    chosen = rig.select(['back', 'front'])
+    assert chosen.cameras == (rig.camera('back'), rig.camera('front'))
+    assert (chosen.image_size, chosen.lidar_height) == (rig.image_size, rig.lidar_height)
+    assert rig.select(None) is rig
+    with pytest.raises(ConfigError, match=r"cameras=\['front', 'top'\].*'top'.*: front, left, right, back"):
+        rig.select(['front', 'top'])
 
 
 def test_a_calibration_survives_its_json_form() -> None:

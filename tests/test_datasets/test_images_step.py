@@ -12,7 +12,9 @@ from helpers import tiny_dataset
 from thinktwice.datasets.calibration import Calibration, load_calibration
 from thinktwice.datasets.pipelines import LoadCameras
 from thinktwice.datasets.pixels import decode_depth
+from thinktwice.datasets.reference import ReferenceLoadCameras
 from thinktwice.datasets.storage import RouteReader, SampleReadError, open_storage
+from thinktwice.errors import ConfigError
 
 NAME = 'town01_00/routes_a'
 FINAL = (16, 32)
@@ -64,6 +66,20 @@ def test_the_step_adds_what_it_declares(root: Path) -> None:
     assert results['seg'].shape == (2, 16, 32) and results['seg'].dtype == np.uint8
     for key, size in (('intrinsics', 3), ('cam2ego', 4), ('ida_mats', 4)):
         assert results[key].shape == (2, 2, size, size) and results[key].dtype == np.float32
+
+
+@pytest.mark.parametrize('step', [LoadCameras, ReferenceLoadCameras])
+def test_no_file_of_a_camera_that_is_not_chosen_is_read(root: Path, step: type[LoadCameras]) -> None:
+    whole, chosen = (
+        step(image_size=FINAL, cameras=cameras)(results_of(root)) for cameras in (None, ['left'])
+    )
+    assert [camera.name for camera in chosen['calibration'].cameras] == ['left']
+    assert {folder for folder, _ in chosen['reader'].calls} == {'rgb_left', 'depth_left', 'seg_left'}
+    for key in ADDED:
+        axis = 0 if key in ('depth', 'seg') else 1
+        np.testing.assert_array_equal(chosen[key], whole[key].take([1], axis))
+    with pytest.raises(ConfigError, match='it has: front, left'):
+        step(image_size=FINAL, cameras=['right'])(results_of(root))
 
 
 def test_labels_are_read_for_the_key_frame_alone(root: Path) -> None:
@@ -145,6 +161,9 @@ def test_another_image_size_or_class_id_is_reported(root: Path) -> None:
         {'scale_range': (0.9, 1.1)},
         {'scale_range': (1.2, 1.1)},
         {'flip_probability': 2},
+        {'cameras': 'front'},
+        {'cameras': []},
+        {'cameras': ['front', 'front']},
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:

@@ -1,18 +1,28 @@
 """Samples of recorded drives: LiDAR, depth, poses and waypoints tell of one and the same world."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_dataset import equal
+from mmengine.optim import OptimWrapper
+from mmengine.registry import init_default_scope
 
-from thinktwice.datasets import CarlaDataset, collate_samples
+from thinktwice.apis.config import load_config
+from thinktwice.core.visualization import draw_sample
+from thinktwice.core.visualization.data import browse_picture
+from thinktwice.datasets import CarlaDataset, SampleKey, collate_samples
 from thinktwice.datasets.metadata import load_metadata
 from thinktwice.datasets.route_rules import read_results
 from thinktwice.datasets.route_scan import needed_folders, scan_dataset
+from thinktwice.errors import ConfigError
 from thinktwice.minitown import record
+from thinktwice.registry import DATASETS, MODELS
 
+MINITOWN = Path(__file__).resolve().parents[2] / 'configs' / 'thinktwice_minitown.py'
 IMAGE_SIZE = (96, 192)
 FRAMES = 12
 
@@ -24,11 +34,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path / 'town'
 
 
-def make(root: Path, training: bool, **changes: Any) -> CarlaDataset:
+def make(root: Path, training: bool, cameras: Sequence[str] | None = None, **changes: Any) -> CarlaDataset:
     pipeline = [
         {'type': 'LoadMeasurements'},
         {'type': 'LoadPoints'},
-        {'type': 'LoadCameras', 'image_size': IMAGE_SIZE, 'training': training},
+        {'type': 'LoadCameras', 'image_size': IMAGE_SIZE, 'training': training, 'cameras': cameras},
         {'type': 'LoadWaypoints'},
         {'type': 'LoadSupervision'},
         {'type': 'PackSample'},
@@ -129,3 +139,43 @@ def test_recorder_and_generator_agree_on_the_metadata(root: Path) -> None:
     scan = scan_dataset(root, needed_folders(dataset.calibration), results)
     assert scan.metadata == load_metadata(dataset.storage, str(root))
     assert not scan.malformed
+
+
+def test_some_cameras_give_their_entries_of_the_whole_sample(root: Path) -> None:
+    whole = make(root, training=True, test_mode=True, seed=2)
+    names = [camera.name for camera in whole.calibration.cameras]
+    chosen = [names.index(name) for name in ('right', 'front', 'left')]
+    dataset = make(root, training=True, test_mode=True, seed=2, cameras=('right', 'front', 'left'))
+    assert dataset.metainfo['cameras'] == ['right', 'front', 'left']
+    expected, sample = whole[SampleKey(3, 1)], dataset[SampleKey(3, 1)]
+    for key in ('img', 'intrinsics', 'cam2ego', 'ida_mats'):
+        expected['inputs'][key] = expected['inputs'][key][:, chosen]
+    for key in ('depth', 'seg'):
+        expected['targets'][key] = expected['targets'][key][chosen]
+    paths = expected['metas']['image_paths']
+    expected['metas']['image_paths'] = [paths[index] for index in chosen]
+    assert equal(sample, expected)
+    with pytest.raises(ConfigError, match='front, left, right, back'):
+        make(root, training=True, cameras=('front', 'top'))
+
+
+def test_a_model_of_three_cameras_trains_on_data_of_four(root: Path) -> None:
+    options = {
+        'num_cameras': 3,
+        'cameras': ['front', 'left', 'right'],
+        'is_dev': True,
+        'data_root': str(root),
+    }
+    cfg = load_config(str(MINITOWN), options)
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        dataset = DATASETS.build(loader.dataset)
+        assert dataset.metainfo['cameras'] == options['cameras']
+    samples = [dataset[0], dataset[1]]
+    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=1e-4))
+    assert model.train_step(collate_samples(samples), wrapper)['loss'].isfinite()
+    with torch.no_grad():
+        prediction = model.eval().val_step(collate_samples(samples))[0]
+    for picture in (draw_sample(samples[0], prediction), browse_picture(samples[0], samples[1])):
+        assert picture.dtype == np.uint8

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from thinktwice.errors import ConfigError
 from thinktwice.registry import TRANSFORMS
 
 from ..calibration import Calibration, CameraCalibration
@@ -47,13 +48,18 @@ class LoadCameras:
         with_labels: whether depth and classes are read (if the dataset has targets).
         kept_classes: simulator ids in the order of the training ids 1, 2, ...;
             all others become 0. Red and green lights follow after the last.
+        cameras: names of the cameras used, in order; None for all of the calibration. No file
+            of another camera is read.
 
     Required Keys:
         - reader (RouteReader)
         - frames (list[int]): T frames, the key frame last
-        - calibration (Calibration): N cameras
+        - calibration (Calibration): the dataset's cameras
         - rng (np.random.Generator): used in training only
         - test_mode, with_targets (bool)
+
+    Modified Keys:
+        - calibration (Calibration): the N cameras that are used
 
     Added Keys:
         - img (np.ndarray): (T, N, 3, H, W) uint8 RGB, 0 outside the recorded image
@@ -64,7 +70,7 @@ class LoadCameras:
         - seg (np.ndarray): (N, H, W) uint8 training ids, 255 = ignore; with labels
 
     Raises:
-        ValueError: if a size, a range or a probability makes no sense.
+        ValueError: if a size, a range, a probability or the list of cameras makes no sense.
     """
 
     def __init__(
@@ -75,6 +81,7 @@ class LoadCameras:
         flip_probability: float = 0.5,
         with_labels: bool = True,
         kept_classes: Sequence[int] = KEPT_IDS,
+        cameras: Sequence[str] | None = None,
     ) -> None:
         height, width = (int(size) for size in image_size)
         low, high = (float(scale) for scale in scale_range)
@@ -86,11 +93,19 @@ class LoadCameras:
             )
         if not 0.0 <= flip_probability <= 1.0:
             raise ValueError(f'LoadCameras: flip_probability must be in [0, 1], is {flip_probability}')
+        if cameras is not None and (
+            isinstance(cameras, str) or not cameras or len(set(cameras)) < len(cameras)
+        ):
+            raise ConfigError(
+                f"cameras={cameras!r} must be a list of different names, such as ['front', 'left'], or None "
+                'for all cameras'
+            )
         self.image_size = (height, width)
         self.training = training
         self.scale_range = (low, high)
         self.flip_probability = flip_probability
         self.with_labels = with_labels
+        self.cameras = None if cameras is None else tuple(cameras)
         self._training_ids = training_id_table(kept_classes)
 
     def __call__(self, results: Results) -> Results:
@@ -99,8 +114,9 @@ class LoadCameras:
         Raises:
             SampleReadError: if an image can't be read, has another size than
                 the calibration says, or holds unknown class ids.
+            ConfigError: if the calibration lacks one of the cameras.
         """
-        calibration: Calibration = results['calibration']
+        calibration = self._choose_cameras(results)
         frames, num_cameras = results['frames'], len(calibration.cameras)
         augmentations = [self._augmentation(results) for _ in calibration.cameras]
         with_labels = self.with_labels and results['with_targets']
@@ -123,6 +139,12 @@ class LoadCameras:
             results['depth'], results['seg'] = depth, seg
         return results
 
+    def _choose_cameras(self, results: Results) -> Calibration:
+        """The rig with the cameras that are used; later steps see it too."""
+        calibration: Calibration = results['calibration'].select(self.cameras)
+        results['calibration'] = calibration
+        return calibration
+
     def _augmentation(self, results: Results) -> ImageAugmentation:
         image_size = results['calibration'].image_size
         if self.training and not results['test_mode']:
@@ -136,7 +158,7 @@ class LoadCameras:
         return (
             f'{type(self).__name__}(image_size={self.image_size}, training={self.training}, '
             f'scale_range={self.scale_range}, flip_probability={self.flip_probability}, '
-            f'with_labels={self.with_labels})'
+            f'with_labels={self.with_labels}, cameras={self.cameras})'
         )
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from thinktwice.registry import TRANSFORMS
 
-from ..calibration import Calibration, CameraCalibration
+from ..calibration import CameraCalibration
 from ..pipelines.images import LoadCameras, camera_matrices
 from ..pixels import (
     IGNORED_ID,
@@ -84,8 +84,9 @@ class ReferenceLoadCameras(LoadCameras):
 
         Raises:
             SampleReadError: if an image can't be read or has another size than the calibration says.
+            ConfigError: if the calibration lacks one of the cameras.
         """
-        calibration: Calibration = results['calibration']
+        calibration = self._choose_cameras(results)
         frames, reader = results['frames'], results['reader']
         augmentations = [self._augmentation(results) for _ in calibration.cameras]
         with_labels = self.with_labels and results['with_targets']

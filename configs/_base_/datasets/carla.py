@@ -4,6 +4,7 @@ data_root = 'dataset/'  # folder with dataset_metadata.json (or .pkl) and townNN
 num_frames = 2  # frames of the queue, the key frame included; 0.5 s apart in CARLA's recordings
 horizon = 4  # future frames that are planned and supervised
 image_size = (448, 896)  # height and width that the network sees, pixels
+cameras = None  # names of the cameras used, in order; None: all of the calibration
 batch_size = 8  # samples a process and step
 # steps of the pipelines that a variant replaces
 load_measurements, load_waypoints = 'LoadMeasurements', 'LoadWaypoints'
@@ -15,6 +16,7 @@ train_pipeline = [
     dict(
         type='${load_cameras}',
         image_size='${image_size}',
+        cameras='${cameras}',
         training=True,
         scale_range=(1.0, 0.6255 / 0.56),  # times the scale that fills the image: 0.56 .. 0.6255 of 1600x900
         flip_probability=0.5,
@@ -26,7 +28,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type='${load_measurements}'),
     dict(type='${load_points}'),
-    dict(type='${load_cameras}', image_size='${image_size}', training=False),
+    dict(type='${load_cameras}', image_size='${image_size}', cameras='${cameras}', training=False),
     dict(type='${load_waypoints}'),
     dict(type='LoadSupervision', levels=(2, 3, 4, 5), future_level=2, brake_alpha=0.8, brake_beta=5.5),
     dict(type='PackSample'),
