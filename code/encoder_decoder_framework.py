@@ -7,6 +7,7 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
+from thinktwice.errors import ConfigError
 from thinktwice.model_code.control import beta_mode_action
 from thinktwice.model_code.dense_heads import TeacherInputs, ego_to_image
 from thinktwice.registry import MODELS
@@ -31,6 +32,9 @@ class EncoderDecoder(BaseModel):
         losses: terms of the training objective; may be empty for inference.
         data_preprocessor: moves a batch to the device and normalises it.
         init_cfg: mmengine's.
+
+    Raises:
+        ConfigError: if the BEV map of ``img_encoder`` does not have the size that ``flatten_head`` takes.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class EncoderDecoder(BaseModel):
         self.lidar_encoder = MODELS.build(lidar_encoder)
         self.bev_fusion = MODELS.build(bev_fusion)
         self.flatten_head = MODELS.build(flatten_head)
+        check_bev_size(self.img_encoder, self.flatten_head)
         self.measurement_encoder = MODELS.build(measurement_encoder)
         self.decoder = MODELS.build(decoder)
         self.losses = nn.ModuleList(MODELS.build(loss) for loss in losses)
@@ -128,10 +133,10 @@ class EncoderDecoder(BaseModel):
         """Weighted losses (names with ``loss``) and metrics of a batch, scalars.
 
         Raises:
-            ValueError: if the targets, or some that the configured losses need, are missing.
+            ConfigError: if the targets, or some that the configured losses need, are missing.
         """
         if not self.losses:
-            raise ValueError(
+            raise ConfigError(
                 "this model was built without losses: set 'losses' in the model's config to train it"
             )
         # the speed is measured, and what the model says about it is supervised too
@@ -142,7 +147,7 @@ class EncoderDecoder(BaseModel):
         for loss in self.losses:
             for name, value in loss(predictions, supervision).items():
                 if name in results:
-                    raise ValueError(f'two of the configured losses are named {name!r}')
+                    raise ConfigError(f'two of the configured losses are named {name!r}: leave one out')
                 results[name] = value
         return results
 
@@ -177,7 +182,7 @@ class EncoderDecoder(BaseModel):
         missing = {key: reader for key, reader in needed.items() if key not in targets}
         if missing:
             listed = ', '.join(f'{key} (for {reader})' for key, reader in sorted(missing.items()))
-            raise ValueError(
+            raise ConfigError(
                 f"the training loss needs targets that the batch doesn't have: {listed}; let the "
                 "dataset load its labels (test_mode=False), use mode='predict', or leave out the losses that "
                 'need them'
@@ -193,3 +198,19 @@ def teacher_inputs(targets: dict[str, Any]) -> TeacherInputs:
         ).float(),
         beta=torch.cat([targets['action_beta'].unsqueeze(1), targets['future_action_beta']], dim=1).float(),
     )
+
+
+def check_bev_size(img_encoder: nn.Module, flatten_head: nn.Module) -> None:
+    """Refuse a BEV map of another size than the flatten head takes, where both parts tell theirs.
+
+    Raises:
+        ConfigError: with both sizes and the keys that they follow from.
+    """
+    grid = getattr(getattr(img_encoder, 'view_transform', None), 'bev_grid', None)
+    level_sizes = getattr(flatten_head, 'level_sizes', None)
+    if grid is not None and level_sizes and level_sizes[0] != grid.teacher_shape:
+        raise ConfigError(
+            f'x_range, y_range and bev_cell give a BEV map of {grid.teacher_shape} cells (forward, lateral), '
+            f'but model.flatten_head.bev_size is {level_sizes[0]}: make them equal, and equal to the size of '
+            "the teacher's maps where a loss compares with those"
+        )

@@ -1,9 +1,13 @@
 import copy
 
+import helpers.small_driver
 import pytest
 import torch
 from helpers.small_decoder import without_gradient
 from helpers.small_driver import LOSSES, inputs_for, small_driver, targets_for
+
+from thinktwice.encoder_decoder_framework import check_bev_size
+from thinktwice.errors import ConfigError
 
 LOSS_NAMES = {
     'action_loss', 'future_action_loss', 'wp_loss', 'speed_loss', 'value_loss', 'flattened_feature_loss',
@@ -179,6 +183,19 @@ def test_losses_that_clash_or_lack_are_refused() -> None:
         )
     with pytest.raises(ValueError, match='without losses'):
         small_driver(losses=[])(inputs_for(), targets_for(), mode='loss')
+
+
+def test_a_bev_map_of_another_size_than_the_flatten_head_takes_is_refused_before_training(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = small_driver()
+    check_bev_size(model.img_encoder, torch.nn.Identity())  # a part of one's own that does not tell
+    check_bev_size(torch.nn.Identity(), model.flatten_head)
+    monkeypatch.setattr(helpers.small_driver, 'BEV_SIZE', (9, 12))
+    with pytest.raises(
+        ConfigError, match=r'bev_cell give .* \(12, 9\) .*flatten_head\.bev_size is \(9, 12\)'
+    ):
+        small_driver()
 
 
 def test_an_unknown_mode_is_refused() -> None:

@@ -1,5 +1,7 @@
 """Camera branch: images of several frames to one BEV map in the key ego frame."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +9,7 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from thinktwice.errors import ConfigError
 from thinktwice.geometry.bev_grid import to_teacher_orientation
 from thinktwice.model_code.backbones.camera_vector import camera_vector
 from thinktwice.registry import MODELS
@@ -113,13 +116,13 @@ class LSSCameraEncoder(BaseModule):
             BEV map of all frames; logits and levels of the key frame.
 
         Raises:
-            ValueError: If the number of frames differs from ``num_frames``, or the image size
-                does not halve exactly down to the coarsest level.
+            ConfigError: If the number of frames differs from ``num_frames``, the image size does not
+                halve exactly down to the coarsest level, or the backbone's channels are not the neck's.
         """
         if img.shape[1] != self.num_frames:
-            raise ValueError(
-                f'got {img.shape[1]} frames, but the camera encoder was built with num_frames='
-                f'{self.num_frames}'
+            raise ConfigError(
+                f'num_frames: the samples hold {img.shape[1]} frames, but the camera encoder was built with '
+                f'num_frames={self.num_frames}: set both to the same number'
             )
         cameras = [
             self.frame_cameras(intrinsics, cam2ego, frame2key, ida_mats, t) for t in range(self.num_frames)
@@ -154,7 +157,10 @@ class LSSCameraEncoder(BaseModule):
             Features of the frame; ``bev`` is index-ordered (B, C, num_y, num_x).
         """
         B, N = img.shape[:2]
-        levels = self.neck(self.backbone(img.flatten(0, 1)))
+        features = self.backbone(img.flatten(0, 1))
+        check_neck_channels(self.neck, features)
+        levels = self.neck(features)
+        check_image_size(levels, (img.shape[-2], img.shape[-1]))
         vector = camera_vector(cameras.intrinsics, cameras.ida_mats, cameras.cam2ego).flatten(0, 1)
         depth_logits, context = self.depth_net(self.lift_conv(levels[self.lift_level]), vector)
         seg_logits = self.seg_head(levels)
@@ -176,3 +182,45 @@ class LSSCameraEncoder(BaseModule):
     def orient(self, bev: Tensor) -> Tensor:
         """Turn an index-ordered map into teacher orientation, without mirroring it."""
         return to_teacher_orientation(bev)
+
+
+def check_neck_channels(neck: nn.Module, features: Sequence[Tensor]) -> None:
+    """Refuse a backbone whose channels are not those that the neck was built for.
+
+    Args:
+        neck: Its ``in_channels``, where it has a list of them, are looked at.
+        features: (B, C, h, w) of each level of the backbone.
+
+    Raises:
+        ConfigError: With the channels to set.
+    """
+    expected = getattr(neck, 'in_channels', None)
+    found = [feature.shape[1] for feature in features]
+    if isinstance(expected, Sequence) and list(expected) != found:
+        raise ConfigError(
+            f'model.img_encoder.neck.in_channels={list(expected)} are not the channels of the levels that '
+            f'the backbone gives: set model.img_encoder.neck.in_channels={found}'
+        )
+
+
+def check_image_size(levels: Sequence[Tensor], image_size: tuple[int, int]) -> None:
+    """Refuse images that do not halve exactly down to the coarsest level.
+
+    Args:
+        levels: (B, C, h, w) of each level of the neck, fine to coarse, each half the size of the one before.
+        image_size: H, W of the network's images, pixels.
+
+    Raises:
+        ConfigError: With the nearest size that does.
+    """
+    # a level of a size that does not divide is rounded up
+    finest = max(
+        math.ceil(size / cells) for size, cells in zip(image_size, levels[0].shape[-2:], strict=True)
+    )
+    stride = finest * 2 ** (len(levels) - 1)
+    nearest = tuple(max(round(size / stride), 1) * stride for size in image_size)
+    if nearest != image_size:
+        raise ConfigError(
+            f'image_size={image_size}: height and width must be multiples of {stride}, the coarsest stride '
+            f'of img_encoder; the nearest size is image_size={nearest}'
+        )

@@ -5,6 +5,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from thinktwice.errors import ConfigError
 from thinktwice.registry import MODELS
 
 
@@ -17,6 +18,9 @@ class MeasurementEncoder(BaseModule):
         speed_scale: Speed that counts as 1, m/s.
         hidden_channels: Width of the hidden layer.
         out_channels: Length of the vector.
+
+    Raises:
+        ConfigError: If ``speed_scale`` is not above 0.
     """
 
     def __init__(
@@ -27,6 +31,8 @@ class MeasurementEncoder(BaseModule):
         out_channels: int = 128,
     ) -> None:
         super().__init__(init_cfg={'type': 'Xavier', 'layer': 'Linear', 'distribution': 'normal'})
+        if not speed_scale > 0:
+            raise ConfigError(f'speed_scale={speed_scale}: MeasurementEncoder needs a speed above 0 m/s')
         self.num_commands = num_commands
         self.speed_scale = speed_scale
         self.layers = nn.Sequential(

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from thinktwice.errors import ConfigError
 from thinktwice.model_code.dense_heads.coarse_head import CoarsePrediction
 from thinktwice.model_code.dense_heads.deformable_attention import DeformableAttention
 from thinktwice.model_code.dense_heads.image_tokens import ImageTokens
@@ -53,6 +54,9 @@ class ThinkTwiceDecoder(BaseModule):
         lidar_look: config of each layer's LiDAR look.
         refine_layer: config of the layer.
         init_cfg: mmengine's.
+
+    Raises:
+        ConfigError: if num_refine_layers is negative.
     """
 
     def __init__(
@@ -81,6 +85,8 @@ class ThinkTwiceDecoder(BaseModule):
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(init_cfg)
+        if num_refine_layers < 0:
+            raise ConfigError(f'num_refine_layers={num_refine_layers} must be 0 (the coarse plan) or more')
         self.num_steps = num_steps
         self.num_cameras = num_cameras
         self.num_levels = num_levels
@@ -159,7 +165,7 @@ class ThinkTwiceDecoder(BaseModule):
             teacher_refine_bev_vector, teacher_refine_bev_map and teacher_future_bev_map.
 
         Raises:
-            ValueError: if the number of levels, cameras or the teacher's steps is not the configured one.
+            ConfigError: if the number of levels, cameras or the teacher's steps is not the configured one.
         """
         coarse = self.coarse_head(bev_vector, measurement)
         start = SceneState(bev_map, bev_vector)
@@ -168,9 +174,9 @@ class ThinkTwiceDecoder(BaseModule):
             context = self.build_context(measurement, fpn, ego2img, ida_mats, image_size, lidar_map)
         outputs = self.refine(coarse, start, context, flatten_head)
         if teacher is not None and teacher.waypoints.shape[1] != self.num_steps:
-            raise ValueError(
-                f'the targets hold {teacher.waypoints.shape[1]} future steps, but the decoder is configured '
-                f'for num_steps={self.num_steps}: set both to the same number'
+            raise ConfigError(
+                f'horizon: the targets hold {teacher.waypoints.shape[1]} future steps, but the decoder is '
+                f'configured for num_steps={self.num_steps}: set both to the same number'
             )
         if teacher is not None and context is not None:
             outputs.update(self.follow_teacher(teacher, start, context, flatten_head))
@@ -188,13 +194,17 @@ class ThinkTwiceDecoder(BaseModule):
         """Gather what all layers look at; arguments as in :meth:`forward`.
 
         Raises:
-            ValueError: if the number of pyramid levels or cameras is not the configured one.
+            ConfigError: if the number of pyramid levels or cameras is not the configured one.
         """
-        if len(fpn) != self.num_levels or ego2img.shape[1] != self.num_cameras:
-            raise ValueError(
-                f'the decoder is configured for num_levels={self.num_levels} and '
-                f'num_cameras={self.num_cameras}, but got {len(fpn)} levels of image features and '
-                f'{ego2img.shape[1]} cameras'
+        if len(fpn) != self.num_levels:
+            raise ConfigError(
+                f'model.decoder.num_levels={self.num_levels}, but img_encoder gives {len(fpn)} levels of '
+                f'image features: set model.decoder.num_levels={len(fpn)}'
+            )
+        if ego2img.shape[1] != self.num_cameras:
+            raise ConfigError(
+                f'num_cameras={self.num_cameras}, but the samples hold {ego2img.shape[1]} cameras: set '
+                f"num_cameras={ego2img.shape[1]}, or list the cameras to use: cameras=['front', ...]"
             )
         levels = [
             projection(level.flatten(0, 1)).unflatten(0, level.shape[:2])

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from thinktwice.errors import ConfigError
+
 Predictions = Mapping[str, Any]
 Targets = Mapping[str, Any]
 
@@ -61,10 +63,10 @@ def require_same_shape(name: str, prediction: Tensor, target: Tensor, hint: str)
     """Refuse a target whose shape doesn't belong to the prediction.
 
     Raises:
-        ValueError: naming the target, both shapes and the hint.
+        ConfigError: naming the target, both shapes and the hint.
     """
     if prediction.shape != target.shape:
-        raise ValueError(
+        raise ConfigError(
             f'target {name} is {tuple(target.shape)} but the prediction is {tuple(prediction.shape)}: {hint}'
         )
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from thinktwice.errors import ConfigError
 from thinktwice.model_code.losses.base import (
     DrivingLoss,
     Predictions,
@@ -14,7 +15,10 @@ from thinktwice.model_code.losses.base import (
 )
 from thinktwice.registry import MODELS
 
-MAP_HINT = 'the BEV maps of the model must have the sizes of the teacher maps, or leave this loss out'
+MAP_HINT = (
+    'choose x_range, y_range, bev_cell and model.flatten_head.bev_size so that the BEV maps of the model '
+    'have the sizes of the teacher maps, or leave this loss out'
+)
 
 
 @MODELS.register_module()
@@ -94,9 +98,10 @@ class BEVFeatureLoss(DrivingLoss):
         """Compare bev_levels with grid_feature, both lists of (B, C, Y, X)."""
         maps, teacher_maps = predictions['bev_levels'], targets['grid_feature']
         if not len(maps) == len(teacher_maps) == len(self.levels):
-            raise ValueError(
+            raise ConfigError(
                 f'BEVFeatureLoss is configured for levels {self.levels}, but the model has {len(maps)} and '
-                f'the targets {len(teacher_maps)} maps'
+                f'the targets {len(teacher_maps)} maps: make levels of BEVFeatureLoss, levels of '
+                'LoadSupervision and flatten_head.level_channels (one fewer) fit together'
             )
         losses = {}
         for level, weight, prediction, target in zip(

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from thinktwice.errors import ConfigError
 from thinktwice.model_code.control import beta_mode_action
 from thinktwice.model_code.losses.base import DrivingLoss, Predictions, Targets, beta_kl, smooth_l1
 from thinktwice.registry import MODELS
@@ -82,12 +83,17 @@ class SpeedLoss(DrivingLoss):
     Args:
         weight: of the mean error.
         speed_scale: m/s per unit of the prediction, as in the measurement encoder.
+
+    Raises:
+        ConfigError: if speed_scale is not above 0.
     """
 
     target_keys = ('speed',)
 
     def __init__(self, weight: float, speed_scale: float) -> None:
         super().__init__()
+        if not speed_scale > 0:
+            raise ConfigError(f'speed_scale={speed_scale}: SpeedLoss needs a speed above 0 m/s')
         self.weight = weight
         self.speed_scale = speed_scale
 

@@ -1,12 +1,14 @@
 """The paper's model, corrected: 122,658,361 parameters. Lengths in metres, ego frame x forward, y right."""
 
+# Along with these go lidar_encoder.voxelize.voxel_size, lidar_encoder.middle_encoder.sparse_shape and
+# flatten_head.bev_size; the losses that compare with the teacher's maps hold only for 21 x 21 cells.
 x_range = (-8.0, 30.4)  # m, BEV extent ahead
 y_range = (-19.2, 19.2)  # m, BEV extent to the right
 z_range = (-4.0, 10.0)  # m above the ground
 bev_cell = 1.8285  # m, cell of the camera BEV: 21 x 21 cells
 depth_bounds = (1.0, 41.0, 0.5)  # m: first, last, width of a depth bin
 num_seg_classes = 12
-num_cameras = 4
+num_cameras = 4  # of a sample; the key cameras of the data says which
 num_refine_layers = 5
 speed_scale = 12.0  # m/s, unit of the network's speeds
 segmentation_loss = 'SegmentationLoss'  # a name of its own, because a variant can't replace one of a list

@@ -2,6 +2,7 @@ import pytest
 import torch
 from helpers.small_encoders import parameters_without_gradient
 
+from thinktwice.errors import ConfigError
 from thinktwice.model_code.backbones import BEVFlattenHead, BEVFusion, MeasurementEncoder
 from thinktwice.model_code.backbones.squeeze_excite import SqueezeExciteBlock
 
@@ -103,6 +104,12 @@ def test_measurement_encoder_sees_scaled_speed_goal_and_one_hot_command(num_comm
     one_hot = [0.0] * num_commands
     one_hot[3] = 1.0
     assert seen[0][0].tolist() == pytest.approx([6.0 / speed_scale, 20.0, -3.0, *one_hot])
+
+
+@pytest.mark.parametrize('speed_scale', [0.0, -12.0, float('nan')])
+def test_a_unit_of_speed_that_is_not_positive_is_refused(speed_scale):
+    with pytest.raises(ConfigError, match=f'speed_scale={speed_scale}'):
+        MeasurementEncoder(speed_scale=speed_scale)
 
 
 def test_weights_start_from_a_xavier_normal_and_biases_from_zero():

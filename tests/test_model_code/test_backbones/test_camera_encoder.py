@@ -1,8 +1,11 @@
+import re
+
 import pytest
 import torch
 from helpers.small_encoders import camera_encoder, image_batch, parameters_without_gradient
 from mmengine.model import BaseModule
 
+from thinktwice.errors import ConfigError
 from thinktwice.model_code.backbones.camera_vector import camera_vector
 
 
@@ -129,14 +132,30 @@ def test_another_registered_backbone_and_other_levels():
     assert isinstance(encoder, BaseModule)
 
 
-def test_wrong_number_of_frames_and_odd_image_sizes_are_explained():
+def test_another_number_of_frames_than_configured_is_refused():
     encoder = camera_encoder()
-    with pytest.raises(ValueError, match='num_frames'):
+    with pytest.raises(ConfigError, match='1 frames.*num_frames=2'):
         encoder(**image_batch(frames=1))
-    with pytest.raises(ValueError, match='multiples of the coarsest stride'):
-        encoder(**image_batch(image_size=(72, 128)))
     with pytest.raises(ValueError, match='num_frames'):
         camera_encoder(num_frames=0)
+
+
+@pytest.mark.parametrize(
+    ('size', 'nearest'),
+    [((60, 100), (64, 96)), ((62, 128), (64, 128)), ((72, 128), (64, 128)), ((10, 40), (32, 32))],
+)
+def test_an_image_size_that_does_not_halve_is_refused_with_the_nearest_that_does(size, nearest):
+    with pytest.raises(ConfigError, match=r'multiples of 32.*image_size=' + re.escape(str(nearest))):
+        camera_encoder()(**image_batch(1, image_size=size))
+
+
+def test_a_neck_for_another_backbone_is_refused_with_the_channels_it_needs():
+    neck = {'type': 'mmdet.PAFPN', 'in_channels': [8, 16, 24, 64], 'out_channels': 8, 'num_outs': 4}
+    expected = re.escape('neck.in_channels=[8, 16, 32, 64]')
+    with pytest.raises(ConfigError, match=expected):
+        camera_encoder(neck=neck)(**image_batch(1))
+    with pytest.raises(ConfigError, match=expected):
+        camera_encoder(neck={**neck, 'in_channels': [8, 16, 32]})(**image_batch(1))
 
 
 def test_camera_vector_holds_lens_augmentation_and_pose():

@@ -4,6 +4,7 @@ import pytest
 import torch
 from helpers.small_decoder import PARTS, decoder_inputs, small_decoder, teacher, without_gradient
 
+from thinktwice.errors import ConfigError
 from thinktwice.model_code.dense_heads import TeacherInputs, ThinkTwiceDecoder
 from thinktwice.model_code.dense_heads.deformable_attention import DeformableAttention
 from thinktwice.model_code.dense_heads.thinktwice_decoder import inverse_softplus
@@ -209,16 +210,21 @@ def test_steps_pooled_apart_are_an_option() -> None:
 
 
 def test_another_number_of_cameras_or_levels_than_configured_is_refused() -> None:
-    decoder, _ = build({})
-    with pytest.raises(ValueError, match='num_cameras=4, but got 4 levels of image features and 3 cameras'):
-        decoder(**decoder_inputs(num_cameras=3))
-    with pytest.raises(ValueError, match='but got 2 levels'):
-        decoder(**decoder_inputs(num_levels=2))
+    for cameras in (3, 5):
+        with pytest.raises(ConfigError, match=rf'num_cameras={cameras}, but .* 4 cameras.*cameras=\['):
+            small_decoder(num_cameras=cameras)(**decoder_inputs())
+    with pytest.raises(ConfigError, match='num_levels=4, but img_encoder gives 2 levels'):
+        small_decoder()(**decoder_inputs(num_levels=2))
+
+
+def test_fewer_refine_layers_than_none_are_refused() -> None:
+    with pytest.raises(ConfigError, match='num_refine_layers=-1'):
+        small_decoder(num_refine_layers=-1)
 
 
 def test_a_teacher_of_another_length_is_refused() -> None:
     decoder, inputs = build({})
-    with pytest.raises(ValueError, match='targets hold 6 future steps.*num_steps=4'):
+    with pytest.raises(ConfigError, match='targets hold 6 future steps.*num_steps=4'):
         decoder(**inputs, teacher=teacher(num_steps=6))
 
 

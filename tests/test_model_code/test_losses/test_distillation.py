@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from thinktwice.errors import ConfigError
 from thinktwice.model_code.losses import (
     BEVFeatureLoss,
     FeatureLoss,
@@ -111,13 +112,15 @@ def test_without_refine_layers_there_is_nothing_to_compare() -> None:
 def test_maps_of_another_size_are_named_with_a_way_out() -> None:
     teacher = targets()
     maps = [torch.randn(B, 2, 7, 7), torch.randn(B, *SIZES[1])]
-    with pytest.raises(ValueError, match=r'grid_feature, level 2, is \(2, 2, 5, 5\).*leave this loss out'):
+    with pytest.raises(
+        ConfigError, match=r'grid_feature, level 2, is \(2, 2, 5, 5\).*bev_cell.*leave .* out'
+    ):
         BEVFeatureLoss((2, 3), (1, 1), 5.0)({'bev_levels': maps}, teacher)
-    with pytest.raises(ValueError, match='configured for levels'):
+    with pytest.raises(ConfigError, match='configured for levels'):
         BEVFeatureLoss((2,), (1,), 5.0)({'bev_levels': maps}, teacher)
     with pytest.raises(ValueError, match='differ in number'):
         BEVFeatureLoss((2, 3), (1,), 5.0)
-    with pytest.raises(ValueError, match="feature_channels must be the teacher's"):
+    with pytest.raises(ConfigError, match="feature_channels must be the teacher's"):
         FeatureLoss(1)(
             {'pred_features_traj': torch.zeros(B, 3), 'pred_features_ctrl': torch.zeros(B, 3)}, teacher
         )

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.distributions import Beta, kl_divergence
 
+from thinktwice.errors import ConfigError
 from thinktwice.model_code.losses import ActionLoss, PlanOffsets, SpeedLoss, WaypointLoss
 
 
@@ -75,6 +76,12 @@ def test_speed_loss_scales_the_measured_speed() -> None:
     predicted = {'pred_speed': torch.tensor([[0.5], [1.0]])}
     loss = SpeedLoss(weight=2, speed_scale=12)(predicted, {'speed': torch.tensor([6.0, 24.0])})['speed_loss']
     assert loss.item() == pytest.approx(2 * (0 + 0.5) / 2)
+
+
+@pytest.mark.parametrize('speed_scale', [0.0, -12.0, float('nan')])
+def test_a_unit_of_speed_that_is_not_positive_is_refused(speed_scale: float) -> None:
+    with pytest.raises(ConfigError, match=f'speed_scale={speed_scale}'):
+        SpeedLoss(weight=1, speed_scale=speed_scale)
 
 
 def test_a_batch_is_the_mean_of_its_halves() -> None:
