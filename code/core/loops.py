@@ -58,18 +58,21 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         val_begin: int = 1,
         val_interval: int = 1,
     ) -> None:
+        for name, value in (('max_epochs', max_epochs), ('val_interval', val_interval)):
+            if value < 1:
+                raise ValueError(f'train_cfg.{name} must be at least 1, got {value}')
         super().__init__(runner, dataloader, max_epochs, val_begin, val_interval)
         if len(self.dataloader) == 0:
             raise ValueError(
                 f'the training set gives no batch: {len(self.dataloader.dataset)} samples, batch size '
                 f'{self.dataloader.batch_size}. Record more frames, or lower train_dataloader.batch_size.'
             )
-        if max_iters is not None:
-            self._max_iters = min(int(self.max_iters), max_iters)
+        self._limit = max_iters
         self._batches_done = 0
         self._iterations_done = 0
         self._last_evaluated_iteration = 0
         self.data_seconds = 0.0
+        self.restore(TrainPosition())
 
     @property
     def position(self) -> TrainPosition:
@@ -94,7 +97,15 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         return self._batches_done >= len(self.dataloader) or self._iterations_done >= self._max_iters
 
     def restore(self, position: TrainPosition) -> None:
-        """Continue from ``position``."""
+        """Continue from ``position``.
+
+        The iterations of the run are those done and those left: it may have begun with another
+        number of batches an epoch, on another number of processes.
+        """
+        left = (self._max_epochs - position.epoch) * len(self.dataloader) - position.batches_done
+        self._max_iters = position.iteration + max(left, 0)
+        if self._limit is not None:
+            self._max_iters = min(self._max_iters, self._limit)
         self._epoch = position.epoch
         self._iter = self._iterations_done = position.iteration
         self._batches_done = position.batches_done

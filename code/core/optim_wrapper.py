@@ -41,6 +41,8 @@ class GuardedOptimWrapper(OptimWrapper):
         grad_norm: 0-d tensor, gradient norm of the last update before clipping, or None.
         bad_steps: Number of updates skipped so far; saved and resumed.
         bad_steps_in_a_row: Those since the last good one.
+        overflows: Number of updates left out to lower the loss scale; saved and resumed.
+        has_updated: Whether the last call of ``step`` changed the parameters.
     """
 
     def __init__(
@@ -60,6 +62,8 @@ class GuardedOptimWrapper(OptimWrapper):
         self.grad_norm: Tensor | None = None
         self.bad_steps = 0
         self.bad_steps_in_a_row = 0
+        self.overflows = 0
+        self.has_updated = False
         self._loss_is_bad: Tensor | None = None
         self._batches_in_group, self._group_size = 0, accumulative_counts
         device = optimizer.param_groups[0]['params'][0].device.type
@@ -117,23 +121,31 @@ class GuardedOptimWrapper(OptimWrapper):
         self._batches_in_group = 0
         self.loss_scaler.unscale_(self.optimizer)
         self.grad_norm = self._clip()
-        is_fp16 = self.loss_scaler.is_enabled()
-        is_bad = self._loss_is_bad
-        if not is_fp16 or self.loss_scaler.get_scale() < SMALLEST_LOSS_SCALE:
-            is_bad = is_bad | ~torch.isfinite(self.grad_norm)
-        flag = is_bad.to(torch.int32).reshape(1)
-        all_reduce(flag, op='max')
+        flags = torch.stack([self._loss_is_bad, ~torch.isfinite(self.grad_norm)]).to(torch.int32)
+        all_reduce(flags, op='max')
+        loss_is_bad, gradient_is_bad = flags.tolist()
         self._loss_is_bad = None
-        if flag.item():
+        self.has_updated = not (loss_is_bad or gradient_is_bad)
+        if self.has_updated:
+            self.bad_steps_in_a_row = 0
+            self.loss_scaler.step(self.optimizer, **kwargs)
+        else:
+            self._count(is_overflow=not loss_is_bad and self._scale() > SMALLEST_LOSS_SCALE)
+            self.optimizer.zero_grad()
+        self.loss_scaler.update()
+        if self._scale() < SMALLEST_LOSS_SCALE:  # lower ones only let gradients vanish
+            self.loss_scaler.update(SMALLEST_LOSS_SCALE)
+
+    def _scale(self) -> float:
+        """The loss scale, the smallest one where there is none."""
+        return self.loss_scaler.get_scale() if self.loss_scaler.is_enabled() else SMALLEST_LOSS_SCALE
+
+    def _count(self, is_overflow: bool) -> None:
+        if is_overflow:
+            self.overflows += 1
+        else:
             self.bad_steps += 1
             self.bad_steps_in_a_row += 1
-            self.optimizer.zero_grad()
-            if is_fp16:
-                self.loss_scaler.update()
-            return
-        self.bad_steps_in_a_row = 0
-        self.loss_scaler.step(self.optimizer, **kwargs)
-        self.loss_scaler.update()
 
     def _clip(self) -> Tensor:
         """Clip the gradients if asked to.
@@ -160,6 +172,7 @@ class GuardedOptimWrapper(OptimWrapper):
         state = super().state_dict()
         state['loss_scaler'] = self.loss_scaler.state_dict()
         state['bad_steps'] = [self.bad_steps, self.bad_steps_in_a_row]
+        state['overflows'] = self.overflows
         return state
 
     def load_state_dict(self, state_dict: dict) -> None:
@@ -169,4 +182,5 @@ class GuardedOptimWrapper(OptimWrapper):
         if scale and self.loss_scaler.is_enabled():
             self.loss_scaler.load_state_dict(scale)
         self.bad_steps, self.bad_steps_in_a_row = state.pop('bad_steps', [0, 0])
+        self.overflows = state.pop('overflows', 0)
         super().load_state_dict(state)

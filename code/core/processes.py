@@ -3,11 +3,25 @@
 from collections.abc import Callable
 
 import torch
-from mmengine.dist import all_gather, broadcast_object_list, get_rank, get_world_size, is_main_process
+from mmengine.dist import (
+    all_gather,
+    all_reduce,
+    broadcast_object_list,
+    get_rank,
+    get_world_size,
+    is_main_process,
+)
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from thinktwice.errors import CheckpointError
+
+
+def is_asked_by_any(is_asked: bool) -> bool:
+    """Whether any process asks for something. Collective."""
+    flag = torch.tensor([int(is_asked)])
+    all_reduce(flag, op='max')
+    return bool(flag.item())
 
 
 def on_first_process(write: Callable[[], None]) -> None:

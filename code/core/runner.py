@@ -2,23 +2,28 @@
 
 import os
 import time
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import mmengine
 import torch
-from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.dist import broadcast_object_list, get_rank, is_main_process
 from mmengine.model import MMDistributedDataParallel, convert_sync_batchnorm, revert_sync_batchnorm
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import load_state_dict, weights_to_cpu
 from torch import nn
+from torch.utils.data import DataLoader
 
 from thinktwice.core import checkpoint_io, model_options
 from thinktwice.core.changes import config_changes
 from thinktwice.core.hooks.averaging import AveragedWeightsHook
+from thinktwice.core.hooks.checkpoint import AtomicCheckpointHook
+from thinktwice.core.loader_workers import init_worker
 from thinktwice.core.loops import TrainPosition
 from thinktwice.core.pretrained import use_pretrained_folder
 from thinktwice.core.processes import load_statistics, on_first_process, statistics_of_all
+from thinktwice.core.schedules import continue_schedules
 from thinktwice.errors import CheckpointError
 from thinktwice.version import __version__
 
@@ -100,6 +105,16 @@ class DrivingRunner(Runner):
         """Names of the hooks in their order, which is the same at each stage; mmengine lists every stage."""
         return ', '.join(type(hook).__name__ for hook in self.hooks)
 
+    @staticmethod
+    def build_dataloader(
+        dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
+    ) -> DataLoader:
+        """Build a loader whose workers outlive a signal to all processes, unless the config has its own."""
+        if isinstance(dataloader, dict):
+            workers = dict(num_workers=dataloader.get('num_workers', 0), rank=get_rank(), seed=seed or 0)
+            dataloader = {'worker_init_fn': dict(type=init_worker, **workers), **dataloader}
+        return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+
     def build_all(self) -> None:
         """Build loaders, optimiser and evaluator, so that what is wrong with them shows before training."""
         self._train_loop = self.build_train_loop(self._train_loop)
@@ -112,23 +127,37 @@ class DrivingRunner(Runner):
         """The model without its wrapper for several processes."""
         return self.model.module if isinstance(self.model, MMDistributedDataParallel) else self.model
 
+    @property
+    def checkpoint_folders(self) -> list[Path]:
+        """Where a run to be continued may lie: the folder that checkpoints go to, then the work dir."""
+        folders = [hook.folder(self) for hook in self.hooks if isinstance(hook, AtomicCheckpointHook)]
+        return list(dict.fromkeys([*folders, Path(self.work_dir)]))
+
     def load_or_resume(self) -> None:
         """Load weights or continue a run, as ``load_from`` and ``resume`` say. Collective."""
         if self._has_loaded:
             return
-        if self._resume and self._load_from is None:
-            latest: list[str | None] = [None]
-            if is_main_process():
-                found = checkpoint_io.find_latest_checkpoint(self.work_dir)
-                latest = [str(found) if found else None]
-            broadcast_object_list(latest)
-            if latest[0] is None:
-                self.logger.info(f'no checkpoint in {self.work_dir}: training starts from the beginning')
-                return
-            self.resume(latest[0])
+        if self._resume and (self._resume == 'auto' or self._load_from is None):
+            self._resume_or_start()
         elif self._resume:
             self.resume(self._load_from)
         elif self._load_from is not None:
+            self.load_checkpoint(self._load_from)
+
+    def _resume_or_start(self) -> None:
+        """Continue from the newest checkpoint; if there is none, start from ``load_from`` or from nothing."""
+        latest: list[str | None] = [None]
+        if is_main_process():
+            found = map(checkpoint_io.find_latest_checkpoint, self.checkpoint_folders)
+            latest = [next((str(path) for path in found if path), None)]
+        broadcast_object_list(latest)
+        if latest[0] is not None:
+            self.resume(latest[0])
+            return
+        places = ' or '.join(map(str, self.checkpoint_folders))
+        self.logger.info(f'no checkpoint in {places}: training starts from the beginning')
+        self._resume = False  # hooks must not take the weights of load_from for those of a run
+        if self._load_from is not None:
             self.load_checkpoint(self._load_from)
 
     def load_checkpoint(
@@ -152,15 +181,39 @@ class DrivingRunner(Runner):
         checkpoint = checkpoint_io.load_checkpoint(
             filename, map_location, trust=bool(self.cfg.get('trust_checkpoint', False))
         )
+        weights = checkpoint.get('state_dict', {}).items()
+        checkpoint['state_dict'] = {name.removeprefix('module.'): value for name, value in weights}
+        if self._resume:
+            checkpoint_io.check_training_state(filename, checkpoint)
+            self._take_up_average(checkpoint, filename)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
-        state = {
-            key.removeprefix('module.'): value for key, value in checkpoint.get('state_dict', {}).items()
-        }
+        state = checkpoint['state_dict']
         self._check_keys(state, filename, self.cfg.get('strict_load', True) if strict is None else strict)
         load_state_dict(self.bare_model, state, strict=False, logger='silent')
         self._has_loaded = True
         self.logger.info(f'loaded weights from {filename}')
         return checkpoint
+
+    def _take_up_average(self, checkpoint: dict, filename: str) -> None:
+        """Check weights and average of a run to be continued; without an average now, leave it behind.
+
+        The file has the average as ``state_dict``; the optimiser's state belongs to the weights beside it.
+        """
+        if 'ema_state_dict' not in checkpoint:
+            return
+        trained = {
+            name.removeprefix('module.'): value
+            for name, value in checkpoint['ema_state_dict'].items()
+            if name.startswith('module.')
+        }
+        self._check_keys(checkpoint['state_dict'], filename, strict=True)
+        self._check_keys(trained, f'{filename} (ema_state_dict)', strict=True)
+        if not any(isinstance(hook, AveragedWeightsHook) for hook in self.hooks):
+            checkpoint['state_dict'] = trained
+            self.logger.warning(
+                f'{filename} holds a moving average of the weights, and ema_momentum is not set: the run '
+                'goes on from the weights that were being trained, the average ends here'
+            )
 
     def _check_keys(self, state: dict, filename: str, strict: bool) -> None:
         """Compare names and shapes with the model's; say which differ, refuse them if ``strict``."""
@@ -186,14 +239,11 @@ class DrivingRunner(Runner):
             )
         self.logger.warning(f'{filename} does not fit the model: {report}; the rest was loaded')
 
-    def resume(
-        self,
-        filename: str,
-        resume_optimizer: bool = True,
-        resume_param_scheduler: bool = True,
-        map_location: Any = 'cpu',
-    ) -> None:
+    def resume(self, filename: str, map_location: Any = 'cpu') -> None:
         """Continue the run that wrote ``filename`` at the step after its last one.
+
+        Weights and the optimiser's state are the checkpoint's; what the config says of learning
+        rates, schedules and other settings of the optimiser holds.
 
         Raises:
             CheckpointError: The file holds weights only, or was written with
@@ -206,17 +256,25 @@ class DrivingRunner(Runner):
             raise CheckpointError(
                 f'{filename} holds weights but no training state; start from it with --load-from instead'
             )
-        if changes := config_changes(meta.get('cfg', ''), self.cfg.pretty_text):
+        if changes := config_changes(meta.get('cfg', ''), self.config_text):
             listed = '\n  '.join(changes)
             self.logger.warning(f'the config differs from that of the checkpoint:\n  {listed}')
-        self.train_loop.restore(self._resumed_position(meta))
-        if resume_optimizer:
-            self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
-            self.optim_wrapper.load_state_dict(checkpoint['optimizer'])
-        if resume_param_scheduler and self.param_schedulers is not None:
-            states = checkpoint.get('param_schedulers', [])
-            for scheduler, state in zip(self.param_schedulers, states, strict=False):
-                scheduler.load_state_dict(state)
+        position = self._resumed_position(meta)
+        self.train_loop.restore(position)
+        self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
+        is_same_schedule = continue_schedules(
+            self.param_schedulers or [],
+            self.optim_wrapper.optimizer,
+            checkpoint.get('param_schedulers', []),
+            lambda: self.optim_wrapper.load_state_dict(checkpoint['optimizer']),
+            position,
+            len(self.train_dataloader),
+        )
+        if not is_same_schedule:
+            self.logger.warning(
+                'the schedules are not those of the checkpoint (another number of batches or epochs, or '
+                'another learning rate): those of the config hold, as if they had held from the start'
+            )
         for hook in self.hooks:
             if hasattr(hook, 'load_state_dict'):
                 hook.load_state_dict(checkpoint.get('hooks', {}).get(type(hook).__name__, {}))
@@ -238,11 +296,17 @@ class DrivingRunner(Runner):
             samples_done = batches_done * old_batch
             batches_done = samples_done // new_batch
             self.logger.warning(
-                f'the checkpoint was trained with {old_batch} samples a step, this run has {new_batch}: the '
-                f'learning rate is not rescaled, and of the {samples_done} samples done in this epoch some '
-                'are seen again and others not at all, since their order depends on that number'
+                f'the checkpoint was trained with {old_batch} samples a step, this run has {new_batch}: '
+                'the learning rate follows only with --autoscale-lr, and of the '
+                f'{samples_done} samples done in this epoch some are seen again and others not at all, since '
+                'their order depends on that number'
             )
         return TrainPosition(meta['epoch'], meta['iter'], batches_done, meta.get('evaluation_is_due', False))
+
+    @cached_property
+    def config_text(self) -> str:
+        """The config as it is saved; formatting a large one takes seconds, in which all processes wait."""
+        return self.cfg.pretty_text
 
     def training_state(self) -> dict:
         """Everything a continued run needs, as plain containers and tensors on the CPU."""
@@ -258,7 +322,7 @@ class DrivingRunner(Runner):
             seed=self.seed,
             world_size=self.world_size,
             global_batch_size=self.world_size * self.train_dataloader.batch_size,
-            cfg=self.cfg.pretty_text,
+            cfg=self.config_text,
             experiment_name=self.experiment_name,
             time=time.strftime('%Y-%m-%d %H:%M:%S'),
         )

@@ -94,7 +94,24 @@ def test_overflow_in_float16_lowers_the_scale_and_is_no_bad_step():
     train_on(model, wrapper, torch.randn(4, 3), 1e3)
     assert torch.equal(model.weight, before)
     assert wrapper.loss_scaler.get_scale() == 2.0**39
-    assert wrapper.bad_steps == 0
+    assert (wrapper.bad_steps, wrapper.overflows, wrapper.has_updated) == (0, 1, False)
+
+
+def test_gradients_that_are_never_finite_are_bad_steps_once_the_scale_is_lowest():
+    """The loss is finite; the scale does not sink to where gradients vanish."""
+    model, wrapper = make(amp_dtype='float16', loss_scale=4.0)
+    before = model.weight.clone()
+    handle = model.weight.register_hook(lambda gradient: gradient * float('nan'))
+    counts = []
+    for _ in range(4):
+        train_on(model, wrapper, torch.randn(4, 3))
+        counts.append((wrapper.overflows, wrapper.bad_steps, wrapper.loss_scaler.get_scale()))
+    assert counts == [(1, 0, 2.0), (2, 0, 1.0), (2, 1, 1.0), (2, 2, 1.0)]
+    assert torch.equal(model.weight, before)
+    handle.remove()
+    train_on(model, wrapper, torch.randn(4, 3))
+    assert wrapper.has_updated
+    assert wrapper.bad_steps_in_a_row == 0
 
 
 def test_state_is_plain_and_restores_scale_and_counts(tmp_path):

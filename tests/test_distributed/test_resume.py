@@ -1,12 +1,19 @@
 """A run that is killed and started again ends with the bits of one that never was."""
 
 import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
+from helpers.commands import REPOSITORY
 from helpers.killed_runs import final_state, toy_arguments, train_until
-from helpers.ranks import run_train, start_ranks
+from helpers.ranks import HELPERS, run_train, start_ranks
 from helpers.tiny_dataset import equal
+
+from thinktwice.core import checkpoint_io
 
 KILLED = -9
 PREEMPTED = 75
@@ -123,6 +130,64 @@ def test_other_number_of_processes_is_said_and_trains_to_the_end(tmp_path):
     codes, ranks = run(folder, 1)
     assert codes == [0], ranks.logs()
     assert 'trained with 8 samples a step, this run has 4' in ranks.log(0)
+
+
+def last_learning_rate(folder):
+    (group,) = final_state(folder)['optimizer']['param_groups']
+    return group['lr']
+
+
+def test_more_processes_train_all_epochs_on_a_schedule_of_their_length(tmp_path, uninterrupted):
+    """24 samples in batches of 4: six steps an epoch on one process, three on two."""
+    folder = tmp_path / 'run'
+    run(folder, 1, 'die', 'step', 15)
+    codes, ranks = run(folder, 2)
+    assert codes == [0, 0], ranks.logs()
+    assert 'those of the config hold' in ranks.log(0)
+    assert torch.load(folder / 'epoch_3.pth', weights_only=True)['meta']['epoch'] == 3
+    (group,) = uninterrupted(2)['optimizer']['param_groups']
+    assert last_learning_rate(folder) == group['lr']
+
+
+def train_with_clocks_apart(arguments):
+    """``train.py``; for the second process a checkpoint is never due."""
+    from thinktwice.core.hooks import checkpoint
+
+    if os.environ['RANK'] == '1':
+        checkpoint.time.monotonic = lambda: 0.0
+    return run_train(arguments)
+
+
+def test_processes_save_by_one_clock(tmp_path):
+    options = (
+        'default_hooks.checkpoint.interval_iters=None',
+        'default_hooks.checkpoint.interval_minutes=1e-9',
+    )
+    options += ('default_hooks.checkpoint.keep_last_iters=-1',)
+    arguments = toy_arguments(tmp_path / 'run', *options, launcher='pytorch')
+    ranks = start_ranks(train_with_clocks_apart, (arguments,), 2, tmp_path / 'ranks')
+    assert ranks.results(60) == [0, 0]
+    names = {path.name for path in (tmp_path / 'run').glob('iter_*.pth')}
+    assert names == {f'iter_{step}.pth' for step in (1, 2, 4, 5, 7, 8)}  # three steps an epoch
+
+
+def test_signal_to_all_processes_of_a_group_lets_readers_finish_the_step(tmp_path):
+    """As schedulers send it: the workers that read get it too."""
+    arguments = toy_arguments(
+        tmp_path / 'run', 'train_dataloader.num_workers=2', 'train_dataloader.dataset.delay=0.05',
+        'train_cfg.max_epochs=50',
+    )  # fmt: skip
+    with open(tmp_path / 'log', 'w') as log:
+        process = subprocess.Popen(
+            [sys.executable, str(REPOSITORY / 'train.py'), *arguments],
+            stdout=log, stderr=log, start_new_session=True, env={**os.environ, 'PYTHONPATH': HELPERS},
+        )  # fmt: skip
+    end = time.monotonic() + 90
+    while 'saving checkpoint' not in (tmp_path / 'log').read_text() and time.monotonic() < end:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(60) == PREEMPTED, (tmp_path / 'log').read_text()[-3000:]
+    assert checkpoint_io.find_latest_checkpoint(tmp_path / 'run') is not None
 
 
 class MakesFolder:

@@ -27,18 +27,28 @@ class AveragedWeightsHook(EMAHook):
         if not 0 < momentum < 1:
             raise ValueError(f'ema_momentum must lie between 0 and 1, got {momentum}')
         super().__init__(momentum=momentum, strict_load=True)
-        self._skipped = 0
+        self._is_restored = False
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Take up the average of a resumed run.
+
+        mmengine's hook would also load the weights of a new run, before the runner has made them fit.
+        """
+        self._is_restored = bool(runner._resume) and 'ema_state_dict' in checkpoint
+        if self._is_restored:
+            super().after_load_checkpoint(runner, checkpoint)
 
     def before_train(self, runner: Any) -> None:
-        """Note how many steps have been skipped so far."""
+        """Start a new average from the weights as they are, loaded or initial."""
         super().before_train(runner)
-        self._skipped = runner.optim_wrapper.bad_steps
+        if not self._is_restored:
+            self.ema_model.module.load_state_dict(self.src_model.state_dict())
+            runner.logger.info('the moving average of the weights starts from the present ones')
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
         """Move the average if the weights were updated."""
         wrapper = runner.optim_wrapper
-        is_skipped, self._skipped = wrapper.bad_steps > self._skipped, wrapper.bad_steps
-        if not wrapper.is_accumulating and not is_skipped:
+        if wrapper.has_updated and not wrapper.is_accumulating:
             super().after_train_iter(runner, batch_idx, data_batch, outputs)

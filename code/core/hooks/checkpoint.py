@@ -5,11 +5,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import is_main_process
+from mmengine.dist import barrier, is_main_process
 from mmengine.hooks import Hook
 
 from thinktwice.core import checkpoint_io
-from thinktwice.core.processes import on_first_process
+from thinktwice.core.processes import is_asked_by_any, on_first_process
 from thinktwice.registry import HOOKS
 
 
@@ -20,7 +20,7 @@ class AtomicCheckpointHook(Hook):
     A file is complete before its name appears, and ``last_checkpoint`` moves
     after it. ``epoch_N.pth`` is saved before the evaluation of its epoch, so a
     failing evaluation costs no training. With gradient accumulation a save waits
-    for the next update.
+    for the next update. A new run moves what an earlier one left in the folder aside.
 
     Args:
         interval: Epochs between two checkpoints, 0 for none by epochs; the last is always saved.
@@ -31,7 +31,8 @@ class AtomicCheckpointHook(Hook):
         keep_best: Name of the evaluation metric whose best value is kept as ``best_<metric>.pth``,
             or None.
         rule: ``'less'`` or ``'greater'``: which value of that metric is better.
-        out_dir: Folder of the files, None for the work dir. ``--resume`` looks in the work dir.
+        out_dir: Folder of the files, None for the work dir. ``--resume`` looks there first, then in the
+            work dir.
     """
 
     priority = 'VERY_LOW'
@@ -74,11 +75,26 @@ class AtomicCheckpointHook(Hook):
         return Path(self.out_dir or runner.work_dir)
 
     def before_train(self, runner: Any) -> None:
-        """Clear away half-written files of killed runs and start the clock."""
+        """Make room for the files of this run and start the clock. Collective."""
         self._last_saved_time = time.monotonic()
         self._last_saved_iteration = runner.train_loop.position.iteration
-        if is_main_process():
-            checkpoint_io.remove_temporary_files(self.folder(runner))
+        barrier()  # others may still be reading the file that --load-from names
+        on_first_process(lambda: self._make_room(runner))
+
+    def _make_room(self, runner: Any) -> None:
+        """Remove half-written files of killed runs; a new run also moves the files of an earlier one aside.
+
+        They would be pruned as if they were its own, or be resumed in their place.
+        """
+        folder = self.folder(runner)
+        checkpoint_io.remove_temporary_files(folder)
+        if runner.train_loop.position.iteration == 0 and (target := checkpoint_io.move_run_aside(folder)):
+            newest = checkpoint_io.named_by_pointer(target) or target / 'epoch_N.pth'
+            runner.logger.warning(
+                f'{folder} held checkpoints of an earlier run, and this run starts anew: they were moved to '
+                f'{target}. To continue that run instead, start again with --resume-from {newest}; '
+                '--resume continues where the checkpoints lie.'
+            )
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -87,11 +103,16 @@ class AtomicCheckpointHook(Hook):
         iteration = runner.train_loop.position.iteration
         if self.interval_iters and iteration % self.interval_iters == 0:
             self._is_due = True
-        if self.interval_minutes and time.monotonic() - self._last_saved_time > 60 * self.interval_minutes:
+        if self.interval_minutes and self._are_over(self.interval_minutes):
             self._is_due = True
         at_epoch_end = runner.train_loop.is_last_batch_of_epoch
         if self._is_due and not at_epoch_end and not runner.optim_wrapper.is_accumulating:
             self.save(runner)
+
+    def _are_over(self, minutes: float) -> bool:
+        """Whether it is time by the first process' clock: all have to save at the same step. Collective."""
+        is_over = time.monotonic() - self._last_saved_time > 60 * minutes
+        return is_asked_by_any(is_main_process() and is_over)
 
     def after_train_epoch(self, runner: Any) -> None:
         """Save if epochs ask for it, or a save was put off to here, or training is at its end."""

@@ -18,8 +18,9 @@ class ReducedInfoHook(RuntimeInfoHook):
     mmengine reads every value of every step back from the device. Here they are
     summed there and reduced in one call an interval. Values that are not finite
     are left out of the mean (such steps are skipped and counted, see
-    ``skipped_steps``). Added: ``data_time`` (seconds of waiting for data, of the
-    slowest process), ``samples_per_second`` (all processes together), ``grad_norm``.
+    ``skipped_steps``; ``overflow_steps`` lowered float16's loss scale). Added:
+    ``data_time`` (seconds of waiting for data, of the slowest process),
+    ``samples_per_second`` (all processes together), ``grad_norm``.
     """
 
     def before_train(self, runner: Any) -> None:
@@ -87,6 +88,8 @@ class ReducedInfoHook(RuntimeInfoHook):
         hub.update_scalar('train/samples_per_second', samples / seconds)
         if runner.optim_wrapper.bad_steps:
             hub.update_scalar('train/skipped_steps', runner.optim_wrapper.bad_steps)
+        if runner.optim_wrapper.overflows:
+            hub.update_scalar('train/overflow_steps', runner.optim_wrapper.overflows)
         hub.update_info('eta', self._seconds_left(runner))
 
     def _seconds_left(self, runner: Any) -> float:

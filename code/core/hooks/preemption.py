@@ -4,11 +4,10 @@ import signal
 import threading
 from typing import Any
 
-import torch
-from mmengine.dist import all_reduce, is_distributed
 from mmengine.hooks import Hook
 
 from thinktwice.core.hooks.checkpoint import AtomicCheckpointHook
+from thinktwice.core.processes import is_asked_by_any
 from thinktwice.registry import HOOKS
 
 PREEMPTED_EXIT_CODE = 75
@@ -47,11 +46,7 @@ class PreemptionHook(Hook):
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Ask all processes whether one was signalled; if so save and stop. Collective."""
-        is_asked = torch.tensor([int(self._received is not None)])
-        if is_distributed():
-            is_asked = is_asked.to(next(runner.model.parameters()).device)
-            all_reduce(is_asked, op='max')
-        if not is_asked.item():
+        if not is_asked_by_any(self._received is not None):
             return
         self._received = self._received or signal.SIGTERM
         if runner.optim_wrapper.is_accumulating:
