@@ -1,5 +1,8 @@
 """Errors that a user can mend: shown as one line at the command line, without a traceback."""
 
+INTERRUPTED_EXIT_CODE = 130
+"""What shells give a command that Ctrl-C stopped."""
+
 
 class ConfigError(ValueError):
     """A config file, a key of it or an override from the command line is wrong."""
@@ -7,6 +10,10 @@ class ConfigError(ValueError):
 
 class LaunchError(RuntimeError):
     """The processes of a distributed run can't be started or can't find each other."""
+
+
+class DamagedDataError(RuntimeError):
+    """So much of the data can't be read that a run makes no sense; other processes may have read theirs."""
 
 
 class CheckpointError(RuntimeError):

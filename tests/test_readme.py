@@ -41,25 +41,21 @@ def test_make_targets_that_are_named_exist(document: str) -> None:
 @pytest.fixture(scope='module')
 def examples() -> Iterator[dict[str, Any]]:
     """The classes of CONTRIBUTING.md's worked examples, by name."""
-    prelude = (
-        'from collections.abc import Sequence\nfrom itertools import pairwise\nfrom typing import Any\n'
-        'import torch\nfrom mmengine.evaluator import BaseMetric\nfrom mmengine.model import BaseModule\n'
-        'from torch import Tensor, nn\n'
-        'from thinktwice.core.evaluation.functional import final_displacement_error\n'
-        'from thinktwice.registry import METRICS, MODELS, TRANSFORMS\n'
-    )
     text = (ROOT / 'CONTRIBUTING.md').read_text(encoding='utf-8')
     blocks = re.findall(r'```python\n(# code/.*?)```', text, re.DOTALL)
-    namespace: dict[str, Any] = {}
-    exec(prelude + '\n'.join(blocks), namespace)
-    yield namespace
+    namespaces: dict[str, Any] = {}
+    for block in blocks:  # each is a file of its own
+        own: dict[str, Any] = {}
+        exec(block, own)
+        namespaces |= own
+    yield namespaces
     for registry, name in (
         ('MODELS', 'TinyBackbone'),
         ('MODELS', 'SmoothnessLoss'),
         ('TRANSFORMS', 'DropPoints'),
         ('METRICS', 'MissRate'),
     ):
-        namespace[registry].module_dict.pop(name)
+        namespaces[registry].module_dict.pop(name)
 
 
 def test_the_example_backbone_halves_the_size_level_by_level(examples: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from thinktwice.apis.command_line import run_command
 from thinktwice.apis.config import load_config
 from thinktwice.apis.launch import start_distributed, stop_distributed
 from thinktwice.apis.loader_benchmark import format_table, made_up_png, measure_loader
+from thinktwice.apis.number_flags import natural, positive
 from thinktwice.apis.scaling_benchmark import format_scaling, measure_process, measure_scaling, write_figures
 from thinktwice.datasets import collate_samples
 from thinktwice.errors import ConfigError
@@ -41,9 +42,9 @@ def add_loader_command(commands: argparse._SubParsersAction) -> None:
         '--data-root', nargs='+', help='datasets to compare, recorded or packed; default: that of the config'
     )
     parser.add_argument(
-        '--workers', type=int, nargs='+', default=[0, 1, 2], help='numbers of worker processes'
+        '--workers', type=natural, nargs='+', default=[0, 1, 2], help='numbers of worker processes'
     )
-    parser.add_argument('--samples', type=int, default=30, help='samples to time in each run')
+    parser.add_argument('--samples', type=positive, default=30, help='samples to time in each run')
     parser.add_argument('--yardstick', type=Path, help='a 1600x900 PNG; default: a made-up one')
     parser.add_argument('--json', type=Path, help='also write the figures to this file')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides of the config')
@@ -80,8 +81,8 @@ def add_scaling_command(commands: argparse._SubParsersAction) -> None:
         'The columns are explained in docs/training.md.',
     )
     parser.add_argument('config', help='config file')
-    parser.add_argument('--processes', type=int, nargs='+', default=[1, 2], help='numbers of processes')
-    parser.add_argument('--steps', type=int, default=8, help='steps to time in each run')
+    parser.add_argument('--processes', type=positive, nargs='+', default=[1, 2], help='numbers of processes')
+    parser.add_argument('--steps', type=positive, default=8, help='steps to time in each run')
     parser.add_argument('--json', type=Path, help='also write the figures to this file')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides of the config')
     parser.add_argument('--one-process', type=Path, help=argparse.SUPPRESS)

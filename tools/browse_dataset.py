@@ -23,6 +23,7 @@ from torch import Tensor
 
 from thinktwice.apis.command_line import run_command, setup_phase
 from thinktwice.apis.config import load_config
+from thinktwice.apis.number_flags import natural, positive
 from thinktwice.core.visualization.data import browse_picture, describe_sample
 from thinktwice.core.visualization.picture import save_picture
 from thinktwice.datasets import CarlaDataset, SampleKey
@@ -41,11 +42,13 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--loader', default='train_dataloader', help='key of the loader in the config')
     parser.add_argument('--data-root', help='another dataset than that of the config, recorded or packed')
     parser.add_argument('--index', type=int, nargs='+', help='samples to draw')
-    parser.add_argument('--random', type=int, default=4, metavar='N', help='draw N random samples instead')
-    parser.add_argument('--seed', type=int, default=0, help='of the random choice')
-    parser.add_argument('--epoch', type=int, default=0, help='whose augmentation is drawn')
+    parser.add_argument('--random', type=positive, default=4, metavar='N', help='draw N random samples')
+    parser.add_argument('--seed', type=natural, default=0, help='of the random choice')
+    parser.add_argument('--epoch', type=natural, default=0, help='whose augmentation is drawn')
     parser.add_argument(
-        '--iteration', type=int, help='also the photometric augmentation, as after that many training steps'
+        '--iteration',
+        type=natural,
+        help='also the photometric augmentation, as after so many training steps',
     )
     parser.add_argument('--out', type=Path, default=Path('work_dirs/browse'), help='folder for the pictures')
     parser.add_argument('--html', action='store_true', help='also a page index.html that shows them')

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from thinktwice.apis.number_flags import positive
 from thinktwice.datasets.frame_check import CheckReport, CheckTask, check_route, repaired_metadata
 from thinktwice.datasets.metadata import load_metadata, save_metadata
 from thinktwice.datasets.packing.jobs import run_tasks
@@ -36,7 +37,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('root', help='folder or address of the dataset')
-    parser.add_argument('--workers', type=int, default=os.cpu_count() or 1, help='processes (all cores)')
+    parser.add_argument('--workers', type=positive, default=os.cpu_count() or 1, help='processes (all cores)')
     parser.add_argument('--report', type=Path, help='write all problems to this JSON file')
     parser.add_argument(
         '--repair', action='store_true', help='write metadata that keep frames with problems out of training'

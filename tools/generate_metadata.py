@@ -13,6 +13,7 @@ import os
 import sys
 from pathlib import Path
 
+from thinktwice.apis.number_flags import positive
 from thinktwice.datasets.calibration import load_calibration
 from thinktwice.datasets.metadata import save_metadata
 from thinktwice.datasets.route_rules import Results, read_results
@@ -29,7 +30,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('root', type=Path, help='folder of the dataset, with townNN_XX/ in it')
     parser.add_argument('--results', type=Path, help='folder with the scores of the recording runs')
-    parser.add_argument('--workers', type=int, default=os.cpu_count() or 1, help='processes')
+    parser.add_argument('--workers', type=positive, default=os.cpu_count() or 1, help='processes')
     parser.add_argument(
         '--check-headings',
         action='store_true',

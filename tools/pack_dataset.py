@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from thinktwice.apis.number_flags import positive
 from thinktwice.datasets.packing import (
     Execution,
     PackSettings,
@@ -44,7 +45,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument('source', help='folder (or address) of the dataset to read')
     parser.add_argument('destination', help='folder to write')
-    parser.add_argument('--workers', type=int, default=os.cpu_count() or 1, help='processes (all cores)')
+    parser.add_argument('--workers', type=positive, default=os.cpu_count() or 1, help='processes (all cores)')
     parser.add_argument('--ray', metavar='ADDRESS', help='work on a Ray cluster: auto, local or host:port')
     if action == 'pack':
         add_pack_options(parser)

@@ -15,6 +15,7 @@ from thinktwice.minitown import DEFAULT_TOWNS, Lidar, record
 EXAMPLE = 'example: python tools/record_minitown.py dataset/minitown --routes 8 --frames 60 --size 225x400'
 EXIT_BAD_ARGUMENTS = 2
 EXIT_INTERRUPTED = 130
+FRAMES_OF_A_SAMPLE = 6  # one of history, the key frame and four to come
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -104,7 +105,12 @@ def main(arguments: list[str] | None = None) -> int:
         print(f'record_minitown: {message}', file=sys.stderr)
         return code
     routes = sum(len(town) for town in metadata['towns'].values())
-    print(f'recorded {routes} routes of {options.frames} frames in {options.out}')
+    print(f'recorded {routes} route(s) of {options.frames} frames in {options.out}')
+    if options.frames < FRAMES_OF_A_SAMPLE:
+        print(
+            f'warning: no sample in it, which needs {FRAMES_OF_A_SAMPLE} frames in a row',
+            file=sys.stderr,
+        )
     return 0
 
 

@@ -19,6 +19,7 @@ import torch
 from mmengine.config import Config
 
 from thinktwice.apis.config import load_config
+from thinktwice.apis.number_flags import positive
 from thinktwice.apis.test import build_tester
 from thinktwice.core.checkpoint_io import find_latest_checkpoint, load_checkpoint
 from thinktwice.core.evaluation.table import comparison_table
@@ -51,13 +52,13 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--out', default='work_dirs/demo', help='folder of logs, checkpoints, pictures, results'
     )
-    parser.add_argument('--routes', type=int, default=26, help='drives to record')
-    parser.add_argument('--frames', type=int, default=70, help='frames a drive, 0.5 s apart')
+    parser.add_argument('--routes', type=positive, default=26, help='drives to record')
+    parser.add_argument('--frames', type=positive, default=70, help='frames a drive, 0.5 s apart')
     parser.add_argument('--size', default='90x160', help='recorded image size, HEIGHTxWIDTH pixels')
     parser.add_argument(
-        '--processes', type=int, default=min(2, os.cpu_count() or 1), help='training processes'
+        '--processes', type=positive, default=min(2, os.cpu_count() or 1), help='training processes'
     )
-    parser.add_argument('--pictures', type=int, default=12, help='pictures to draw')
+    parser.add_argument('--pictures', type=positive, default=12, help='pictures to draw')
     parser.add_argument(
         '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='overrides of the config'
     )
@@ -86,7 +87,7 @@ def run(*command: str) -> None:
 
 
 def record(arguments: argparse.Namespace) -> None:
-    """Record drives unless the folder holds some. Towns are dealt to training and held-out drives 3 to 1."""
+    """Record drives unless the folder holds some. Towns are dealt to training and held-out drives 4 to 1."""
     if (ROOT / arguments.data / 'dataset_metadata.json').is_file():
         sys.stdout.write(f'{arguments.data} holds drives already: used as they are\n')
         return
@@ -95,6 +96,7 @@ def record(arguments: argparse.Namespace) -> None:
         *('tools/record_minitown.py', arguments.data, '--routes', str(arguments.routes)),
         *('--frames', str(arguments.frames), '--size', arguments.size, '--towns', ','.join(towns)),
         *('--workers', str(os.cpu_count() or 1)),
+        '--force',  # of what an interrupted demo left; other folders are refused all the same
     )
 
 

@@ -24,6 +24,7 @@ from thinktwice.core.loops import TrainPosition
 from thinktwice.core.pretrained import use_pretrained_folder
 from thinktwice.core.processes import load_statistics, on_first_process, statistics_of_all
 from thinktwice.core.schedules import continue_schedules
+from thinktwice.core.start_report import describe_run, file_only
 from thinktwice.errors import CheckpointError
 from thinktwice.version import __version__
 
@@ -72,7 +73,7 @@ class DrivingRunner(Runner):
         if not self.distributed:
             return model
         model_options.share_label_counts(model)
-        options = dict(broadcast_buffers=False, find_unused_parameters=False)
+        options = dict(forward_sync_buffers=False, find_unused_parameters=False)
         options.update(model_wrapper_cfg or {})
         options.pop('type', None)
         device_ids = [torch.cuda.current_device()] if on_gpu else None
@@ -101,6 +102,19 @@ class DrivingRunner(Runner):
         if self.cfg.get('ema_momentum') is not None and self._train_loop is not None:
             self.register_hook(AveragedWeightsHook(self.cfg.ema_momentum))
 
+    def setup_env(self, env_cfg: dict) -> None:
+        """Start-up of libraries; each of several processes has one thread, which mmengine would warn of."""
+        if self.distributed:
+            for library in ('OMP', 'MKL'):
+                os.environ.setdefault(f'{library}_NUM_THREADS', '1')
+        super().setup_env(env_cfg)
+
+    def _log_env(self, env_cfg: dict) -> None:
+        """Write environment and config, hundreds of lines, to the log file only."""
+        with file_only(self.logger):
+            super()._log_env(env_cfg)
+        self.logger.info(f'logs, config and environment: {self.log_dir}')
+
     def get_hooks_info(self) -> str:
         """Names of the hooks in their order, which is the same at each stage; mmengine lists every stage."""
         return ', '.join(type(hook).__name__ for hook in self.hooks)
@@ -121,6 +135,7 @@ class DrivingRunner(Runner):
         self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
         if self._val_loop is not None:
             self._val_loop = self.build_val_loop(self._val_loop)
+        self.logger.info(describe_run(self))
 
     @property
     def bare_model(self) -> nn.Module:

@@ -10,7 +10,7 @@ import numpy as np
 from mmengine.logging import print_log
 from torch.utils.data import Dataset
 
-from thinktwice.errors import ConfigError
+from thinktwice.errors import DamagedDataError
 from thinktwice.registry import DATASETS, TRANSFORMS
 
 from .calibration import load_calibration
@@ -24,7 +24,7 @@ from .storage import DatasetStorage, SampleReadError, open_storage
 ERROR_POLICIES = ('raise', 'skip')
 
 
-class UnreadableSplitError(ConfigError):
+class UnreadableSplitError(DamagedDataError):
     """Neither a sample nor any of its replacements can be read: the data are damaged or not what they seem.
 
     Args:

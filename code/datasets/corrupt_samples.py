@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
+from thinktwice.errors import DamagedDataError
+
 from .storage.errors import SampleReadError
 
 
@@ -71,24 +73,32 @@ class SkippedSampleTally:
         """Failed reads of samples over all reads of samples."""
         return self.num_skips / max(self.num_samples + self.num_skips, 1)
 
-    def check(self) -> None:
+    def check(self, is_complete: bool = False) -> None:
         """Stop a run that reads too many unusable samples.
 
+        Args:
+            is_complete: whether all samples were read, so that `min_samples` need not be reached.
+
         Raises:
-            RuntimeError: if their share is above `max_share`; the message names some files.
+            DamagedDataError: if their share is above `max_share`; the message names some files.
         """
-        if self.num_samples < self.min_samples or self.share <= self.max_share:
+        is_early = self.num_samples < self.min_samples and not is_complete
+        if is_early or self.share <= self.max_share:
             return
         examples = '; '.join(f'{skip["path"]}: {skip["reason"]}' for skip in list(self.skipped.values())[:3])
-        raise RuntimeError(
+        raise DamagedDataError(
             f'{self.num_skips} of {self.num_samples + self.num_skips} samples could not be used '
             f'({self.share:.1%}, more than the tolerated {self.max_share:.1%}); for example {examples}. '
-            'Check the data with tools/check_dataset.py, or raise the tolerated share'
+            'Check the data with tools/check_dataset.py (--repair keeps damaged frames out), or raise '
+            'max_share of SkippedSamplesHook'
         )
 
     def summary(self) -> str:
         """One line for the log."""
-        line = f'{self.num_skips} unusable samples replaced, {self.num_samples} delivered ({self.share:.2%})'
+        line = (
+            f'{len(self.skipped)} samples could not be read ({self.num_skips} of '
+            f'{self.num_samples + self.num_skips} reads, {self.share:.2%})'
+        )
         if self.num_unknown_commands:
             line += f', {self.num_unknown_commands} unknown commands taken as "follow the lane"'
         return line

@@ -65,7 +65,8 @@ def prepare_root(root: Path, force: bool) -> None:
                 'nothing was changed: choose another folder'
             )
         if not force:
-            raise FileExistsError(f'{root} holds a recording already; replace it with --force')
+            state = 'a recording already' if (root / METADATA).is_file() else 'a recording that was cut off'
+            raise FileExistsError(f'{root} holds {state}; replace it with --force')
         _remove_recording(root)
     root.mkdir(parents=True, exist_ok=True)
 

@@ -27,7 +27,7 @@ from thinktwice.datasets import (
     collate_samples,
 )
 from thinktwice.datasets.metadata import JSON_NAME
-from thinktwice.errors import ConfigError
+from thinktwice.errors import DamagedDataError
 from thinktwice.registry import DATASETS
 
 ROUTE = 'town01_00/routes_a'
@@ -184,9 +184,9 @@ def test_nothing_readable_ends_with_an_error(own_root: Path) -> None:
         path.write_bytes(b'')
     dataset = make(own_root, on_error='skip', max_replacements=3)
     message = rf'data_root {own_root}: 4 samples in a row .*lidar/\d+\.npy: .*tools/check_dataset\.py'
-    with pytest.raises(ConfigError, match=message) as caught:
+    with pytest.raises(DamagedDataError, match=message) as caught:
         dataset[0]
-    with pytest.raises(ConfigError, match=message) as from_worker:
+    with pytest.raises(DamagedDataError, match=message) as from_worker:
         next(iter(DataLoader(dataset, 1, num_workers=1, collate_fn=collate_samples)))
     assert str(from_worker.value) == str(caught.value)
     assert '\n' not in str(caught.value)

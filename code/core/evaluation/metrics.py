@@ -9,6 +9,7 @@ from mmengine.evaluator import BaseMetric
 from torch import Tensor
 
 from thinktwice.core.evaluation import functional
+from thinktwice.errors import ConfigError
 from thinktwice.model_code.control import beta_mode_action
 from thinktwice.registry import METRICS
 
@@ -37,6 +38,7 @@ class OpenLoopMetric(BaseMetric):
     """
 
     default_prefix = 'open_loop'
+    metric_names = METRIC_NAMES
 
     def plan(self, data_batch: dict, data_samples: Sequence[dict]) -> tuple[Tensor, Tensor | None]:
         """The plan to judge.
@@ -53,25 +55,20 @@ class OpenLoopMetric(BaseMetric):
         return waypoints.cpu(), actions.cpu()
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Add one batch: a row (index asked for, six errors) a sample."""
+        """Add one batch: a row (index asked for, errors in the order of ``metric_names``) a sample."""
         targets = data_batch['targets']
         true = targets['waypoints'].cpu()
         waypoints, actions = self.plan(data_batch, data_samples)
-        if actions is None:
-            control = torch.full((len(true), 2), torch.nan, dtype=torch.float64)
-        else:
+        errors = [
+            functional.average_displacement_error(waypoints, true)[:, None],
+            functional.final_displacement_error(waypoints, true)[:, None],
+            functional.axis_offsets(waypoints, true),
+        ]
+        if actions is not None:
             wanted = beta_mode_action(targets['action_alpha'], targets['action_beta']).cpu()
-            control = functional.control_error(actions, wanted)
-        errors = torch.cat(
-            [
-                functional.average_displacement_error(waypoints, true)[:, None],
-                functional.final_displacement_error(waypoints, true)[:, None],
-                functional.axis_offsets(waypoints, true),
-                control,
-            ],
-            dim=1,
-        )
-        for meta, row in zip(data_batch['metas'], errors.tolist(), strict=True):
+            errors.append(functional.control_error(actions, wanted))
+        rows = torch.cat(errors, dim=1).tolist()
+        for meta, row in zip(data_batch['metas'], rows, strict=True):
             wanted_index = meta.get('requested_index', meta['index'])
             if meta['index'] == wanted_index:
                 self.results.append((wanted_index, row))
@@ -83,14 +80,15 @@ class OpenLoopMetric(BaseMetric):
             results: Rows of all processes, repeats included.
 
         Raises:
-            ValueError: There is not one sample.
+            ConfigError: There is not one sample.
         """
         by_index = dict(results)
         if not by_index:
-            raise ValueError('the evaluation saw no sample: is the validation split empty?')
+            raise ConfigError(
+                'the evaluation saw no sample that could be read: is the validation split empty or damaged?'
+            )
         rows = torch.tensor([by_index[index] for index in sorted(by_index)], dtype=torch.float64)
-        means = dict(zip(METRIC_NAMES, rows.mean(dim=0).tolist(), strict=True))
-        return {name: value for name, value in means.items() if value == value} | {'samples': len(rows)}
+        return dict(zip(self.metric_names, rows.mean(dim=0).tolist(), strict=True), samples=len(rows))
 
     def evaluate(self, size: int) -> dict[str, Any]:
         """Gather all processes' rows and average them. Collective.
@@ -115,6 +113,7 @@ class ConstantVelocityMetric(OpenLoopMetric):
     """
 
     default_prefix = 'constant_velocity'
+    metric_names = METRIC_NAMES[:4]  # it has no controls
 
     def __init__(self, interval: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -86,7 +86,7 @@ class NonFiniteGuardHook(Hook):
         content = dict(
             iteration=runner.iter + 1,
             samples=self._samples,
-            values={name: str(float(value)) for name, value in outputs.items()},
+            values={name: str(float(torch.as_tensor(value).detach())) for name, value in outputs.items()},
             grad_norm=str(float(runner.optim_wrapper.grad_norm)),
         )
         path.write_text(json.dumps(content, indent=1))
@@ -170,14 +170,16 @@ class WatchdogHook(Hook):
 
 @HOOKS.register_module()
 class SkippedSamplesHook(Hook):
-    """Count samples that could not be read, and say so at the end of each epoch.
+    """Count samples that could not be read, and say so at the end of each epoch and evaluation.
 
     Args:
-        max_share: Share of unreadable samples above which the run stops.
+        max_share: Share of unreadable samples above which training stops: after 100 samples of an
+            epoch, or at its end. An evaluation leaves them out and goes on.
     """
 
     def __init__(self, max_share: float = 0.01) -> None:
         self.tally = SkippedSampleTally(max_share=max_share)
+        self.evaluation_tally = SkippedSampleTally(max_share=1.0)
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -187,8 +189,27 @@ class SkippedSamplesHook(Hook):
         self.tally.check()
 
     def after_train_epoch(self, runner: Any) -> None:
-        """Log this process' count and start anew."""
-        if self.tally.num_skips or self.tally.num_unknown_commands:
-            runner.logger.warning(self.tally.summary())
-            self.tally.write(Path(runner.log_dir) / f'skipped_samples_rank_{get_rank()}.jsonl')
+        """Log this process' count, judge it and start anew."""
+        self._report(runner, self.tally, 'skipped_samples', 'another one was read in the place of each')
+        self.tally.check(is_complete=True)
         self.tally.reset()
+
+    def before_val_epoch(self, runner: Any) -> None:
+        """Start the count of an evaluation."""
+        self.evaluation_tally.reset()
+
+    def after_val_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Count the batch's skipped samples."""
+        self.evaluation_tally.update((data_batch or {}).get('metas') or [])
+
+    def after_val_epoch(self, runner: Any, metrics: Any = None) -> None:
+        """Log what the evaluation of this process left out."""
+        self._report(runner, self.evaluation_tally, 'skipped_evaluation_samples', 'the metrics go without')
+
+    def _report(self, runner: Any, tally: SkippedSampleTally, name: str, consequence: str) -> None:
+        if tally.num_skips or tally.num_unknown_commands:
+            path = Path(runner.log_dir) / f'{name}_rank_{get_rank()}.jsonl'
+            runner.logger.warning(f'{tally.summary()}; {consequence}: see {path}')
+            tally.write(path)

@@ -125,3 +125,9 @@ def test_table_shows_every_predictor_on_the_same_samples():
     assert lines[1].split()[:3] == ['model', '0.500', '1.000']
     assert lines[2].split()[:3] == ['baseline', '0.750', '-']
     assert '7 held-out samples' in lines[3]
+
+
+def test_values_that_are_not_finite_are_not_taken_for_absent():
+    metric = OpenLoopMetric()
+    metric.results = [(0, [float('nan')] * 6), (1, [1.0] * 6)]
+    assert all(value != value for name, value in metric.evaluate(2).items() if name != 'open_loop/samples')

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from thinktwice.core.hooks import NonFiniteGuardHook
+from thinktwice.core.hooks import NonFiniteGuardHook, SkippedSamplesHook
 from thinktwice.core.hooks.step import step_seed
 from thinktwice.core.optim_wrapper import GuardedOptimWrapper
-from thinktwice.errors import TrainingDivergedError
+from thinktwice.errors import DamagedDataError, TrainingDivergedError
 
 
 class Run:
@@ -31,7 +31,7 @@ class Run:
         self.hook.before_train_iter(self, self.iter, data)
         loss = self.bare_model(batch).square().mean()
         self.optim_wrapper.update_params(loss)
-        self.hook.after_train_iter(self, self.iter, data, {'wp_loss': loss.detach()})
+        self.hook.after_train_iter(self, self.iter, data, {'wp_loss': loss})
         self.iter += 1
 
 
@@ -83,3 +83,37 @@ def test_seed_of_a_step_depends_on_each_of_seed_step_and_rank():
     assert len(seeds) == 3 * 20 * 4
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert step_seed(1, 2, 3) == step_seed(1, 2, 3)
+
+
+def metas(*skipped: str) -> list[dict]:
+    """Of one sample, in whose place others were tried that can't be read."""
+    skips = [{'sample_id': name, 'path': f'{name}.png', 'reason': 'cut short'} for name in skipped]
+    return [{'command_replaced': False, 'skipped': skips}]
+
+
+def test_too_many_unreadable_samples_end_even_a_short_epoch(tmp_path):
+    hook, warnings = SkippedSamplesHook(max_share=0.3), []
+    run = SimpleNamespace(log_dir=str(tmp_path), logger=SimpleNamespace(warning=warnings.append))
+    for skipped in ((), ('a',), ()):
+        hook.after_train_iter(run, 0, {'metas': metas(*skipped)})
+    hook.after_train_epoch(run)  # one of four reads failed
+    assert '1 samples could not be read (1 of 4 reads' in warnings[0]
+    for skipped in (('a',), ('a', 'b')):
+        hook.after_train_iter(run, 0, {'metas': metas(*skipped)})
+    with pytest.raises(DamagedDataError, match=r'3 of 5 samples could not be used .*a.png: cut short'):
+        hook.after_train_epoch(run)
+    assert '2 samples could not be read (3 of 5 reads' in warnings[1]
+
+
+def test_evaluation_says_what_it_left_out(tmp_path):
+    hook, warnings = SkippedSamplesHook(), []
+    run = SimpleNamespace(log_dir=str(tmp_path), logger=SimpleNamespace(warning=warnings.append))
+    for _ in range(2):
+        hook.before_val_epoch(run)
+        hook.after_val_iter(run, 0, {'metas': metas('a')})
+        hook.after_val_iter(run, 1, {'metas': metas()})
+        hook.after_val_epoch(run, {})
+    assert len(warnings) == 2
+    assert 'the metrics go without' in warnings[1]
+    listed = (tmp_path / 'skipped_evaluation_samples_rank_0.jsonl').read_text().splitlines()
+    assert [json.loads(line)['sample_id'] for line in listed] == ['a']
