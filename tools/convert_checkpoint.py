@@ -1,4 +1,4 @@
-"""Convert weights between the official 2023 checkpoint and this framework.
+r"""Convert weights between the official 2023 checkpoint and this framework.
 
 The direction follows from the names in the file. Files are read without running any
 code they may hold. A file that does not fit the config's model is reported in a table
@@ -7,7 +7,8 @@ and nothing is written (exit code 1); so is an unreadable or unsafe file (exit c
 Examples:
     python tools/convert_checkpoint.py thinktwice.pth ckpt/thinktwice_reference.pth
     python tools/convert_checkpoint.py thinktwice.pth ckpt/thinktwice.safetensors
-    python tools/convert_checkpoint.py work_dirs/run/epoch_60.pth official.pth --to official
+    python tools/convert_checkpoint.py work_dirs/run/epoch_60.pth official.pth --to official \
+        --config configs/thinktwice.py
 """
 
 import argparse
@@ -56,7 +57,10 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     print(outcome.summary())
-    return 0 if outcome.conversion.report.is_complete else 1
+    if outcome.conversion.report.is_complete:
+        return 0
+    print(f'compared with {args.config}: if the file belongs to another config, name that with --config')
+    return 1
 
 
 if __name__ == '__main__':

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from thinktwice.core.checkpoint_io import safe_globals, write_atomically
+from thinktwice.core import checkpoint_io
 
 SAFETENSORS_SUFFIX = '.safetensors'
 #: Prefix, in a safetensors file, of entries that belong to the file and not to the model.
@@ -89,13 +89,13 @@ def read_weights(path: str | Path) -> WeightFile:
 def _read_torch(path: Path) -> Any:
     try:
         # numbers and logs that training frameworks leave beside the weights are data too
-        with torch.serialization.safe_globals(safe_globals()):
+        with torch.serialization.safe_globals(checkpoint_io.safe_globals()):
             return torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).split('Please file an issue')[0].strip().splitlines()[-1]
+        reason = checkpoint_io.foreign_object(error) or 'an unknown instruction'
         raise UnsafeCheckpointError(
-            f'{path}: refused, it holds more than tensors and plain containers, and reading it would run '
-            f'code stored in the file ({reason}). If you trust its author, save its state_dict alone with '
+            f'{path}: refused, it holds more than tensors and plain containers ({reason}), and reading it '
+            'could run code stored in the file. If you trust its author, save its state_dict alone with '
             'the program that wrote it and convert that file.'
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
@@ -168,7 +168,7 @@ def write_weights(path: str | Path, file: WeightFile) -> None:
         tensors = dict(file.weights) | {EXTRA_PREFIX + k: v for k, v in file.extra.items()}
         contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
         metadata = {'format': 'pt'} | ({NUMERICS_KEY: file.numerics} if file.numerics else {})
-        write_atomically(path, lambda target: target.write(to_bytes(contiguous, metadata)))
+        checkpoint_io.write_atomically(path, lambda target: target.write(to_bytes(contiguous, metadata)))
         return
     state_dict: OrderedDict[str, Tensor] = OrderedDict(file.weights)
     if file.versions:
@@ -179,4 +179,4 @@ def write_weights(path: str | Path, file: WeightFile) -> None:
         content['official_extra'] = dict(file.extra)
     if file.numerics:
         content[NUMERICS_KEY] = file.numerics
-    write_atomically(path, lambda target: torch.save(content, target))
+    checkpoint_io.write_atomically(path, lambda target: torch.save(content, target))

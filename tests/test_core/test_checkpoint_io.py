@@ -117,11 +117,14 @@ def test_no_flipped_bit_of_the_list_of_records_goes_unnoticed_or_raises(tmp_path
 @pytest.mark.parametrize(
     ('damage', 'reason'), [({'state_dict': 5}, 'its state_dict is a int'), ({'meta': 7}, 'its meta is a int')]
 )
-def test_newest_checkpoint_that_cannot_be_used_is_passed_over(tmp_path, damage, reason, caplog):
+def test_newest_checkpoint_that_cannot_be_used_is_passed_over(tmp_path, damage, reason, monkeypatch):
+    said = []
+    monkeypatch.setattr(checkpoint_io, 'print_log', lambda text, **options: said.append(text))
     older = save(tmp_path, 'iter_3.pth')
     os.utime(older, ns=(0, 0))
     torch.save({'state_dict': {}, **damage}, tmp_path / 'iter_6.pth')
     assert checkpoint_io.find_latest_checkpoint(tmp_path) == older
+    assert len(said) == 1 and reason in said[0]
 
 
 def test_newest_checkpoint_that_is_not_to_be_trusted_is_not_passed_over(tmp_path):

@@ -41,7 +41,7 @@ def official(config):
 
 @pytest.fixture
 def convert(monkeypatch, config):
-    def run(*arguments):
+    def run(*arguments, config=config):
         command = [str(TOOL), *map(str, arguments), '--config', str(config)]
         monkeypatch.setattr(sys, 'argv', command)
         with pytest.raises(SystemExit) as exit_:
@@ -111,13 +111,36 @@ def test_unsafe_foreign_and_absent_files_are_refused(tmp_path, convert, capsys):
     torch.save({'state_dict': {'a': torch.zeros(1)}, 'args': Path('x')}, tmp_path / 'unsafe.pth')
     torch.save({'backbone.conv1.weight': torch.zeros(1)}, tmp_path / 'foreign.pth')
     for name, message in [
-        ('unsafe.pth', 'refused'),
+        ('unsafe.pth', 'pathlib'),
         ('foreign.pth', 'is it a ThinkTwice checkpoint'),
         ('absent.pth', 'no such checkpoint'),
     ]:
         assert convert(tmp_path / name, tmp_path / 'ours.pth') == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / 'ours.pth').exists()
+
+
+@pytest.fixture
+def run_of_main(tmp_path, config):
+    """Checkpoint of a run of the corrected config, which lies beside the reference one; and that config."""
+    own = config.parent / 'small_main.py'
+    shapes = model_shapes(build_model(load_config(str(own)), device='meta'))
+    weights = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    torch.save({'state_dict': weights, 'meta': {'iter': 3}, 'optimizer': {}}, tmp_path / 'epoch_60.pth')
+    return tmp_path / 'epoch_60.pth', own
+
+
+def test_file_of_another_config_converts_once_that_is_named(tmp_path, convert, run_of_main, capsys):
+    file, own = run_of_main
+    assert convert(file, tmp_path / 'official.pth', '--to', 'official') == 1
+    assert 'name that with --config' in capsys.readouterr().out
+    assert convert(file, tmp_path / 'official.pth', '--to', 'official', config=own) == 0
+    assert (tmp_path / 'official.pth').is_file()
+
+
+def test_help_names_the_config_of_a_run_to_convert(convert, capsys):
+    assert convert('--help') == 0
+    assert '--to official \\\n        --config configs/thinktwice.py\n' in capsys.readouterr().out
 
 
 def test_existing_target_is_kept_unless_forced(tmp_path, convert, official, capsys):
