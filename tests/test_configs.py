@@ -7,6 +7,8 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from thinktwice.apis.config import load_config
+from thinktwice.apis.overrides import check_parts
+from thinktwice.errors import ConfigError
 from thinktwice.registry import HOOKS, MODELS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -36,6 +38,41 @@ def test_hooks_of_a_leaf_are_known(path):
     hooks = [*cfg.custom_hooks, *(hook for hook in cfg.default_hooks.values() if hook)]
     for hook in hooks:
         assert HOOKS.get(hook.type) is not None, hook.type
+
+
+@pytest.mark.parametrize('path', LEAVES, ids=lambda path: path.stem)
+def test_parts_of_a_leaf_take_their_arguments(path):
+    check_parts(load_config(str(path)))
+
+
+@pytest.mark.parametrize(
+    ('part', 'message'),
+    [
+        (dict(img_encoder=dict(bakbone={})), "model.img_encoder has no argument 'bakbone'.*backbone"),
+        (
+            dict(img_encoder=dict(backbone=dict(type='mmdet.ResNett'))),
+            "model.img_encoder.backbone.type: no part is called 'mmdet.ResNett'. Did you mean mmdet.ResNet",
+        ),
+        (
+            dict(losses=[dict(type='ActionLoss', weigth=1.0)]),
+            "model.losses.0 has no argument 'weigth'.*weight",
+        ),
+    ],
+)
+def test_misspelt_part_or_argument_of_a_file_is_named(part, message):
+    cfg = load_config(MINITOWN)
+    cfg.merge_from_dict(dict(model=part))
+    with pytest.raises(ConfigError, match=rf'config {MINITOWN}: {message}'):
+        check_parts(cfg)
+
+
+def test_misspelt_argument_of_a_loader_is_named():
+    cfg = load_config(MINITOWN)
+    cfg.val_dataloader.num_worker = 2
+    with pytest.raises(
+        ConfigError, match="val_dataloader has no argument 'num_worker'. Did you mean num_workers"
+    ):
+        check_parts(cfg)
 
 
 def test_paper_model_has_the_official_size_without_the_dead_parts():

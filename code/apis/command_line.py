@@ -1,6 +1,7 @@
 """Flags of ``train.py`` and ``tools/test.py``, and how errors reach the user."""
 
 import argparse
+import ast
 import logging
 import os
 import sys
@@ -12,18 +13,65 @@ from typing import Any
 from mmengine.config import DictAction
 
 from thinktwice.apis.launch_env import LAUNCHERS
-from thinktwice.errors import CheckpointError, ConfigError, LaunchError, TrainingDivergedError
+from thinktwice.datasets.storage import SampleReadError
+from thinktwice.errors import (
+    INTERRUPTED_EXIT_CODE,
+    CheckpointError,
+    ConfigError,
+    DamagedDataError,
+    LaunchError,
+    TrainingDivergedError,
+)
 
 TRACEBACK_VARIABLE = 'THINKTWICE_TRACEBACK'
 USER_ERRORS = (
     ConfigError,
     LaunchError,
+    DamagedDataError,
     CheckpointError,
     TrainingDivergedError,
+    SampleReadError,
+    FileExistsError,
     FileNotFoundError,
+    IsADirectoryError,
     NotADirectoryError,
     PermissionError,
 )
+
+
+class KeyValueAction(DictAction):
+    """mmengine's ``DictAction`` that refuses what it can't split, and keeps text that is in quotes.
+
+    ``indices=['05']`` is a name; without quotes it is the number 5.
+    """
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Add the pairs to those of the namespace; ``argparse`` shows an ``ArgumentError`` in one line."""
+        options = dict(getattr(namespace, self.dest, None) or {})
+        for pair in values:
+            key, separator, text = pair.partition('=')
+            if not separator or not key:
+                raise argparse.ArgumentError(self, f'expected KEY=VALUE, got {pair!r}')
+            try:
+                options[key] = _parse_value(text)
+            except AssertionError as error:
+                raise argparse.ArgumentError(self, f'{pair}: {error}') from error
+        setattr(namespace, self.dest, options)
+
+
+def _parse_value(text: str) -> Any:
+    if "'" in text or '"' in text:
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            pass  # quotes inside of free text
+    return DictAction._parse_iterable(text)
 
 
 def add_common_flags(parser: argparse.ArgumentParser) -> None:
@@ -36,14 +84,14 @@ def add_common_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=KeyValueAction,
         metavar='KEY=VALUE',
         help='override entries of the config, e.g. optim_wrapper.optimizer.lr=2e-4 is_dev=True',
     )
     parser.add_argument(
         '--options',
         nargs='+',
-        action=DictAction,
+        action=KeyValueAction,
         metavar='KEY=VALUE',
         help='deprecated name of --cfg-options',
     )
@@ -84,7 +132,7 @@ def warn_deprecated(message: str) -> None:
 def run_command(
     command: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None
 ) -> int:
-    """Run a command; an error that the user can mend becomes one line and exit code 1.
+    """Run a command; an error that the user can mend becomes one line and exit code 1, Ctrl-C one and 130.
 
     Set the environment variable ``THINKTWICE_TRACEBACK=1`` for the traceback.
 
@@ -97,8 +145,30 @@ def run_command(
     """
     try:
         return command(argv) or 0
-    except USER_ERRORS as error:
-        return report(error)
+    except BaseException as error:
+        if stop := interruption_behind(error):
+            return report_interrupt(stop)
+        if isinstance(error, USER_ERRORS):
+            return report(error)
+        raise
+
+
+def interruption_behind(error: BaseException) -> KeyboardInterrupt | None:
+    """The Ctrl-C that an error comes from; mmengine for one catches it and raises what it likes."""
+    link: BaseException | None = error
+    while link is not None and not isinstance(link, KeyboardInterrupt):
+        link = link.__cause__ or link.__context__
+    return link
+
+
+def report_interrupt(stop: KeyboardInterrupt) -> int:
+    """Say in one line that Ctrl-C stopped the command, and what ``stop`` adds; returns the exit code."""
+    if os.environ.get(TRACEBACK_VARIABLE) == '1':
+        traceback.print_exception(stop)
+    if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
+        sys.stderr.write(f'interrupted{f": {stop}" if str(stop) else ""}\n')
+        sys.stderr.flush()
+    return INTERRUPTED_EXIT_CODE
 
 
 def report(error: BaseException) -> int:

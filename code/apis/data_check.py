@@ -10,6 +10,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 
 from thinktwice.apis.command_line import setup_phase
+from thinktwice.errors import ConfigError
 from thinktwice.registry import DATASETS
 
 
@@ -28,7 +29,10 @@ def check_datasets(cfg: Config, loaders: Sequence[str] = ('train_dataloader', 'v
     with _quiet():
         for loader in loaders:
             if cfg.get(loader):
-                setup_phase(partial(DATASETS.build, cfg[loader].dataset))
+                try:
+                    setup_phase(partial(DATASETS.build, cfg[loader].dataset))
+                except ConfigError as error:
+                    raise ConfigError(f'{loader}.dataset: {error}') from error
 
 
 @contextmanager

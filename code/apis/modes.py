@@ -12,6 +12,15 @@ from mmengine.config import Config
 from thinktwice.errors import ConfigError
 
 MODES = ('default', 'full', 'dev')
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+COUNTS = {
+    **{f'{loader}.batch_size': 1 for loader in LOADERS},
+    **{f'{loader}.num_workers': 0 for loader in LOADERS},
+    'train_cfg.max_epochs': 1,
+    'train_cfg.val_interval': 1,
+    'optim_wrapper.accumulative_counts': 1,
+}
+"""Keys that must be whole numbers, and the lowest that makes sense."""
 
 
 def chosen_mode(cfg: Config) -> str:
@@ -54,6 +63,21 @@ def resolve_modes(cfg: Config) -> None:
     _fill(cfg._cfg_dict, table[mode], '')
 
 
+def check_counts(cfg: Config) -> None:
+    """Refuse numbers of samples, processes or epochs that whoever counts them would choke on.
+
+    Raises:
+        ConfigError: One of ``COUNTS`` is no whole number or too low.
+    """
+    for path, lowest in COUNTS.items():
+        part, key = path.split('.')
+        node = cfg.get(part)
+        if not isinstance(node, dict) or key not in node:
+            continue
+        if type(node[key]) is not int or node[key] < lowest:
+            raise ConfigError(f'{path} must be a whole number >= {lowest}, got {node[key]!r}')
+
+
 def resolve_loaders(cfg: Config) -> None:
     """Make each loader consistent with its number of workers and batch size, in place.
 
@@ -62,7 +86,7 @@ def resolve_loaders(cfg: Config) -> None:
     draws its augmentation from the run's seed.
     """
     seed = cfg.get('randomness', {}).get('seed')
-    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+    for name in LOADERS:
         loader = cfg.get(name)
         if loader is None:
             continue

@@ -1,12 +1,17 @@
-"""Checks of ``--cfg-options``: a misspelt key or a wrong type is an error, not a silent new entry."""
+"""Checks of keys, parts and ``--cfg-options``: what is misspelt is an error, not a silent new entry."""
 
 import difflib
 import inspect
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.registry import Registry, root
+from torch.utils.data import DataLoader
 
 from thinktwice import registry
+from thinktwice.apis.references import is_reference
 from thinktwice.errors import ConfigError
 
 RUNNER_KEYS = frozenset({
@@ -16,7 +21,14 @@ RUNNER_KEYS = frozenset({
     'strict_load', 'sync_bn', 'test_cfg', 'trust_checkpoint', 'visualizer', 'work_dir',
 })  # fmt: skip
 """Top-level keys that the runner reads even where a config does not have them."""
-
+PART_KEYS = frozenset({
+    'model', 'optim_wrapper', 'test_dataloader', 'test_evaluator', 'train_cfg', 'train_dataloader', 'val_cfg',
+    'val_dataloader', 'val_evaluator',
+})  # fmt: skip
+"""Top-level keys that the runner reads and that a config has to have for it."""
+READ_KEYS = RUNNER_KEYS | PART_KEYS | {'custom_imports', 'data_modes', 'default_scope'}
+LIKENESS = 0.8
+"""Ratio of ``difflib`` from which on a name that nobody reads is taken for a slip of the pen."""
 
 PART_REGISTRIES = (
     registry.MODELS,
@@ -34,10 +46,26 @@ PART_REGISTRIES = (
 )
 
 
+def close_names(name: str, known: Iterable[str], likeness: float = LIKENESS) -> list[str]:
+    """Up to three known names that ``name`` may be a misspelling of, the closest first."""
+    by_lower_case = {candidate.lower(): candidate for candidate in sorted(known)}
+    matches = difflib.get_close_matches(name.lower(), by_lower_case, n=3, cutoff=likeness)
+    return [by_lower_case[match] for match in matches]
+
+
+def _find(node: Registry, name: str) -> Any:
+    """What a registry has under a name; None if nothing, also where mmengine raises for it."""
+    try:
+        return node.get(name)
+    except RuntimeError:
+        return None
+
+
 def _accepted_arguments(part: dict) -> set[str] | None:
     """Constructor arguments of a config dict's ``type``; None if any name may be accepted."""
+    kind = part['type']
     for node in PART_REGISTRIES:
-        target = node.get(part['type']) if isinstance(part['type'], str) else part['type']
+        target = _find(node, kind) if isinstance(kind, str) else kind
         if target is None:
             continue
         parameters = inspect.signature(target).parameters.values()
@@ -47,8 +75,70 @@ def _accepted_arguments(part: dict) -> set[str] | None:
     return None
 
 
+def _all_registries() -> Iterator[Registry]:
+    """Those of parts first: the others are asked only for what these do not have."""
+    yield from PART_REGISTRIES
+    for module in (registry, root):
+        yield from (node for node in vars(module).values() if isinstance(node, Registry))
+
+
+def _registered_names() -> set[str]:
+    """Names as a config writes them: those of another project with its scope in front."""
+    names = set(chain.from_iterable(node.module_dict for node in _all_registries()))
+    for node in vars(root).values():
+        if isinstance(node, Registry):
+            for scope, child in node.children.items():
+                names |= {f'{scope}.{name}' for name in child.module_dict}
+    return names
+
+
+def _parts(node: Any, path: str) -> Iterator[tuple[str, dict]]:
+    """All dicts inside ``node`` with their dotted keys.
+
+    Not those of ``norm_cfg`` and the like, which OpenMMLab's parts build by rules of their own.
+    """
+    if isinstance(node, dict):
+        yield path, node
+        for key, value in node.items():
+            if not str(key).endswith('_cfg'):
+                yield from _parts(value, f'{path}.{key}')
+    elif isinstance(node, (list, tuple)):
+        for index, value in enumerate(node):
+            yield from _parts(value, f'{path}.{index}')
+
+
+def check_parts(cfg: Config) -> None:
+    """Check names of parts and of their arguments in a resolved config, before anything is built.
+
+    A key is refused if the constructor takes no such argument but one with a name close to it;
+    other keys may be meant for whoever calls the constructor.
+
+    Raises:
+        ConfigError: With the dotted key and what may be meant.
+    """
+    for key in sorted(READ_KEYS & cfg.keys()):
+        for path, part in _parts(cfg[key], key):
+            _check_part(f'config {cfg.filename}: {path}', part, is_loader=path.endswith('_dataloader'))
+
+
+def _check_part(where: str, part: dict, is_loader: bool) -> None:
+    if is_loader:
+        accepted: set[str] | None = set(inspect.signature(DataLoader).parameters)
+    elif isinstance(part.get('type'), str):
+        if not any(_find(node, part['type']) is not None for node in _all_registries()):
+            guesses = close_names(part['type'], _registered_names(), 0.6)
+            hint = f'Did you mean {" or ".join(guesses)}?' if guesses else 'Is its module in custom_imports?'
+            raise ConfigError(f'{where}.type: no part is called {part["type"]!r}. {hint}')
+        accepted = _accepted_arguments(part)
+    else:
+        return
+    for key in part.keys() - {'type'} - (accepted or part.keys()):
+        if guesses := close_names(key, accepted or ()):
+            raise ConfigError(f'{where} has no argument {key!r}. Did you mean {" or ".join(guesses)}?')
+
+
 def _unknown_key(path: str, key: str, known: set[str]) -> ConfigError:
-    guesses = difflib.get_close_matches(key, sorted(known), n=3)
+    guesses = close_names(key, known, likeness=0.6)
     hint = f'Did you mean {" or ".join(guesses)}?' if guesses else f'Known there: {", ".join(sorted(known))}.'
     return ConfigError(f'--cfg-options {path}: the config has no key {key!r}. {hint}')
 
@@ -74,8 +164,15 @@ def _check_type(path: str, old: Any, new: Any) -> None:
         raise ConfigError(f'--cfg-options {path}: expected True or False, got {new!r}')
     if isinstance(old, (int, float)) and isinstance(new, str):
         raise ConfigError(f'--cfg-options {path}: expected a number like {old!r}, got {new!r}')
+    if isinstance(old, (list, tuple)) and isinstance(new, (bool, int, float, str)) and not is_reference(new):
+        raise ConfigError(f'--cfg-options {path}: expected a list like {_short(old)}, got {new!r}')
     if isinstance(old, dict) and 'type' in old and new is not None and not isinstance(new, dict):
         raise ConfigError(f'--cfg-options {path}: this is a part; set one of its keys: {", ".join(old)}')
+
+
+def _short(values: Any) -> str:
+    text = repr(tuple(values))
+    return text if len(text) <= 60 else f'{text[:60]}...'
 
 
 def check_override(cfg: Config, path: str, value: Any) -> None:

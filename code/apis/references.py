@@ -6,6 +6,7 @@ override of the variable would miss its copies. A reference does not.
 
 import copy
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from mmengine.config import Config
@@ -40,6 +41,25 @@ def _resolve(cfg: Config, node: Any, where: str, seen: tuple[str, ...] = ()) -> 
     if isinstance(node, (list, tuple)):
         return type(node)(_resolve(cfg, value, f'{where}.{i}', seen) for i, value in enumerate(node))
     return node
+
+
+def is_reference(value: Any) -> bool:
+    """Whether a value of a config stands for that of another key."""
+    return isinstance(value, str) and _REFERENCE.match(value) is not None
+
+
+def referenced_keys(cfg: Config) -> set[str]:
+    """Top-level keys that some ``${reference}`` of ``cfg`` begins with; before they are resolved."""
+
+    def search(node: Any) -> Iterator[str]:
+        if isinstance(node, str):
+            if match := _REFERENCE.match(node):
+                yield match.group(1).partition('.')[0]
+        elif isinstance(node, (dict, list, tuple)):
+            for value in node.values() if isinstance(node, dict) else node:
+                yield from search(value)
+
+    return set(search(cfg._cfg_dict))
 
 
 def resolve_references(cfg: Config) -> None:

@@ -1,8 +1,11 @@
 """Start of every command: check what is installed, then import and run."""
 
 import importlib
+import os
+import sys
 
 from thinktwice.environment import check_environment
+from thinktwice.errors import INTERRUPTED_EXIT_CODE
 
 
 def start(module: str) -> int:
@@ -15,7 +18,13 @@ def start(module: str) -> int:
     Returns:
         The exit code.
     """
-    check_environment()
-    from thinktwice.apis.command_line import run_command
+    try:
+        check_environment()
+        from thinktwice.apis.command_line import run_command
 
-    return run_command(importlib.import_module(module).main)
+        command = importlib.import_module(module).main
+    except KeyboardInterrupt:
+        if os.environ.get('RANK', '0') == '0':
+            sys.stderr.write('interrupted\n')
+        return INTERRUPTED_EXIT_CODE
+    return run_command(command)

@@ -10,9 +10,10 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 
 from thinktwice.apis.command_line import add_common_flags, setup_phase, take_common_flags
-from thinktwice.apis.config import choose_work_dir, load_config
+from thinktwice.apis.config import choose_work_dir, load_config, make_work_dir, require_keys
 from thinktwice.apis.data_check import check_datasets
 from thinktwice.apis.launch import start_distributed, stop_distributed
+from thinktwice.apis.overrides import check_parts
 
 EXAMPLE = """example:
   python tools/test.py configs/thinktwice_minitown.py work_dirs/thinktwice_minitown/best_open_loop_ade.pth
@@ -60,9 +61,12 @@ def build_tester(cfg: Config, checkpoint: str) -> Any:
         raise FileNotFoundError(f'checkpoint {checkpoint} does not exist')
     cfg.load_from, cfg.resume = checkpoint, False
     for part in ('dataloader', 'evaluator'):
-        cfg[f'test_{part}'] = cfg.get(f'test_{part}') or cfg[f'val_{part}']
+        cfg[f'test_{part}'] = cfg.get(f'test_{part}') or cfg.get(f'val_{part}')
+    require_keys(cfg, ('model', 'test_dataloader', 'test_evaluator'), 'evaluating')
     cfg.test_cfg = cfg.get('test_cfg') or dict(type='TestLoop')
+    check_parts(cfg)
     check_datasets(cfg, ('test_dataloader',))
+    make_work_dir(cfg.work_dir)
     # a run that only evaluates needs nothing of training
     cfg.train_dataloader = cfg.train_cfg = cfg.optim_wrapper = cfg.param_scheduler = None
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None

@@ -8,11 +8,19 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import barrier
 
-from thinktwice.apis.command_line import add_common_flags, setup_phase, take_common_flags, warn_deprecated
-from thinktwice.apis.config import choose_work_dir, load_config
+from thinktwice.apis.command_line import (
+    add_common_flags,
+    interruption_behind,
+    setup_phase,
+    take_common_flags,
+    warn_deprecated,
+)
+from thinktwice.apis.config import choose_work_dir, load_config, make_work_dir, require_keys
 from thinktwice.apis.data_check import check_datasets
 from thinktwice.apis.launch import start_distributed, stop_distributed
+from thinktwice.apis.overrides import check_parts
 from thinktwice.apis.run_info import write_run_info
+from thinktwice.core.checkpoint_io import POINTER_NAME
 from thinktwice.errors import ConfigError
 
 EXAMPLE = """example:
@@ -89,6 +97,7 @@ def config_of(arguments: argparse.Namespace) -> Config:
     if arguments.deterministic:
         options['randomness.deterministic'] = True
     cfg = load_config(arguments.config, options)
+    require_keys(cfg, ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'), 'training')
     cfg.work_dir = choose_work_dir(cfg, arguments.work_dir)
     cfg.launcher = arguments.launcher
     cfg.trust_checkpoint = arguments.trust_checkpoint
@@ -100,7 +109,8 @@ def config_of(arguments: argparse.Namespace) -> Config:
         cfg.auto_scale_lr.enable = True
     if arguments.no_validate:
         cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
-        cfg.default_hooks.checkpoint.keep_best = None
+        if checkpoint := cfg.get('default_hooks', {}).get('checkpoint'):
+            checkpoint.keep_best = None
     _take_start(cfg, arguments)
     return cfg
 
@@ -129,6 +139,7 @@ def train(cfg: Config) -> int:
     from thinktwice.core.hooks import PREEMPTED_EXIT_CODE
     from thinktwice.core.runner import DrivingRunner
 
+    make_work_dir(cfg.work_dir)
     runner = setup_phase(lambda: DrivingRunner.from_cfg(cfg))
     runner.register_hook(OfficialWeightsHook())
     if runner.rank == 0:
@@ -150,10 +161,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = parse_arguments(argv)
     cfg = config_of(arguments)
-    check_datasets(cfg)
-    distributed_options = cfg.get('env_cfg', {}).get('dist_cfg', {})
-    start_distributed(arguments.launcher, **distributed_options)
     try:
-        return train(cfg)
-    finally:
-        stop_distributed()
+        check_parts(cfg)
+        check_datasets(cfg)
+        distributed_options = cfg.get('env_cfg', {}).get('dist_cfg', {})
+        start_distributed(arguments.launcher, **distributed_options)
+        try:
+            return train(cfg)
+        finally:
+            stop_distributed()
+    except BaseException as error:
+        if interruption_behind(error):
+            raise KeyboardInterrupt(_how_to_go_on(cfg)) from error
+        raise
+
+
+def _how_to_go_on(cfg: Config) -> str:
+    hook = cfg.get('default_hooks', {}).get('checkpoint') or {}
+    for folder in (hook.get('out_dir') or cfg.work_dir, cfg.work_dir):
+        pointer = Path(folder) / POINTER_NAME
+        if pointer.is_file():
+            return f'--resume goes on from {pointer.with_name(Path(pointer.read_text().strip()).name)}'
+    return f'no checkpoint was saved in {folder} yet'

@@ -95,6 +95,7 @@ def test_references_are_not_shared_objects(config):
         ({'is_dev': 'yes'}, "is_dev.*expected True or False, got 'yes'"),
         ({'work.nested.3': 1}, 'must be an index below 1'),
         ({'hook.intervall': 1}, 'Did you mean interval'),
+        ({'size': 64}, r'size: expected a list like \(4, 8\), got 64'),
     ],
 )
 def test_wrong_override_is_refused_with_a_hint(config, options, message):
@@ -120,13 +121,21 @@ def test_runner_keys_may_be_added(config):
             'data_modes = dict(default=dict(loader=1))',
             'data_modes sets loader, which the config does not have',
         ),
-        ('a = (', 'config.*config.py'),
-        ("_base_ = ['missing.py']", 'missing.py'),
+        ('\na = (', 'config.py, line 2: SyntaxError'),
+        ('\na = 1 / 0', 'config.py, line 2: ZeroDivisionError: division by zero'),
+        ('a = 1\nb = c', "config.py, line 2: NameError: name 'c' is not defined"),
+        ('import nothing_like_this', 'config.py: ModuleNotFoundError: .*nothing_like_this'),
+        ('raise SystemExit(3)', 'config.py, line 1: SystemExit: 3'),
+        ("_base_ = ['missing.py']", 'config.py, base .*missing.py: FileNotFoundError'),
+        ("_base_ = ['broken.py']", 'config.py, base .*broken.py, line 2: ZeroDivisionError'),
+        ("_base_ = ['torn.py']", 'config.py, base .*torn.py, line 2: SyntaxError'),
     ],
 )
 def test_broken_config_names_the_place(tmp_path, text, message):
     path = tmp_path / 'config.py'
     path.write_text(text + '\n')
+    (tmp_path / 'broken.py').write_text('\na = 1 / 0\n')
+    (tmp_path / 'torn.py').write_text('\na = (\n')
     with pytest.raises((ConfigError, FileNotFoundError), match=message):
         load_config(str(path))
 
@@ -134,6 +143,54 @@ def test_broken_config_names_the_place(tmp_path, text, message):
 def test_missing_config_suggests_a_neighbour(config):
     with pytest.raises(FileNotFoundError, match='does not exist. Did you mean .*config.py'):
         load_config(config.replace('config.py', 'confg.py'))
+
+
+def test_folder_as_config_names_the_files_in_it(config):
+    with pytest.raises(ConfigError, match='is a folder: name a file. Did you mean .*config.py'):
+        load_config(str(Path(config).parent))
+
+
+@pytest.mark.parametrize(
+    ('line', 'message'),
+    [
+        ('is_devv = True', "leaf.py, line 2: nothing reads 'is_devv'. Did you mean is_dev"),
+        ('siz = (3, 4)', 'Did you mean size'),
+        ('trian_cfg = dict()', 'Did you mean train_cfg'),
+        ('work_dirr, loader = "a", dict()', 'Did you mean work_dir'),
+    ],
+)
+def test_misspelt_name_in_a_file_is_refused(config, tmp_path, line, message):
+    path = tmp_path / 'leaf.py'
+    path.write_text(f"_base_ = ['config.py']\n{line}\n")
+    with pytest.raises(ConfigError, match=message):
+        load_config(str(path))
+
+
+@pytest.mark.parametrize(
+    'line',
+    [
+        'mine = 3',  # like no key
+        '_sizee = 3',
+        'sizes = (3, 4)\nsize = sizes[:2]',
+        'sizes = (3, 4)\nsize = "${sizes}"',
+        'custom_imports = dict(imports=["json"])\nmodel = dict()\nresume = True',
+    ],
+)
+def test_name_of_ones_own_may_stay(config, tmp_path, line):
+    path = tmp_path / 'leaf.py'
+    path.write_text(f"_base_ = ['config.py']\n{line}\n")
+    load_config(str(path))
+
+
+@pytest.mark.parametrize('key', ['batch_size', 'num_workers'])
+@pytest.mark.parametrize('value', [-1, 2.5, True, None])
+def test_number_that_no_loader_takes_is_refused(tmp_path, key, value):
+    path = tmp_path / 'config.py'
+    path.write_text(
+        f'val_dataloader = dict(batch_size=2, num_workers=0)\nval_dataloader[{key!r}] = {value}\n'
+    )
+    with pytest.raises(ConfigError, match=rf'val_dataloader.{key} must be a whole number >= \d, got {value}'):
+        load_config(str(path))
 
 
 def test_loader_follows_workers_and_batch_size(tmp_path):

@@ -1,16 +1,24 @@
 """train.py as users start it: one process, two processes, resumed, and with mistakes."""
 
 import json
+import os
 import shutil
+import signal
 import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.commands import REPOSITORY, run_python
+from helpers.tiny_dataset import write_dataset
 
 from thinktwice.apis.command_line import run_command
+from thinktwice.apis.start import start
 from thinktwice.apis.train import main, parse_arguments
+from thinktwice.core.checkpoint_io import write_pointer
 
 TOY_CONFIG = 'tests/helpers/toy_config.py'
 EXACT = ('--deterministic',)
@@ -121,7 +129,13 @@ def test_two_processes_by_the_classic_launcher(tmp_path):
         (['--resume', 'missing.pth'], '--resume: checkpoint missing.pth does not exist'),
         (['--load-from', 'missing.pth'], '--load-from: checkpoint missing.pth does not exist'),
         (['--cfg-options', 'optim_wrapper.optimizer.lrr=1'], 'Did you mean lr'),
-        (['--cfg-options', 'train_dataloader.dataset.type=Nowhere'], 'Nowhere is not in the'),
+        (
+            ['--cfg-options', 'train_dataloader.dataset.type=Nowhere'],
+            "train_dataloader.dataset.type: no part is called 'Nowhere'",
+        ),
+        (['--cfg-options', 'optim_wrapper.optimizer.type=Adamw'], 'Did you mean AdamW'),
+        (['--cfg-options', 'train_dataloader.batch_size=0'], 'batch_size must be a whole number >= 1, got 0'),
+        (['--cfg-options', 'train_cfg.max_epochs=0'], 'max_epochs must be a whole number >= 1, got 0'),
         (['--launcher', 'pytorch'], 'needs the environment variable RANK'),
         (['--options', 'is_dev=True', '--cfg-options', 'is_full=True'], 'give only --cfg-options'),
     ],
@@ -130,9 +144,154 @@ def test_mistake_is_one_line(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(REPOSITORY / 'tests' / 'helpers'))
     config = str(REPOSITORY / TOY_CONFIG)
     assert run_command(main, [config, f'--work-dir={tmp_path}', *arguments]) == 1
+    assert_one_error(capsys, message)
+
+
+def assert_one_error(capsys, message: str) -> None:
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error')]
     assert len(errors) == 1
     assert message in errors[0]
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        (
+            '',
+            'has no model and no train_dataloader and no train_cfg and no optim_wrapper, which',
+        ),
+        ('model = dict(typ=1)\ntrain_cfg = dict()\noptim_wrapper = dict()', 'has no train_dataloader, which'),
+    ],
+)
+def test_config_that_can_not_be_trained_says_what_is_missing(text, message, tmp_path, capsys):
+    config = tmp_path / 'config.py'
+    config.write_text(text)
+    assert run_command(main, [str(config)]) == 1
+    assert_one_error(capsys, message)
+
+
+def test_option_without_a_value_says_what_is_expected(capsys):
+    for option in ('is_dev', '=3', 'a=[1,(2]'):
+        with pytest.raises(SystemExit, match='2'):
+            parse_arguments(['c.py', '--cfg-options', option])
+        assert option in capsys.readouterr().err.splitlines()[-1]
+    with pytest.raises(SystemExit):
+        parse_arguments(['c.py', '--cfg-options', 'is_dev'])
+    assert 'expected KEY=VALUE' in capsys.readouterr().err
+
+
+def test_quotes_make_a_name_of_a_number():
+    texts = ['a=[05]', 'b=[\'05\', "1"]', "c='7'", "d=it's", 'e=(1,x)', 'f=1e-3']
+    assert parse_arguments(['c.py', '--cfg-options', *texts]).cfg_options == {
+        'a': [5],
+        'b': ['05', '1'],
+        'c': '7',
+        'd': "it's",
+        'e': (1, 'x'),
+        'f': 1e-3,
+    }
+
+
+@pytest.mark.parametrize(
+    ('work_dir', 'message'),
+    [
+        ('a_file', 'a_file cannot be made: a file is in its place'),
+        ('a_file/run', 'a_file/run cannot be made'),
+    ],
+)
+def test_work_dir_that_can_not_be_made_is_named(work_dir, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(REPOSITORY / 'tests' / 'helpers'))
+    (tmp_path / 'a_file').write_text('')
+    assert run_command(main, [str(REPOSITORY / TOY_CONFIG), f'--work-dir={tmp_path / work_dir}']) == 1
+    assert_one_error(capsys, message)
+
+
+DRIVES = """
+_base_ = [{toy!r}]
+data_modes = None
+train_dataloader = dict(
+    dataset=dict(_delete_=True, type='CarlaDataset', data_root={root!r}, pipeline=[], split={split!r})
+)
+"""
+
+
+@pytest.mark.parametrize(
+    ('damage', 'split', 'message'),
+    [
+        ('file', None, 'is a file: name the folder'),
+        ('metadata', None, 'dataset_metadata'),
+        ('none', {'towns': ['town09'], 'indices': ['00']}, 'train_dataloader.dataset: ValueError: the split'),
+        ('none', {'towns': ['town01'], 'indices': [5]}, 'got [5]; on the command line'),
+    ],
+)
+def test_what_is_wrong_with_the_drives_is_one_line(damage, split, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(REPOSITORY / 'tests' / 'helpers'))
+    root = write_dataset(tmp_path / 'drives', {'town01_00/routes_a': 3})
+    if damage == 'file':
+        root = root / 'calibration.json'
+    if damage == 'metadata':
+        for file in root.glob('dataset_metadata*'):
+            file.write_text('[')
+    config = tmp_path / 'drives.py'
+    config.write_text(DRIVES.format(toy=str(REPOSITORY / TOY_CONFIG), root=str(root), split=split))
+    assert run_command(main, [str(config), f'--work-dir={tmp_path}']) == 1
+    assert_one_error(capsys, message)
+
+
+@pytest.mark.parametrize('saved', [False, True])
+def test_interrupted_training_says_how_to_go_on(saved, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(REPOSITORY / 'tests' / 'helpers'))
+    monkeypatch.setattr('thinktwice.core.runner.DrivingRunner.train', lambda runner: press_ctrl_c())
+    if saved:
+        write_pointer(tmp_path, 'epoch_2.pth')
+    expected = (
+        f'--resume goes on from {tmp_path}/epoch_2.pth'
+        if saved
+        else f'no checkpoint was saved in {tmp_path} yet'
+    )
+    assert run_command(main, [str(REPOSITORY / TOY_CONFIG), f'--work-dir={tmp_path}']) == 130
+    assert f'interrupted: {expected}' in capsys.readouterr().err.splitlines()
+
+
+def press_ctrl_c() -> None:
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)  # the signal arrives meanwhile
+    except BaseException as error:
+        raise SyntaxError('failed to format the config') from error  # as mmengine does
+
+
+def test_interrupted_imports_are_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / 'slow_to_import.py').write_text('raise KeyboardInterrupt')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert start('slow_to_import') == 130
+    assert capsys.readouterr().err == 'interrupted\n'
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_run_in_one_line(tmp_path):
+    config = tmp_path / 'long.py'
+    config.write_text(
+        f'_base_ = [{str(REPOSITORY / TOY_CONFIG)!r}]\ntrain_cfg = dict(max_epochs=100000)\n'
+        # Python swallows an exception that comes while a process forks: fork once
+        'train_dataloader = dict(num_workers=1, persistent_workers=True)\n'
+    )
+    process = subprocess.Popen(
+        [sys.executable, 'train.py', str(config), f'--work-dir={tmp_path}'],
+        cwd=REPOSITORY,
+        env={**os.environ, 'PYTHONPATH': 'tests/helpers'},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not (tmp_path / 'last_checkpoint').exists() and process.poll() is None:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: workers get it too
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, errors
+    assert 'Traceback' not in errors
+    assert f'interrupted: --resume goes on from {tmp_path}/epoch_' in errors
 
 
 def test_paper_config_without_data_says_where_data_belongs(tmp_path):
