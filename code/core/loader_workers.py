@@ -1,19 +1,19 @@
 """Processes that read for a loader, when the whole process group is told to end."""
 
+import os
 import signal
-from typing import Any
+import threading
 
 from mmengine.dataset import worker_init_fn
 
-GRACE_SECONDS = 120
-"""A worker that was told to end does so after this time, should its process not have ended it before."""
+SIGNALS = frozenset({signal.SIGTERM, signal.SIGUSR1})
 
 
 def init_worker(worker_id: int, num_workers: int, rank: int, seed: int) -> None:
-    """Seed a worker as mmengine does, and let it go on reading while its process finishes a step.
+    """Seed a worker as mmengine does, and let it obey its own process only.
 
-    Schedulers signal all processes of a group. A worker that obeyed at once would make the step
-    fail that ``PreemptionHook`` wants to finish and save. The process ends its workers itself.
+    Schedulers signal every process of a run. A reader that ended at once would make the step fail
+    that ``PreemptionHook`` wants to finish and save. A reader whose process is gone ends by itself.
 
     Args:
         worker_id: Number of the worker.
@@ -22,9 +22,12 @@ def init_worker(worker_id: int, num_workers: int, rank: int, seed: int) -> None:
         seed: Of the run.
     """
     worker_init_fn(worker_id, num_workers, rank, seed)
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, _leave_later)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    threading.Thread(target=_end_when_told_by, args=(os.getppid(),), daemon=True).start()
 
 
-def _leave_later(number: int, frame: Any) -> None:
-    signal.alarm(GRACE_SECONDS)
+def _end_when_told_by(process: int) -> None:
+    """Wait for a signal that comes from ``process``; only a waiting thread learns who sent one."""
+    while signal.sigwaitinfo(SIGNALS).si_pid != process:
+        pass
+    os._exit(0)

@@ -175,7 +175,7 @@ def test_signal_to_all_processes_of_a_group_lets_readers_finish_the_step(tmp_pat
     """As schedulers send it: the workers that read get it too."""
     arguments = toy_arguments(
         tmp_path / 'run', 'train_dataloader.num_workers=2', 'train_dataloader.dataset.delay=0.05',
-        'train_cfg.max_epochs=50',
+        'train_dataloader.persistent_workers=True', 'train_cfg.max_epochs=50',
     )  # fmt: skip
     with open(tmp_path / 'log', 'w') as log:
         process = subprocess.Popen(
