@@ -4,10 +4,12 @@
 #   [GPUS=16] [GPUS_PER_NODE=8] bash tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [flags of train.py]
 #
 # Environment: GPUS (8), GPUS_PER_NODE (8), CPUS_PER_TASK (9: eight readers and the process itself),
-# SRUN_ARGS (more arguments of sbatch, e.g. "--time=24:00:00 --mem=0"), PYTHON, SBATCH and SRUN (programs).
+# SRUN_ARGS (more arguments of sbatch, e.g. "--time=24:00:00 --mem=0", or "--gres=none" where Slurm counts no
+# GPUs), PYTHON, SBATCH, SRUN, SCONTROL and SQUEUE (programs).
 #
 # How it goes on: Slurm sends SIGUSR1 two minutes before the end (and SIGTERM when it preempts), train.py
 # saves and ends with code 75, and this script asks Slurm to requeue the job, which starts with --resume-from auto.
+# A job that was cancelled, or failed by itself, stays where it is.
 set -euo pipefail
 
 ROOT=${THINKTWICE_ROOT:-$(cd "$(dirname "$0")/.." && pwd)}
@@ -16,7 +18,8 @@ PREEMPTED=75
 if [ "${1:-}" = --inside-job ]; then
     shift
     set +e
-    "${SRUN:-srun}" --kill-on-bad-exit=1 "$@" &
+    # a process that leaves with 75 must not have the others killed while they still write
+    "${SRUN:-srun}" --kill-on-bad-exit=0 --wait=60 "$@" &
     STEP=$!
     # the signals reach this shell as well: it has to outlive the step to requeue the job
     ASKED=0
@@ -27,17 +30,23 @@ if [ "${1:-}" = --inside-job ]; then
         wait "$STEP"
         CODE=$?
     done
-    # the first process that leaves with 75 may make srun kill the last ones, whose code then wins
+    # a process that was still starting Python ends by the signal itself, with a code of its own
     if [ "$CODE" -eq "$PREEMPTED" ] || { [ "$ASKED" -eq 1 ] && [ "$CODE" -ne 0 ]; }; then
-        echo "slurm_train.sh: preempted, job ${SLURM_JOB_ID:-?} goes back into the queue"
-        "${SCONTROL:-scontrol}" requeue "$SLURM_JOB_ID"
+        # cancelled, or requeued by Slurm itself: then it is COMPLETING, and must not be put back
+        STATE=$("${SQUEUE:-squeue}" -h -j "$SLURM_JOB_ID" -t all -o %T) || STATE=RUNNING
+        if [ "$STATE" != RUNNING ]; then
+            echo "slurm_train.sh: stopped, job $SLURM_JOB_ID is $STATE and not requeued from here"
+            exit "$CODE"
+        fi
+        echo "slurm_train.sh: preempted, job $SLURM_JOB_ID goes back into the queue"
+        "${SCONTROL:-scontrol}" requeue "$SLURM_JOB_ID" || exit "$CODE"
         exit 0
     fi
     exit "$CODE"
 fi
 
 if [ $# -lt 4 ]; then
-    sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,12s/^# \{0,1\}//p' "$0" >&2
     exit 2
 fi
 PARTITION=$1

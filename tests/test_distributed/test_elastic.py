@@ -125,6 +125,7 @@ def test_script_restarts_after_a_death_and_resumes(tmp_path, launch, reference, 
         ['bash', str(repository / 'tools' / 'dist_train.sh'), config, '2'],
         flags,
         NNODES='1:4',
+        MASTER_ADDR='127.0.0.1',
         PORT=str(free_port()),
     )
     run.wait_for('saving checkpoint iter_3.pth')
@@ -135,7 +136,7 @@ def test_script_restarts_after_a_death_and_resumes(tmp_path, launch, reference, 
 
 
 def test_machine_that_joins_and_one_that_leaves(tmp_path, launch, repository):
-    variables = dict(NNODES='1:4', PORT=str(free_port()))
+    variables = dict(NNODES='1:4', MASTER_ADDR='127.0.0.1', PORT=str(free_port()))
     options = (SLOW_STEPS, 'train_dataloader.dataset.num_samples=400', 'train_cfg.max_epochs=1')
     config, *flags = toy_arguments(tmp_path / 'run', *options, launcher='pytorch')
     script = ['bash', str(repository / 'tools' / 'dist_train.sh'), config, '1']
@@ -155,3 +156,19 @@ def test_machine_that_joins_and_one_that_leaves(tmp_path, launch, repository):
     first.wait_for('trained with 8 samples a step, this run has 4')
     assert first.wait() == 0, first.log
     assert (tmp_path / 'run' / 'last_checkpoint').read_text() == 'epoch_1.pth'
+
+
+def test_elastic_run_at_the_port_of_another_is_refused(tmp_path, launch, repository):
+    """By another work dir it is another run; the first goes on undisturbed."""
+    variables = dict(NNODES='1:2', MASTER_ADDR='127.0.0.1', PORT=str(free_port()))
+    script = ['bash', str(repository / 'tools' / 'dist_train.sh')]
+    runs = {}
+    for name in ('first', 'second'):
+        config, *flags = toy_arguments(tmp_path / name, SLOW_STEPS, launcher='pytorch')
+        runs[name] = launch(name, [*script, config, '1'], flags, **variables)
+        if name == 'first':
+            runs[name].wait_for('saving checkpoint')
+    assert runs['second'].wait() == 2
+    (line,) = runs['second'].log.splitlines()
+    assert f'port {variables["PORT"]} of 127.0.0.1 is in use' in line
+    assert runs['first'].wait() == 0, runs['first'].log
