@@ -12,7 +12,7 @@ from typing import Any
 
 from mmengine.config import DictAction
 
-from thinktwice.apis.launch_env import LAUNCHERS
+from thinktwice.apis.launch_env import LAUNCHERS, STARTED_VARIABLE, process_names
 from thinktwice.datasets.storage import SampleReadError
 from thinktwice.errors import (
     INTERRUPTED_EXIT_CODE,
@@ -165,7 +165,7 @@ def report_interrupt(stop: KeyboardInterrupt) -> int:
     """Say in one line that Ctrl-C stopped the command, and what ``stop`` adds; returns the exit code."""
     if os.environ.get(TRACEBACK_VARIABLE) == '1':
         traceback.print_exception(stop)
-    if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
+    if process_names(os.environ)[0] == '0':
         sys.stderr.write(f'interrupted{f": {stop}" if str(stop) else ""}\n')
         sys.stderr.flush()
     return INTERRUPTED_EXIT_CODE
@@ -176,10 +176,12 @@ def report(error: BaseException) -> int:
     if os.environ.get(TRACEBACK_VARIABLE) == '1':
         traceback.print_exception(error)
     logging.getLogger('thinktwice').debug('command failed', exc_info=error)
-    rank = os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0'))
-    local_rank = os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID', '0'))
-    # what is wrong with files is wrong for all processes of a machine: one of them says it
-    if local_rank == '0' or not isinstance(error, (ConfigError, OSError)):
+    rank, local_rank = process_names(os.environ)
+    # what is wrong with the config, or with files before the start, is wrong for all processes of a machine:
+    # one of them says it; later each writes and reads files of its own
+    has_started = STARTED_VARIABLE in os.environ
+    is_of_all = isinstance(error, ConfigError) or (isinstance(error, OSError) and not has_started)
+    if local_rank == '0' or not is_of_all:
         place = f' (rank {rank})' if rank != '0' else ''
         sys.stderr.write(f'error{place}: {describe(error)}\n')
         sys.stderr.flush()

@@ -18,7 +18,7 @@ from datetime import timedelta
 import torch
 from torch import distributed
 
-from thinktwice.apis.launch_env import ProcessPlace, find_place
+from thinktwice.apis.launch_env import STARTED_VARIABLE, ProcessPlace, find_place
 from thinktwice.errors import LaunchError
 
 MEETING = 'thinktwice/meeting'
@@ -59,6 +59,7 @@ def start_distributed(
         LOCAL_RANK=str(place.local_rank),
         MASTER_ADDR=place.address,
         MASTER_PORT=str(place.port),
+        **{STARTED_VARIABLE: '1'},
     )
     patience = timedelta(minutes=start_minutes)
     try:
@@ -94,19 +95,25 @@ def _open_store(place: ProcessPlace, start_minutes: float) -> distributed.Store:
     patience, start = timedelta(minutes=start_minutes), time.monotonic()
     while True:
         if serves:
+            _check_name(place)
             _check_port(place)
         else:
             _wait_for_host(place, start, start_minutes)
         try:
-            return _connect(place, serves, patience)
+            return connect(place, serves, patience)
         except (RuntimeError, distributed.DistError) as error:
             # rank 0 may have died since it answered: wait on for the one that takes its place, and say so
             if serves or time.monotonic() - start > patience.total_seconds():
                 raise _lost_store(place, error) from error
 
 
-def _connect(place: ProcessPlace, serves: bool, patience: timedelta) -> distributed.Store:
+def connect(place: ProcessPlace, serves: bool, patience: timedelta) -> distributed.Store:
     """Make the store, in a thread: if a stranger listens there and is silent, torch waits without end.
+
+    Args:
+        place: Where the store is; of the rest only the world size counts.
+        serves: Make it here instead of reaching it there.
+        patience: Longest wait of each later question to the store.
 
     Raises:
         DistError: Nobody answers as a store does.
@@ -134,6 +141,18 @@ def _connect(place: ProcessPlace, serves: bool, patience: timedelta) -> distribu
     return store
 
 
+def _check_name(place: ProcessPlace) -> None:
+    """Torch reaches the store by its name on the serving process too, and takes long to say that it can't."""
+    try:
+        socket.getaddrinfo(place.address, place.port)
+    except socket.gaierror as error:
+        raise _unknown_host(place, error) from error
+
+
+def _unknown_host(place: ProcessPlace, error: socket.gaierror) -> LaunchError:
+    return LaunchError(f'host {place.address!r} (MASTER_ADDR) is unknown here: {error.strerror}')
+
+
 def _check_port(place: ProcessPlace) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -156,9 +175,7 @@ def _wait_for_host(place: ProcessPlace, start: float, start_minutes: float) -> N
             socket.create_connection((place.address, place.port), timeout=5).close()
             return
         except socket.gaierror as error:
-            raise LaunchError(
-                f'host {place.address!r} (MASTER_ADDR) is unknown here: {error.strerror}'
-            ) from error
+            raise _unknown_host(place, error) from error
         except OSError as error:
             waited = time.monotonic() - start
             if waited > 60 * start_minutes:
@@ -204,6 +221,7 @@ def _first_line(error: Exception) -> str:
 
 def _host_meeting(store: distributed.Store, place: ProcessPlace, start_minutes: float) -> str:
     meeting = f'{MEETING}/{uuid.uuid4().hex}'
+    store.set(f'{meeting}/run', place.run)
     store.set(f'{meeting}/world_size', str(place.world_size))
     store.set(MEETING, meeting)
     missing, guests = list(range(1, place.world_size)), {0: uuid.uuid4().hex}
@@ -251,6 +269,12 @@ def _check_seat(store: distributed.Store, place: ProcessPlace, meeting: str) -> 
     """Refuse what only a hand-made environment gets wrong; an elastic launcher numbers its processes."""
     if place.launcher_hosts_store:
         return
+    run = store.get(f'{meeting}/run').decode()
+    if run != place.run:
+        raise LaunchError(
+            f'another run ({run or "no name"}) meets at {place.address}:{place.port}, not that of '
+            f'rank {place.rank} ({place.run or "no name"}): give each run a MASTER_PORT of its own'
+        )
     world_size = int(store.get(f'{meeting}/world_size'))
     if world_size != place.world_size:
         raise LaunchError(

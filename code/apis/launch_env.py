@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from thinktwice.errors import LaunchError
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
+STARTED_VARIABLE = 'THINKTWICE_STARTED'
+"""Set in the environment once the processes of a run have met."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class ProcessPlace:
         address: Host of the process of rank 0.
         port: TCP port on that host.
         launcher_hosts_store: The launcher itself listens on the port (torchrun does).
+        run: What tells this run from another that may listen on the same port; empty if nothing does.
     """
 
     rank: int
@@ -30,6 +33,7 @@ class ProcessPlace:
     address: str
     port: int
     launcher_hosts_store: bool = False
+    run: str = ''
 
 
 def _integer(environment: Mapping[str, str], name: str, launcher: str, hint: str) -> int:
@@ -38,10 +42,30 @@ def _integer(environment: Mapping[str, str], name: str, launcher: str, hint: str
         raise LaunchError(
             f'--launcher {launcher} needs the environment variable {name}, which is not set. {hint}'
         )
+    return _parse(name, value)
+
+
+def _optional_integer(environment: Mapping[str, str], name: str, default: int) -> int:
+    return _parse(name, environment[name]) if name in environment else default
+
+
+def _parse(name: str, value: str) -> int:
     try:
         return int(value)
     except ValueError:
         raise LaunchError(f'environment variable {name} must be an integer, got {value!r}') from None
+
+
+def process_names(environment: Mapping[str, str]) -> tuple[str, str]:
+    """Rank and local rank as the environment has them, for messages of processes that may not have met."""
+    # mpirun inside of a Slurm job inherits the variables of the step that runs it
+    ranks = ('RANK', 'OMPI_COMM_WORLD_RANK', 'PMI_RANK', 'SLURM_PROCID')
+    local_ranks = ('LOCAL_RANK', 'OMPI_COMM_WORLD_LOCAL_RANK', 'MPI_LOCALRANKID', 'SLURM_LOCALID')
+    rank, local_rank = (
+        next((environment[name] for name in names if name in environment), '0')
+        for names in (ranks, local_ranks)
+    )
+    return rank, local_rank
 
 
 def check_no_launcher(environment: Mapping[str, str]) -> None:
@@ -50,19 +74,19 @@ def check_no_launcher(environment: Mapping[str, str]) -> None:
     Raises:
         LaunchError: The environment shows several processes.
     """
-    signs = {'pytorch': 'WORLD_SIZE', 'mpi': 'OMPI_COMM_WORLD_SIZE'}
-    for launcher, name in signs.items():
+    signs = {
+        'WORLD_SIZE': 'pytorch',
+        'OMPI_COMM_WORLD_SIZE': 'mpi',
+        # inside an interactive allocation SLURM_NTASKS is set without srun having started anything
+        'SLURM_STEP_NUM_TASKS': 'slurm',
+        'PMI_SIZE': 'mpi',  # last: srun may set it too
+    }
+    for name, launcher in signs.items():
         if environment.get(name, '1').isdigit() and int(environment.get(name, '1')) > 1:
             raise LaunchError(
                 f'this is one of {environment[name]} processes (see {name}), but --launcher is '
                 f"'none': each would train alone and overwrite the others' files. Add --launcher {launcher}."
             )
-    # inside an interactive allocation SLURM_NTASKS is set without srun having started anything
-    if 'SLURM_STEP_NUM_TASKS' in environment and int(environment['SLURM_STEP_NUM_TASKS']) > 1:
-        raise LaunchError(
-            f'this is one of {environment["SLURM_STEP_NUM_TASKS"]} processes of srun, but --launcher is '
-            "'none'. Add --launcher slurm."
-        )
 
 
 def pytorch_place(environment: Mapping[str, str]) -> ProcessPlace:
@@ -74,14 +98,14 @@ def pytorch_place(environment: Mapping[str, str]) -> ProcessPlace:
     hint = 'Start with `torchrun --nproc_per_node=N train.py ...` or `python -m torch.distributed.launch`.'
     rank = _integer(environment, 'RANK', 'pytorch', hint)
     world_size = _integer(environment, 'WORLD_SIZE', 'pytorch', hint)
-    local_rank = int(environment.get('LOCAL_RANK', rank))
+    local_rank = _optional_integer(environment, 'LOCAL_RANK', rank)
     port = _integer(environment, 'MASTER_PORT', 'pytorch', hint)
     if 'MASTER_ADDR' not in environment:
         raise LaunchError(
             f'--launcher pytorch needs the environment variable MASTER_ADDR (host of rank 0). {hint}'
         )
-    local_size, nodes = environment.get('LOCAL_WORLD_SIZE'), environment.get('GROUP_WORLD_SIZE')
-    if local_size and nodes and int(nodes) == 1 and int(local_size) != world_size:
+    local_size = _optional_integer(environment, 'LOCAL_WORLD_SIZE', world_size)
+    if _optional_integer(environment, 'GROUP_WORLD_SIZE', 0) == 1 and local_size != world_size:
         raise LaunchError(
             f'WORLD_SIZE is {world_size}, but the launcher started {local_size} processes on 1 machine; '
             'do not set WORLD_SIZE by hand'
@@ -105,7 +129,7 @@ def first_host(nodelist: str) -> str:
             return answer.stdout.split()[0]
     match = re.match(r'([^\[,]+)(?:\[([^\]]+)\])?', nodelist)
     if match is None:
-        raise LaunchError(f'SLURM_NODELIST {nodelist!r} names no host; set MASTER_ADDR')
+        raise LaunchError(f'node list {nodelist!r} of Slurm names no host; set MASTER_ADDR')
     prefix, numbers = match.groups()
     return prefix + (re.split('[-,]', numbers)[0] if numbers else '')
 
@@ -120,17 +144,19 @@ def slurm_place(environment: Mapping[str, str]) -> ProcessPlace:
     rank = _integer(environment, 'SLURM_PROCID', 'slurm', hint)
     world_size = _integer(environment, 'SLURM_NTASKS', 'slurm', hint)
     local_rank = _integer(environment, 'SLURM_LOCALID', 'slurm', hint)
+    # a step may run on only some of the machines of its job
+    nodes = environment.get('SLURM_STEP_NODELIST') or environment.get('SLURM_NODELIST')
     if 'MASTER_ADDR' in environment:
         address = environment['MASTER_ADDR']
-    elif 'SLURM_NODELIST' in environment:
-        address = first_host(environment['SLURM_NODELIST'])
+    elif nodes:
+        address = first_host(nodes)
     else:
         raise LaunchError(f'neither MASTER_ADDR nor SLURM_NODELIST is set. {hint}')
-    # two jobs on one machine must not meet on one port
-    default_port = 12000 + int(environment.get('SLURM_JOB_ID', 0)) % 20000
-    return ProcessPlace(
-        rank, world_size, local_rank, address, int(environment.get('MASTER_PORT', default_port))
-    )
+    job = _optional_integer(environment, 'SLURM_JOB_ID', 0)
+    step = _optional_integer(environment, 'SLURM_STEP_ID', 0)
+    # two jobs on one machine, or two steps of one job, must not meet on one port
+    port = _optional_integer(environment, 'MASTER_PORT', 12000 + (job + 101 * step) % 20000)
+    return ProcessPlace(rank, world_size, local_rank, address, port, run=f'job step {job}.{step}')
 
 
 def mpi_place(environment: Mapping[str, str]) -> ProcessPlace:
@@ -142,22 +168,26 @@ def mpi_place(environment: Mapping[str, str]) -> ProcessPlace:
     hint = 'Start with `mpirun -np N python train.py ...`.'
     if 'OMPI_COMM_WORLD_RANK' in environment:
         names = ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK')
-        local_size = environment.get('OMPI_COMM_WORLD_LOCAL_SIZE')
+        local_size = _optional_integer(environment, 'OMPI_COMM_WORLD_LOCAL_SIZE', 0)
     else:
         names = ('PMI_RANK', 'PMI_SIZE', 'MPI_LOCALRANKID')
-        local_size = environment.get('MPI_LOCALNRANKS')
+        local_size = _optional_integer(environment, 'MPI_LOCALNRANKS', 0)
     rank = _integer(environment, names[0], 'mpi', hint)
     world_size = _integer(environment, names[1], 'mpi', hint)
-    local_rank = int(environment.get(names[2], rank))
+    local_rank = _optional_integer(environment, names[2], rank)
     address = environment.get('MASTER_ADDR')
     if address is None:
-        if local_size is None or int(local_size) != world_size:
+        if local_size != world_size:
             raise LaunchError(
                 'mpirun over several machines needs MASTER_ADDR (host of rank 0): '
                 'mpirun -x MASTER_ADDR=<host> -x MASTER_PORT=29500 ...'
             )
         address = '127.0.0.1'
-    return ProcessPlace(rank, world_size, local_rank, address, int(environment.get('MASTER_PORT', 29500)))
+    port = _optional_integer(environment, 'MASTER_PORT', 29500)
+    # Open MPI names each mpirun; MPICH does not
+    return ProcessPlace(
+        rank, world_size, local_rank, address, port, run=environment.get('PMIX_NAMESPACE', '')
+    )
 
 
 def find_place(launcher: str, environment: Mapping[str, str]) -> ProcessPlace | None:
@@ -178,4 +208,6 @@ def find_place(launcher: str, environment: Mapping[str, str]) -> ProcessPlace | 
     place = {'pytorch': pytorch_place, 'slurm': slurm_place, 'mpi': mpi_place}[launcher](environment)
     if not 0 <= place.rank < place.world_size:
         raise LaunchError(f'rank {place.rank} is outside a world of {place.world_size} processes')
+    if not 0 < place.port < 65536:
+        raise LaunchError(f'MASTER_PORT must be 1 ... 65535, got {place.port}')
     return place

@@ -2,7 +2,7 @@
 
 import pytest
 
-from thinktwice.apis.launch_env import find_place, first_host
+from thinktwice.apis.launch_env import find_place, first_host, process_names
 from thinktwice.errors import LaunchError
 
 TORCHRUN = {
@@ -44,6 +44,30 @@ def test_slurm_place_takes_the_first_host_and_a_port_of_the_job(monkeypatch):
     assert find_place('slurm', {**SLURM, 'MASTER_ADDR': 'x', 'MASTER_PORT': '7'}).port == 7
 
 
+def test_slurm_steps_of_one_job_meet_on_their_own_hosts_and_ports(monkeypatch):
+    monkeypatch.setenv('PATH', '')
+    first = find_place('slurm', {**SLURM, 'SLURM_STEP_ID': '0'})
+    second = find_place('slurm', {**SLURM, 'SLURM_STEP_ID': '1', 'SLURM_STEP_NODELIST': 'gpu[05,9]'})
+    assert (first.address, second.address) == ('gpu03', 'gpu05')
+    assert first.port != second.port
+    assert first.run != second.run
+
+
+@pytest.mark.parametrize(
+    ('environment', 'names'),
+    [
+        ({}, ('0', '0')),
+        (TORCHRUN, ('3', '1')),
+        (SLURM, ('5', '5')),
+        (OPEN_MPI, ('1', '1')),
+        ({**SLURM, **OPEN_MPI}, ('1', '1')),  # mpirun in a job; the step is that of the batch script
+        ({'PMI_RANK': '4', 'MPI_LOCALRANKID': '2'}, ('4', '2')),
+    ],
+)
+def test_process_is_named_by_the_variables_of_any_launcher(environment, names):
+    assert process_names(environment) == names
+
+
 @pytest.mark.parametrize(
     ('nodelist', 'host'),
     [('a', 'a'), ('a,b', 'a'), ('n[7,9]', 'n7'), ('n[001-004]', 'n001'), ('x-1,y', 'x-1')],
@@ -73,10 +97,15 @@ def without(environment: dict, name: str) -> dict:
         ('none', TORCHRUN, 'one of 4 processes.*Add --launcher pytorch'),
         ('none', OPEN_MPI, 'Add --launcher mpi'),
         ('none', {'SLURM_STEP_NUM_TASKS': '8'}, 'Add --launcher slurm'),
+        ('none', {'PMI_SIZE': '2'}, 'Add --launcher mpi'),
+        ('none', {'PMI_SIZE': '8', 'SLURM_STEP_NUM_TASKS': '8'}, 'Add --launcher slurm'),
         ('pytorch', {}, 'variable RANK.*torchrun'),
         ('pytorch', without(TORCHRUN, 'MASTER_ADDR'), 'MASTER_ADDR'),
         ('pytorch', without(TORCHRUN, 'MASTER_PORT'), 'MASTER_PORT'),
         ('pytorch', {**TORCHRUN, 'WORLD_SIZE': 'two'}, "WORLD_SIZE must be an integer, got 'two'"),
+        ('pytorch', {**TORCHRUN, 'LOCAL_RANK': 'x'}, "LOCAL_RANK must be an integer, got 'x'"),
+        ('pytorch', {**TORCHRUN, 'MASTER_PORT': '99999'}, 'MASTER_PORT must be 1 ... 65535, got 99999'),
+        ('slurm', {**SLURM, 'MASTER_PORT': 'x'}, "MASTER_PORT must be an integer, got 'x'"),
         ('pytorch', {**TORCHRUN, 'RANK': '4'}, 'rank 4 is outside a world of 4'),
         ('pytorch', {**TORCHRUN, 'GROUP_WORLD_SIZE': '1'}, 'WORLD_SIZE is 4, but the launcher started 2'),
         ('slurm', {}, 'SLURM_PROCID.*srun'),

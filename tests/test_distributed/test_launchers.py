@@ -65,11 +65,13 @@ def test_no_master_address(tmp_path):
     assert 'error: --launcher pytorch needs the environment variable MASTER_ADDR' in ranks.log(0)
 
 
-def test_unknown_host(tmp_path):
-    environment = pytorch_environment(1, 2, 1) | {'MASTER_ADDR': 'no-such-host.invalid'}
+@pytest.mark.parametrize('rank', [0, 1])
+def test_unknown_host(tmp_path, rank):
+    environment = pytorch_environment(rank, 2, free_port()) | {'MASTER_ADDR': 'no-such-host.invalid'}
     ranks = start(tmp_path, 'pytorch', [environment])
     assert ranks.wait(60) == [1]
     assert "host 'no-such-host.invalid' (MASTER_ADDR) is unknown here" in ranks.log(0)
+    assert 'Traceback' not in ranks.log(0)
 
 
 def test_busy_port(tmp_path):
@@ -93,6 +95,33 @@ def test_world_sizes_that_differ(tmp_path):
     ranks = start(tmp_path, 'pytorch', [pytorch_environment(0, 2, port), pytorch_environment(1, 4, port)])
     assert ranks.wait(60) == [1, 1]
     assert 'rank 1 was started as one of 4 processes, rank 0 as one of 2' in ranks.log(1)
+
+
+def test_process_of_another_step_at_the_same_port(tmp_path):
+    """Both ends say what they have to: the stranger that it is one, rank 0 whom it misses."""
+    port = free_port()
+    environments = [
+        slurm(rank, 2, port) | {'SLURM_JOB_ID': '7', 'SLURM_STEP_ID': str(rank)} for rank in (0, 1)
+    ]
+    ranks = start(tmp_path, 'slurm', environments)
+    assert ranks.wait(60) == [1, 1]
+    assert 'another run (job step 7.0) meets at localhost' in ranks.log(1)
+    assert 'not that of rank 1 (job step 7.1)' in ranks.log(1)
+    assert '1 of 2 processes have not appeared (ranks 1)' in ranks.log(0)
+
+
+def test_processes_with_other_options(tmp_path):
+    port = free_port()
+    ranks = []
+    for rank, options in enumerate([(), ('model.dropout=0.3',)]):
+        arguments = toy_arguments(tmp_path / 'run', *SHORT, *options, launcher='pytorch', resume=False)
+        environment = [pytorch_environment(rank, 2, port)]
+        ranks.append(Ranks(run_train, (arguments,), environment, tmp_path / str(rank)))
+    assert [process.wait(30) for process in ranks] == [[1], [1]]
+    for process in ranks:
+        assert 'the config of rank 1 is not that of rank 0' in process.log(0)
+    assert 'dropout' in ranks[1].log(0)
+    assert not list((tmp_path / 'run').glob('*.pth'))
 
 
 def test_rank_that_is_claimed_twice(tmp_path):
@@ -126,6 +155,7 @@ def test_stranger_at_the_port(tmp_path):
 def hold_meeting(store, ranks, guests):
     """Answer rank 1 as rank 0 would, up to the point where both connect."""
     meeting = 'thinktwice/meeting/1'
+    store.set(f'{meeting}/run', '')
     store.set(f'{meeting}/world_size', '2')
     store.set('thinktwice/meeting', meeting)
     ranks.wait_for(lambda: store.check([f'{meeting}/1']))
