@@ -20,7 +20,9 @@ from thinktwice.apis.data_check import check_datasets
 from thinktwice.apis.launch import start_distributed, stop_distributed
 from thinktwice.apis.overrides import check_parts
 from thinktwice.apis.run_info import write_run_info
+from thinktwice.apis.same_config import check_same_config
 from thinktwice.core.checkpoint_io import POINTER_NAME
+from thinktwice.core.hooks.preemption import PREEMPTED_EXIT_CODE, leave_on_signals
 from thinktwice.errors import ConfigError
 
 EXAMPLE = """example:
@@ -124,9 +126,10 @@ def _take_start(cfg: Config, arguments: argparse.Namespace) -> None:
             raise FileNotFoundError(f'{name}: checkpoint {file} does not exist')
     if arguments.load_from:
         cfg.load_from = arguments.load_from
-    if arguments.resume:
-        cfg.resume = True
-        cfg.load_from = None if arguments.resume == 'auto' else arguments.resume
+    if arguments.resume == 'auto':
+        cfg.resume = 'auto'  # load_from, if given, is where a run without a checkpoint starts
+    elif arguments.resume:
+        cfg.resume, cfg.load_from = True, arguments.resume
 
 
 def train(cfg: Config) -> int:
@@ -136,7 +139,6 @@ def train(cfg: Config) -> int:
         Exit code: 0, or 75 if a signal stopped the run and it can be resumed.
     """
     from thinktwice.apis.official_weights import OfficialWeightsHook
-    from thinktwice.core.hooks import PREEMPTED_EXIT_CODE
     from thinktwice.core.runner import DrivingRunner
 
     make_work_dir(cfg.work_dir)
@@ -150,6 +152,7 @@ def train(cfg: Config) -> int:
     return PREEMPTED_EXIT_CODE if getattr(runner, 'preempted', False) else 0
 
 
+@leave_on_signals()
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, assemble and run. Collective.
 
@@ -167,6 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         distributed_options = cfg.get('env_cfg', {}).get('dist_cfg', {})
         start_distributed(arguments.launcher, **distributed_options)
         try:
+            check_same_config(cfg)
             return train(cfg)
         finally:
             stop_distributed()

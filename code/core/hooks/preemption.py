@@ -1,7 +1,11 @@
 """Leave in good order when the scheduler asks for it."""
 
+import ctypes
+import os
 import signal
 import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -12,14 +16,50 @@ from thinktwice.registry import HOOKS
 
 PREEMPTED_EXIT_CODE = 75
 """EX_TEMPFAIL: the run was stopped by a signal, is saved, and can be resumed."""
+SIGNALS = ('SIGTERM', 'SIGUSR1')
+REPEAT_SECONDS = 10.0
+"""A signal that comes so soon after the first is the same request: schedulers send it by several ways."""
+
+
+@contextmanager
+def leave_on_signals(signals: Sequence[str] = SIGNALS) -> Iterator[None]:
+    """End the process with ``PREEMPTED_EXIT_CODE`` on a signal before ``PreemptionHook`` takes over.
+
+    Args:
+        signals: Names of the signals to heed.
+    """
+    if threading.current_thread() is not threading.main_thread():  # only that one can set handlers
+        yield
+        return
+    numbers = [signal.Signals[name] for name in signals]
+    previous = {number: signal.signal(number, _leave_unsaved) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _leave_unsaved(number: int, frame: Any) -> None:
+    # not by an exception or a print: the signal may come anywhere, in a library that swallows the one
+    # or amid a line of the other
+    name = signal.Signals(number).name
+    os.write(2, f'train: asked to stop by {name} before training: nothing to save yet\n'.encode())
+    os._exit(PREEMPTED_EXIT_CODE)
+
+
+def _end_on_signals(numbers: Sequence[signal.Signals]) -> None:
+    """Give signals the system's default; Python does so only in the main thread, which may hang."""
+    for number in numbers:
+        ctypes.CDLL(None).signal(int(number), None)
 
 
 @HOOKS.register_module()
 class PreemptionHook(Hook):
     """On a signal to any process, finish the step, save a checkpoint and stop all processes.
 
-    ``train.py`` then ends with exit code 75. A second signal of the same kind
-    ends the process at once.
+    ``train.py`` then ends with exit code 75. Any of the signals that comes more than
+    ``REPEAT_SECONDS`` after the first ends the process at once.
 
     Args:
         signals: Names of the signals to heed.
@@ -27,10 +67,11 @@ class PreemptionHook(Hook):
 
     priority = 'LOWEST'
 
-    def __init__(self, signals: tuple[str, ...] = ('SIGTERM', 'SIGUSR1')) -> None:
+    def __init__(self, signals: tuple[str, ...] = SIGNALS) -> None:
         self.signals = [signal.Signals[name] for name in signals]
         self._received: signal.Signals | None = None
         self._previous: dict[signal.Signals, Any] = {}
+        self._repeats: threading.Timer | None = None
 
     def before_train(self, runner: Any) -> None:
         """Take over the signals; only Python's main thread can."""
@@ -39,8 +80,11 @@ class PreemptionHook(Hook):
                 self._previous[number] = signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: Any) -> None:
-        self._received = signal.Signals(number)
-        signal.signal(number, signal.SIG_DFL)
+        if self._received is None:
+            self._received = signal.Signals(number)
+            self._repeats = threading.Timer(REPEAT_SECONDS, _end_on_signals, [list(self._previous)])
+            self._repeats.daemon = True
+            self._repeats.start()
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -48,7 +92,8 @@ class PreemptionHook(Hook):
         """Ask all processes whether one was signalled; if so save and stop. Collective."""
         if not is_asked_by_any(self._received is not None):
             return
-        self._received = self._received or signal.SIGTERM
+        if self._received is None:  # the others leave with the one that was signalled
+            self._on_signal(signal.SIGTERM, None)
         if runner.optim_wrapper.is_accumulating:
             return
         runner.logger.warning('asked to stop by a signal: saving a checkpoint and leaving')
@@ -68,5 +113,8 @@ class PreemptionHook(Hook):
 
     def after_train(self, runner: Any) -> None:
         """Give the signals back."""
+        if self._repeats is not None:
+            self._repeats.cancel()
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            # everything is saved: what is left of the command takes a moment
+            signal.signal(number, signal.SIG_IGN if handler is _leave_unsaved else handler)
