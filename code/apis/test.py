@@ -66,7 +66,6 @@ def build_tester(cfg: Config, checkpoint: str) -> Any:
     cfg.test_cfg = cfg.get('test_cfg') or dict(type='TestLoop')
     check_parts(cfg)
     check_datasets(cfg, ('test_dataloader',))
-    make_work_dir(cfg.work_dir)
     # a run that only evaluates needs nothing of training
     cfg.train_dataloader = cfg.train_cfg = cfg.optim_wrapper = cfg.param_scheduler = None
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
@@ -92,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cfg.work_dir = choose_work_dir(cfg, arguments.work_dir)
     cfg.launcher = arguments.launcher
     cfg.trust_checkpoint = arguments.trust_checkpoint
+    make_work_dir(cfg.work_dir)
     start_distributed(arguments.launcher, **cfg.get('env_cfg', {}).get('dist_cfg', {}))
     try:
         metrics = build_tester(cfg, arguments.checkpoint).test()

@@ -141,7 +141,6 @@ def train(cfg: Config) -> int:
     from thinktwice.apis.official_weights import OfficialWeightsHook
     from thinktwice.core.runner import DrivingRunner
 
-    make_work_dir(cfg.work_dir)
     runner = setup_phase(lambda: DrivingRunner.from_cfg(cfg))
     runner.register_hook(OfficialWeightsHook())
     if runner.rank == 0:
@@ -167,6 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         check_parts(cfg)
         check_datasets(cfg)
+        make_work_dir(cfg.work_dir)
         distributed_options = cfg.get('env_cfg', {}).get('dist_cfg', {})
         start_distributed(arguments.launcher, **distributed_options)
         try:
