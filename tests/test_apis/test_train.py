@@ -108,6 +108,19 @@ def test_resume_in_the_middle_of_an_epoch_is_exact(whole_run, tmp_path):
     assert_same_weights(whole_run[0] / 'epoch_3.pth', tmp_path / 'epoch_3.pth')
 
 
+def test_resume_where_there_is_nothing_starts_from_the_weights_that_are_given(whole_run, tmp_path):
+    start = whole_run[0] / 'epoch_3.pth'
+    command = ('train.py', TOY_CONFIG, f'--work-dir={tmp_path}', '--load-from', str(start), '--resume')
+    options = ('--cfg-options', 'optim_wrapper.optimizer.lr=0.0', 'train_cfg.max_epochs=1')
+    result = run_python(*command, *options)
+    assert result.returncode == 0, result.stderr
+    assert f'loaded weights from {start}' in result.stdout + result.stderr
+    before, after = weights(start), weights(tmp_path / 'epoch_1.pth')
+    assert torch.equal(before['layers.0.weight'], after['layers.0.weight'])
+    again = run_python(*command, *options)
+    assert 'resumed from' in again.stdout + again.stderr
+
+
 def test_two_processes_by_the_classic_launcher(tmp_path):
     result = run_python(
         *('-m', 'torch.distributed.launch', '--nproc_per_node=2', f'--master_port={free_port()}', 'train.py'),
