@@ -75,6 +75,15 @@ def _accepted_arguments(part: dict) -> set[str] | None:
     return None
 
 
+def _is_loader(key: str) -> bool:
+    return key.endswith('_dataloader')
+
+
+def _loader_arguments() -> set[str] | None:
+    """Arguments of torch's loader, which a config dict of one names without a ``type``."""
+    return set(inspect.signature(DataLoader).parameters)
+
+
 def _all_registries() -> Iterator[Registry]:
     """Those of parts first: the others are asked only for what these do not have."""
     yield from PART_REGISTRIES
@@ -118,12 +127,12 @@ def check_parts(cfg: Config) -> None:
     """
     for key in sorted(READ_KEYS & cfg.keys()):
         for path, part in _parts(cfg[key], key):
-            _check_part(f'config {cfg.filename}: {path}', part, is_loader=path.endswith('_dataloader'))
+            _check_part(f'config {cfg.filename}: {path}', part, _is_loader(path))
 
 
 def _check_part(where: str, part: dict, is_loader: bool) -> None:
     if is_loader:
-        accepted: set[str] | None = set(inspect.signature(DataLoader).parameters)
+        accepted = _loader_arguments()
     elif isinstance(part.get('type'), str):
         if not any(_find(node, part['type']) is not None for node in _all_registries()):
             guesses = close_names(part['type'], _registered_names(), 0.6)
@@ -197,8 +206,8 @@ def check_override(cfg: Config, path: str, value: Any) -> None:
     if not parents and last in RUNNER_KEYS:
         return
     known = set(node) | (RUNNER_KEYS if not parents else set())
-    if 'type' in node:
-        accepted = _accepted_arguments(node)
+    if parents and (_is_loader(parents[-1]) or 'type' in node):
+        accepted = _loader_arguments() if _is_loader(parents[-1]) else _accepted_arguments(node)
         if accepted is None or last in accepted:
             return
         known |= accepted

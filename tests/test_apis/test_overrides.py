@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 
 from thinktwice.apis.config import load_config
+from thinktwice.apis.overrides import apply_overrides
 from thinktwice.errors import ConfigError
 
 CONFIG = """
@@ -203,3 +205,11 @@ def test_loader_follows_workers_and_batch_size(tmp_path):
     assert cfg.train_dataloader.sampler.batch_size == 5
     assert cfg.train_dataloader.persistent_workers is False
     assert 'prefetch_factor' not in cfg.train_dataloader
+
+
+def test_arguments_of_a_loader_that_the_config_does_not_have_are_known():
+    cfg = Config(dict(train_dataloader=dict(batch_size=4)))
+    apply_overrides(cfg, {'train_dataloader.pin_memory': True})
+    assert cfg.train_dataloader.pin_memory is True
+    with pytest.raises(ConfigError, match='Did you mean pin_memory'):
+        apply_overrides(cfg, {'train_dataloader.pin_memry': True})

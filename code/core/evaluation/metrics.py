@@ -38,7 +38,7 @@ class OpenLoopMetric(BaseMetric):
     """
 
     default_prefix = 'open_loop'
-    metric_names = METRIC_NAMES
+    metric_names: tuple[str, ...] = METRIC_NAMES
 
     def plan(self, data_batch: dict, data_samples: Sequence[dict]) -> tuple[Tensor, Tensor | None]:
         """The plan to judge.
