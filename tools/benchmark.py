@@ -15,10 +15,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from mmengine.config import DictAction
 from mmengine.registry import init_default_scope
 
-from thinktwice.apis.command_line import run_command
+from thinktwice.apis.command_line import KeyValueAction, run_command
 from thinktwice.apis.config import load_config
 from thinktwice.apis.launch import start_distributed, stop_distributed
 from thinktwice.apis.loader_benchmark import format_table, made_up_png, measure_loader
@@ -47,7 +46,7 @@ def add_loader_command(commands: argparse._SubParsersAction) -> None:
     parser.add_argument('--samples', type=positive, default=30, help='samples to time in each run')
     parser.add_argument('--yardstick', type=Path, help='a 1600x900 PNG; default: a made-up one')
     parser.add_argument('--json', type=Path, help='also write the figures to this file')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides of the config')
+    parser.add_argument('--cfg-options', nargs='+', action=KeyValueAction, help='overrides of the config')
     parser.set_defaults(run=run_loader)
 
 
@@ -84,7 +83,7 @@ def add_scaling_command(commands: argparse._SubParsersAction) -> None:
     parser.add_argument('--processes', type=positive, nargs='+', default=[1, 2], help='numbers of processes')
     parser.add_argument('--steps', type=positive, default=8, help='steps to time in each run')
     parser.add_argument('--json', type=Path, help='also write the figures to this file')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides of the config')
+    parser.add_argument('--cfg-options', nargs='+', action=KeyValueAction, help='overrides of the config')
     parser.add_argument('--one-process', type=Path, help=argparse.SUPPRESS)
     parser.set_defaults(run=run_scaling)
 

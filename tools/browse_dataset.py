@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
-from thinktwice.apis.command_line import run_command, setup_phase
+from thinktwice.apis.command_line import KeyValueAction, run_command, setup_phase
 from thinktwice.apis.config import load_config
 from thinktwice.apis.number_flags import natural, positive
 from thinktwice.core.visualization.data import browse_picture, describe_sample
@@ -52,7 +52,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument('--out', type=Path, default=Path('work_dirs/browse'), help='folder for the pictures')
     parser.add_argument('--html', action='store_true', help='also a page index.html that shows them')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides of the config')
+    parser.add_argument('--cfg-options', nargs='+', action=KeyValueAction, help='overrides of the config')
     return parser.parse_args(arguments)
 
 

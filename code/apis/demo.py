@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 
+from thinktwice.apis.command_line import KeyValueAction
 from thinktwice.apis.config import load_config
 from thinktwice.apis.number_flags import positive
 from thinktwice.apis.test import build_tester
@@ -214,8 +215,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse_options(overrides: Sequence[str]) -> dict[str, Any]:
     """Overrides as ``--cfg-options`` would parse them."""
-    from mmengine.config import DictAction
-
     parser = argparse.ArgumentParser()
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    parser.add_argument('--cfg-options', nargs='+', action=KeyValueAction)
     return parser.parse_args(['--cfg-options', *overrides]).cfg_options

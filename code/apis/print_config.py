@@ -4,8 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mmengine.config import DictAction
-
+from thinktwice.apis.command_line import KeyValueAction
 from thinktwice.apis.config import load_config
 
 EXAMPLE = 'example: python tools/print_config.py configs/thinktwice.py --cfg-options is_dev=True'
@@ -24,7 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         description='Print a config, overrides applied and everything derived.', epilog=EXAMPLE
     )
     parser.add_argument('config', help='config file')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='overrides')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=KeyValueAction, metavar='KEY=VALUE', help='overrides'
+    )
     parser.add_argument('--out', metavar='FILE', help='write to a file instead')
     arguments = parser.parse_args(argv)
     cfg = load_config(arguments.config, arguments.cfg_options)

@@ -21,7 +21,7 @@ from thinktwice.apis.launch import start_distributed, stop_distributed
 from thinktwice.apis.overrides import check_parts
 from thinktwice.apis.run_info import write_run_info
 from thinktwice.apis.same_config import check_same_config
-from thinktwice.core.checkpoint_io import POINTER_NAME
+from thinktwice.core.checkpoint_io import named_by_pointer
 from thinktwice.core.hooks.preemption import PREEMPTED_EXIT_CODE, leave_on_signals
 from thinktwice.errors import ConfigError
 
@@ -183,7 +183,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _how_to_go_on(cfg: Config) -> str:
     hook = cfg.get('default_hooks', {}).get('checkpoint') or {}
     for folder in (hook.get('out_dir') or cfg.work_dir, cfg.work_dir):
-        pointer = Path(folder) / POINTER_NAME
-        if pointer.is_file():
-            return f'--resume goes on from {pointer.with_name(Path(pointer.read_text().strip()).name)}'
+        if newest := named_by_pointer(Path(folder)):
+            return f'--resume goes on from {newest}'
     return f'no checkpoint was saved in {folder} yet'
