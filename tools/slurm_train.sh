@@ -32,9 +32,10 @@ if [ "${1:-}" = --inside-job ]; then
     done
     # a process that was still starting Python ends by the signal itself, with a code of its own
     if [ "$CODE" -eq "$PREEMPTED" ] || { [ "$ASKED" -eq 1 ] && [ "$CODE" -ne 0 ]; }; then
-        # cancelled, or requeued by Slurm itself: then it is COMPLETING, and must not be put back
-        STATE=$("${SQUEUE:-squeue}" -h -j "$SLURM_JOB_ID" -t all -o %T) || STATE=RUNNING
-        if [ "$STATE" != RUNNING ]; then
+        # a job that was cancelled is COMPLETING, one that Slurm has requeued too; both must not be put back.
+        # At the time limit (in a long evaluation, which the first signal does not end) the reason says so.
+        STATE=$("${SQUEUE:-squeue}" -h -j "$SLURM_JOB_ID" -t all -o '%T %r') || STATE=RUNNING
+        if [[ $STATE != RUNNING* && $STATE != *TimeLimit ]]; then
             echo "slurm_train.sh: stopped, job $SLURM_JOB_ID is $STATE and not requeued from here"
             exit "$CODE"
         fi

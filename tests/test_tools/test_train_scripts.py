@@ -136,7 +136,7 @@ def test_slurm_train_asks_for_machines_requeue_and_a_signal_in_time(tools, tmp_p
 def slurm_job(tools, tmp_path):
     """The batch script among stand-ins: ``srun`` does what is given, and the job is in a state."""
 
-    def job(srun, state='RUNNING', requeue='echo scontrol $@'):
+    def job(srun, state='RUNNING None', requeue='echo scontrol $@'):
         programs = dict(
             SRUN=executable(tmp_path / 'srun', srun),
             SQUEUE=executable(tmp_path / 'squeue', f'[[ "$*" = *"-j 7 -t all"* ]] && echo {state}'),
@@ -150,12 +150,13 @@ def slurm_job(tools, tmp_path):
 @pytest.mark.parametrize(
     ('srun', 'state', 'code', 'is_requeued'),
     [
-        ('exit 75', 'RUNNING', 0, True),
-        ('exit 75', 'COMPLETING', 75, False),  # scancel
-        ('kill -USR1 $PPID; sleep 1; exit 138', 'RUNNING', 0, True),  # Python was still starting
-        ('exit 0', 'RUNNING', 0, False),
-        ('exit 1', 'RUNNING', 1, False),
-        ('exit 137', 'RUNNING', 137, False),
+        ('exit 75', 'RUNNING None', 0, True),
+        ('exit 75', 'COMPLETING None', 75, False),  # scancel
+        ('exit 75', 'COMPLETING TimeLimit', 0, True),
+        ('kill -USR1 $PPID; sleep 1; exit 138', 'RUNNING None', 0, True),  # Python was still starting
+        ('exit 0', 'RUNNING None', 0, False),
+        ('exit 1', 'RUNNING None', 1, False),
+        ('exit 137', 'RUNNING None', 137, False),
     ],
 )
 def test_slurm_job_goes_back_into_the_queue_when_preempted(slurm_job, srun, state, code, is_requeued):
