@@ -36,31 +36,32 @@ def test_signal_before_training_ends_the_run_as_preempted(tmp_path, number):
     assert 'Traceback' not in ranks.log(0)
 
 
-def train_signalled_twice(arguments, pause, patience):
-    """In the fifth step USR1, and after a pause TERM."""
+def train_signalled_twice(arguments, second, pause, patience):
+    """In the fifth step USR1, and after a pause the second."""
     from thinktwice.core.hooks import preemption
     from thinktwice.core.loops import ResumableTrainLoop
 
     def act(*unused):
         os.kill(os.getpid(), signal.SIGUSR1)
         time.sleep(pause)
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), second)
 
     preemption.REPEAT_SECONDS = patience
     ResumableTrainLoop.run_iter = counted(act, 5, ResumableTrainLoop.run_iter)
     return run_train(arguments)
 
 
-def test_request_that_comes_twice_is_one(tmp_path):
-    arguments = toy_arguments(tmp_path / 'run')
-    ranks = Ranks(train_signalled_twice, (arguments, 0.0, 10.0), [{}], tmp_path / 'ranks')
+@pytest.mark.parametrize('second', [signal.SIGUSR1, signal.SIGTERM])
+def test_request_that_comes_twice_is_one(tmp_path, second):
+    arguments = (toy_arguments(tmp_path / 'run'), second, 0.0, 10.0)
+    ranks = Ranks(train_signalled_twice, arguments, [{}], tmp_path / 'ranks')
     assert ranks.wait(60) == [PREEMPTED], ranks.logs()
     assert (tmp_path / 'run' / 'last_checkpoint').read_text() == 'iter_5.pth'
 
 
 def test_any_signal_long_after_the_first_ends_at_once(tmp_path):
-    arguments = toy_arguments(tmp_path / 'run')
-    ranks = Ranks(train_signalled_twice, (arguments, 2.0, 0.1), [{}], tmp_path / 'ranks')
+    arguments = (toy_arguments(tmp_path / 'run'), signal.SIGTERM, 2.0, 0.1)
+    ranks = Ranks(train_signalled_twice, arguments, [{}], tmp_path / 'ranks')
     assert ranks.wait(60) == [-signal.SIGTERM], ranks.logs()
     assert (tmp_path / 'run' / 'last_checkpoint').read_text() == 'iter_4.pth'
 
