@@ -277,14 +277,20 @@ class DrivingRunner(Runner):
         position = self._resumed_position(meta)
         self.train_loop.restore(position)
         self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
-        is_same_schedule = continue_schedules(
-            self.param_schedulers or [],
-            self.optim_wrapper.optimizer,
-            checkpoint.get('param_schedulers', []),
-            lambda: self.optim_wrapper.load_state_dict(checkpoint['optimizer']),
-            position,
-            len(self.train_dataloader),
-        )
+        try:
+            is_same_schedule = continue_schedules(
+                self.param_schedulers or [],
+                self.optim_wrapper.optimizer,
+                checkpoint.get('param_schedulers', []),
+                lambda: self.optim_wrapper.load_state_dict(checkpoint['optimizer']),
+                position,
+                len(self.train_dataloader),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(
+                f'the optimiser or schedules in {filename} do not fit those of the config ({error!r}): '
+                'start from its weights with --load-from instead'
+            ) from error
         if not is_same_schedule:
             self.logger.warning(
                 'the schedules are not those of the checkpoint (another number of batches or epochs, or '

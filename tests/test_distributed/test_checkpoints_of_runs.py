@@ -103,6 +103,7 @@ def test_run_whose_checkpoints_lie_elsewhere_is_found_again(tmp_path, trained):
         ('optimizer', 3, 'its optimizer is a int'),
         ('state_dict', {1: torch.ones(1)}, 'entry 1 of its state_dict'),
         ('ema_state_dict', {'module.w': torch.ones(1)}, 'does not fit the model'),
+        ('optimizer', {'state': {}}, 'do not fit those of the config'),
     ],
 )
 def test_malformed_checkpoint_is_one_line(tmp_path, trained, part, value, message):
