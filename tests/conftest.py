@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,9 @@ import torch
 from mmengine.registry import DefaultScope
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+# A shell starts jobs in the background with Ctrl-C ignored, which the commands under test would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Slow machines are not a failure, and a failing example has to fail again in the next run.
 hypothesis.settings.register_profile('thinktwice', deadline=None, derandomize=True, max_examples=50)

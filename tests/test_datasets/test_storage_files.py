@@ -29,7 +29,7 @@ from helpers.tiny_dataset import (
 from thinktwice.datasets import CarlaDataset
 from thinktwice.datasets.calibration import package_calibration
 from thinktwice.datasets.storage import RouteReader, SampleReadError, decode_jpeg, open_storage
-from thinktwice.errors import ConfigError
+from thinktwice.errors import DamagedDataError
 
 TOWN, ROUTE = 'town01_00', 'routes_town01_00_a'
 
@@ -194,7 +194,7 @@ def test_a_camera_without_any_images_is_reported(whole_dataset: Path, tmp_path: 
     steps[2] = {'type': 'LoadCameras', 'image_size': (16, 32)}
     with pytest.raises(SampleReadError, match=r'rgb_left/0000\.png: the file does not exist'):
         CarlaDataset(root, steps)[0]
-    with pytest.raises(ConfigError, match='could not be read.*rgb_left'):
+    with pytest.raises(DamagedDataError, match='could not be read.*rgb_left'):
         CarlaDataset(root, steps, on_error='skip')[0]
 
 
