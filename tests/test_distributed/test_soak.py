@@ -2,7 +2,6 @@
 
 import os
 import random
-import signal
 import time
 
 import pytest
@@ -22,13 +21,18 @@ OPTIONS = (
     'env_cfg.dist_cfg.start_minutes=0.5',  # who waits for a process killed before it came gives up
 )
 NOTHING = ('die', 'never', 0, None)
+PAUSE = 0.02  # seconds added to each step
 
 
 def test_fifty_random_kills_lose_no_state(tmp_path):
     """Two processes; each round of kills ends with the weights of a run that nothing happened to."""
     choice = random.Random(0)
-    arguments = toy_arguments(tmp_path / 'reference', *OPTIONS, launcher='pytorch')
-    start_ranks(train_until, (arguments, *NOTHING), 2, tmp_path / 'ranks').results()
+    for name in ('warm_up', 'reference'):  # the first one also starts the server that forks processes
+        arguments = toy_arguments(tmp_path / name, *OPTIONS, launcher='pytorch')
+        start = time.monotonic()
+        start_ranks(train_until, (arguments, *NOTHING, PAUSE), 2, tmp_path / 'ranks').results()
+    # kills come by this measure, or on a slow machine each would come before the first step
+    seconds = time.monotonic() - start
     reference = final_state(tmp_path / 'reference')
     kills = runs = 0
     while kills < KILLS:
@@ -36,16 +40,18 @@ def test_fifty_random_kills_lose_no_state(tmp_path):
         folder, reached = tmp_path / f'run{runs}', -1
         while True:
             arguments = toy_arguments(folder, *OPTIONS, launcher='pytorch')
-            ranks = start_ranks(train_until, (arguments, *NOTHING, 0.02), 2, tmp_path / 'ranks')
-            time.sleep(choice.uniform(0.3, 2.5))
+            ranks = start_ranks(train_until, (arguments, *NOTHING, PAUSE), 2, tmp_path / 'ranks')
+            time.sleep(choice.uniform(0.1, 0.7) * seconds)
             victims = choice.choice([ranks.processes, ranks.processes[:1], ranks.processes[1:]])
+            if kills >= KILLS:
+                victims = []
             alive = [process for process in victims if process.is_alive()]
             for process in alive:
-                os.kill(process.pid, signal.SIGKILL)
+                process.kill()  # unless it ends in this moment
             codes = ranks.wait(90)  # whoever is left ends by itself
             if codes == [0, 0]:
                 break
-            assert alive, ranks.logs()
+            assert alive, ranks.logs()  # it ended by itself, and not well
             kills += 1
             latest = checkpoint_io.find_latest_checkpoint(folder) if folder.exists() else None
             now = checkpoint_io.load_checkpoint(latest)['meta']['iter'] if latest else 0
