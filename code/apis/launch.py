@@ -101,7 +101,7 @@ def _open_store(place: ProcessPlace, start_minutes: float) -> distributed.Store:
             _wait_for_host(place, start, start_minutes)
         try:
             return connect(place, serves, patience)
-        except (RuntimeError, distributed.DistError) as error:
+        except RuntimeError as error:  # torch's DistError is one
             # rank 0 may have died since it answered: wait on for the one that takes its place, and say so
             if serves or time.monotonic() - start > patience.total_seconds():
                 raise _lost_store(place, error) from error
