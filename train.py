@@ -3,7 +3,7 @@
 import sys
 
 try:
-    from thinktwice.apis.start import start
+    from thinktwice.start import start
 except ModuleNotFoundError:  # nothing but this package and the standard library is imported there
     sys.exit(
         f'error: no thinktwice in {sys.executable}: run `make setup`, then `.venv/bin/python train.py ...`'

@@ -31,10 +31,16 @@ def _child(name: str, parent: Registry, *locations: str) -> Registry:
     return Registry(name, parent=parent, scope=SCOPE, locations=list(locations))
 
 
-MODELS = _child('model', MMENGINE_MODELS, 'thinktwice.model_code', 'thinktwice.encoder_decoder_framework')
+MODELS = _child(
+    'model',
+    MMENGINE_MODELS,
+    'thinktwice.model_code',
+    'thinktwice.encoder_decoder_framework',
+    'thinktwice.release_2023.model',
+)
 DATASETS = _child('dataset', MMENGINE_DATASETS, 'thinktwice.datasets')
 TRANSFORMS = _child(
-    'transform', MMENGINE_TRANSFORMS, 'thinktwice.datasets.pipelines', 'thinktwice.datasets.reference'
+    'transform', MMENGINE_TRANSFORMS, 'thinktwice.datasets.pipelines', 'thinktwice.release_2023.data'
 )
 DATA_SAMPLERS = _child('data sampler', MMENGINE_DATA_SAMPLERS, 'thinktwice.datasets.samplers')
 FUNCTIONS = _child('function', MMENGINE_FUNCTIONS, 'thinktwice.datasets')

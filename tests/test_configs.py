@@ -6,8 +6,8 @@ import pytest
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from thinktwice.apis.config import load_config
-from thinktwice.apis.overrides import check_parts
+from thinktwice.config.load import load_config
+from thinktwice.config.overrides import check_parts
 from thinktwice.errors import ConfigError
 from thinktwice.registry import HOOKS, MODELS
 

@@ -12,19 +12,32 @@ CODE = ROOT / 'code'
 FOUNDATION = {'errors', 'registry', 'version'}
 PARTS = {'datasets', 'model_code', 'encoder_decoder_framework', 'core'}
 
+COMMANDS = {'command_line', 'number_flags', 'start'}
+
 #: What each part of the package may import of it, besides itself. Imports point one way.
 ALLOWED = {
     'errors': set(),
     'version': set(),
     'environment': set(),
     'registry': {'errors'},
+    'number_flags': set(),
+    'start': {'environment', 'errors', 'command_line'},
+    'command_line': FOUNDATION | {'datasets', 'distributed'},
     'geometry': FOUNDATION,
-    'datasets': FOUNDATION | {'geometry'},
-    'model_code': FOUNDATION | {'geometry'},
+    'checkpoint': FOUNDATION,
+    'distributed': FOUNDATION,
+    'config': FOUNDATION | COMMANDS | {'distributed'},
+    'datasets': FOUNDATION | {'geometry', 'checkpoint', 'distributed', 'config'},
+    'model_code': FOUNDATION | {'geometry', 'checkpoint', 'distributed', 'config'},
+    'minitown': FOUNDATION | {'geometry'},
     'encoder_decoder_framework': FOUNDATION | {'geometry', 'model_code'},
-    'core': FOUNDATION | {'geometry', 'datasets', 'model_code', 'encoder_decoder_framework'},
-    'apis': FOUNDATION | {'geometry', 'environment'} | PARTS,
-    'minitown': FOUNDATION | {'geometry', 'environment', 'apis'} | PARTS,
+    'release_2023': FOUNDATION | {'geometry', 'checkpoint', 'distributed', 'config'} | PARTS - {'core'},
+    'core': FOUNDATION | {'geometry', 'checkpoint', 'distributed', 'config', 'release_2023'} | PARTS,
+    'benchmark': FOUNDATION | {'geometry', 'checkpoint', 'distributed', 'config'} | PARTS,
+    'apis': FOUNDATION
+    | COMMANDS
+    | {'environment', 'geometry', 'checkpoint', 'distributed', 'config', 'release_2023', 'benchmark'}
+    | PARTS,
 }
 PYTHON_FILES = sorted(
     path

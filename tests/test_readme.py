@@ -90,7 +90,7 @@ def test_the_example_metric_counts_misses(examples: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_the_example_config_swaps_the_backbone(tmp_path: Path) -> None:
-    from thinktwice.apis.config import load_config
+    from thinktwice.config.load import load_config
     from thinktwice.registry import MODELS
 
     (block,) = re.findall(r'```python\n(_base_ .*?)```', README.read_text(encoding='utf-8'), re.DOTALL)

@@ -17,14 +17,14 @@ from pathlib import Path
 
 from mmengine.registry import init_default_scope
 
-from thinktwice.apis.command_line import KeyValueAction, run_command
-from thinktwice.apis.config import load_config
-from thinktwice.apis.launch import start_distributed, stop_distributed
-from thinktwice.apis.loader_benchmark import format_table, made_up_png, measure_loader
-from thinktwice.apis.number_flags import natural, positive
-from thinktwice.apis.scaling_benchmark import format_scaling, measure_process, measure_scaling, write_figures
+from thinktwice.benchmark.loader import format_table, made_up_png, measure_loader
+from thinktwice.benchmark.scaling import format_scaling, measure_process, measure_scaling, write_figures
+from thinktwice.command_line import KeyValueAction, run_command
+from thinktwice.config.load import load_config
 from thinktwice.datasets import collate_samples
+from thinktwice.distributed.launch import start_distributed, stop_distributed
 from thinktwice.errors import ConfigError
+from thinktwice.number_flags import natural, positive
 
 
 def add_loader_command(commands: argparse._SubParsersAction) -> None:

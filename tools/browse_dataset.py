@@ -21,13 +21,13 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
-from thinktwice.apis.command_line import KeyValueAction, run_command, setup_phase
-from thinktwice.apis.config import load_config
-from thinktwice.apis.number_flags import natural, positive
+from thinktwice.command_line import KeyValueAction, run_command, setup_phase
+from thinktwice.config.load import load_config
 from thinktwice.core.visualization.data import browse_picture, describe_sample
 from thinktwice.core.visualization.picture import save_picture
 from thinktwice.datasets import CarlaDataset, SampleKey
 from thinktwice.errors import ConfigError
+from thinktwice.number_flags import natural, positive
 from thinktwice.registry import DATASETS, MODELS
 
 CAMERA_STEP = 'LoadCameras'

@@ -21,11 +21,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from thinktwice.apis.number_flags import positive
 from thinktwice.datasets.frame_check import CheckReport, CheckTask, check_route, repaired_metadata
 from thinktwice.datasets.metadata import load_metadata, save_metadata
 from thinktwice.datasets.packing.jobs import run_tasks
 from thinktwice.datasets.storage import SampleReadError, open_storage
+from thinktwice.number_flags import positive
 
 EXIT_GOOD, EXIT_PROBLEMS, EXIT_BAD_ARGUMENTS = 0, 1, 2
 MAX_LISTED = 20

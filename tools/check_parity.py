@@ -53,7 +53,7 @@ def parse_args() -> argparse.Namespace:
 def load_generator(path: Path | None) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """The functions that make weights and a batch: built in, or of a user's file."""
     if path is None:
-        from thinktwice.apis.parity import deterministic_batch, deterministic_weights
+        from thinktwice.release_2023.parity import deterministic_batch, deterministic_weights
 
         return deterministic_weights, deterministic_batch
     if not path.is_file():
@@ -73,7 +73,12 @@ def main() -> int:
     fill_weights, make_batch = load_generator(args.make_inputs)
     # sums over many threads change their last bits from run to run
     torch.set_num_threads(1)
-    from thinktwice.apis.parity import build_filled_model, compare, relative_gradient_errors, run_batch
+    from thinktwice.release_2023.parity import (
+        build_filled_model,
+        compare,
+        relative_gradient_errors,
+        run_batch,
+    )
 
     with np.load(args.golden, allow_pickle=False) as file:
         stored = dict(file)

@@ -49,7 +49,7 @@ def main() -> int:
     if args.target is not None and args.target.exists() and not args.force:
         print(f'{args.target} exists; give another name or --force', file=sys.stderr)
         return 2
-    from thinktwice.apis.checkpoint_conversion import convert_file
+    from thinktwice.release_2023.checkpoint.convert_file import convert_file
 
     try:
         outcome = convert_file(args.source, args.target, args.config, direction=args.to)

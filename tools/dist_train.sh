@@ -62,7 +62,7 @@ if [[ $NNODES == *:* ]]; then
     RUN_ID=${RUN_ID:-$NAME-$(echo "$NAME ${WORK_DIR%/}" | cksum | cut -d' ' -f1)}
     if answers "$MASTER_ADDR"; then # a launcher of this run that was started before, or a stranger
         CODE=0
-        "$PYTHON" -m thinktwice.apis.rendezvous "$MASTER_ADDR" "$PORT" "$RUN_ID" >/dev/null 2>&1 || CODE=$?
+        "$PYTHON" -m thinktwice.distributed.rendezvous "$MASTER_ADDR" "$PORT" "$RUN_ID" >/dev/null 2>&1 || CODE=$?
         [ "$CODE" -ne 3 ] || refuse "port $PORT of $MASTER_ADDR $TAKEN"
     fi
     PLACE=(--rdzv_backend=c10d "--rdzv_endpoint=$MASTER_ADDR:$PORT" "--rdzv_id=$RUN_ID"

@@ -13,12 +13,12 @@ import os
 import sys
 from pathlib import Path
 
-from thinktwice.apis.number_flags import positive
 from thinktwice.datasets.calibration import load_calibration
 from thinktwice.datasets.metadata import save_metadata
 from thinktwice.datasets.route_rules import Results, read_results
 from thinktwice.datasets.route_scan import Scan, needed_folders, scan_dataset
 from thinktwice.datasets.storage import open_storage
+from thinktwice.number_flags import positive
 
 RESULTS_FOLDER = 'collect_data_json'
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from thinktwice.apis.start import start
+from thinktwice.start import start
 
 if __name__ == '__main__':
     sys.exit(start('thinktwice.apis.demo'))

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 
-from thinktwice.apis.command_line import setup_phase
+from thinktwice.command_line import setup_phase
 from thinktwice.errors import ConfigError
 from thinktwice.registry import DATASETS
 

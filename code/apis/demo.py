@@ -18,15 +18,15 @@ import numpy as np
 import torch
 from mmengine.config import Config
 
-from thinktwice.apis.command_line import KeyValueAction
-from thinktwice.apis.config import load_config
-from thinktwice.apis.number_flags import positive
 from thinktwice.apis.test import build_tester
-from thinktwice.core.checkpoint_io import find_latest_checkpoint, load_checkpoint
+from thinktwice.checkpoint.file import find_latest_checkpoint, load_checkpoint
+from thinktwice.command_line import KeyValueAction
+from thinktwice.config.load import load_config
 from thinktwice.core.evaluation.table import comparison_table
 from thinktwice.core.visualization import draw_sample, save_picture
 from thinktwice.errors import ConfigError
 from thinktwice.model_code.control import beta_mode_action
+from thinktwice.number_flags import positive
 from thinktwice.registry import DATASETS
 
 ROOT = Path(__file__).resolve().parents[2]

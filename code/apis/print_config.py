@@ -4,8 +4,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from thinktwice.apis.command_line import KeyValueAction
-from thinktwice.apis.config import load_config
+from thinktwice.command_line import KeyValueAction
+from thinktwice.config.load import load_config
 
 EXAMPLE = 'example: python tools/print_config.py configs/thinktwice.py --cfg-options is_dev=True'
 

@@ -9,11 +9,11 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
-from thinktwice.apis.command_line import add_common_flags, setup_phase, take_common_flags
-from thinktwice.apis.config import choose_work_dir, load_config, make_work_dir, require_keys
 from thinktwice.apis.data_check import check_datasets
-from thinktwice.apis.launch import start_distributed, stop_distributed
-from thinktwice.apis.overrides import check_parts
+from thinktwice.command_line import add_common_flags, setup_phase, take_common_flags
+from thinktwice.config.load import choose_work_dir, load_config, make_work_dir, require_keys
+from thinktwice.config.overrides import check_parts
+from thinktwice.distributed.launch import start_distributed, stop_distributed
 
 EXAMPLE = """example:
   python tools/test.py configs/thinktwice_minitown.py work_dirs/thinktwice_minitown/best_open_loop_ade.pth
@@ -54,8 +54,8 @@ def build_tester(cfg: Config, checkpoint: str) -> Any:
         FileNotFoundError: There is no such checkpoint or no data.
         ConfigError: The config is wrong.
     """
-    from thinktwice.apis.official_weights import OfficialWeightsHook
     from thinktwice.core.runner import DrivingRunner
+    from thinktwice.release_2023.checkpoint.adaptation import OfficialWeightsHook
 
     if not Path(checkpoint).is_file():
         raise FileNotFoundError(f'checkpoint {checkpoint} does not exist')

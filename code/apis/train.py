@@ -8,21 +8,21 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import barrier
 
-from thinktwice.apis.command_line import (
+from thinktwice.apis.data_check import check_datasets
+from thinktwice.apis.run_info import write_run_info
+from thinktwice.checkpoint.file import named_by_pointer
+from thinktwice.command_line import (
     add_common_flags,
     interruption_behind,
     setup_phase,
     take_common_flags,
     warn_deprecated,
 )
-from thinktwice.apis.config import choose_work_dir, load_config, make_work_dir, require_keys
-from thinktwice.apis.data_check import check_datasets
-from thinktwice.apis.launch import start_distributed, stop_distributed
-from thinktwice.apis.overrides import check_parts
-from thinktwice.apis.run_info import write_run_info
-from thinktwice.apis.same_config import check_same_config
-from thinktwice.core.checkpoint_io import named_by_pointer
+from thinktwice.config.load import choose_work_dir, load_config, make_work_dir, require_keys
+from thinktwice.config.overrides import check_parts
+from thinktwice.config.same_config import check_same_config
 from thinktwice.core.hooks.preemption import PREEMPTED_EXIT_CODE, leave_on_signals
+from thinktwice.distributed.launch import start_distributed, stop_distributed
 from thinktwice.errors import ConfigError
 
 EXAMPLE = """example:
@@ -138,8 +138,8 @@ def train(cfg: Config) -> int:
     Returns:
         Exit code: 0, or 75 if a signal stopped the run and it can be resumed.
     """
-    from thinktwice.apis.official_weights import OfficialWeightsHook
     from thinktwice.core.runner import DrivingRunner
+    from thinktwice.release_2023.checkpoint.adaptation import OfficialWeightsHook
 
     runner = setup_phase(lambda: DrivingRunner.from_cfg(cfg))
     runner.register_hook(OfficialWeightsHook())

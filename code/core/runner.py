@@ -15,16 +15,17 @@ from mmengine.runner.checkpoint import load_state_dict, weights_to_cpu
 from torch import nn
 from torch.utils.data import DataLoader
 
-from thinktwice.core import checkpoint_io, model_options
-from thinktwice.core.changes import config_changes
+from thinktwice.checkpoint import file as checkpoint_io
+from thinktwice.checkpoint.pretrained import use_pretrained_folder
+from thinktwice.config.differences import config_changes
+from thinktwice.core import model_options
 from thinktwice.core.hooks.averaging import AveragedWeightsHook
 from thinktwice.core.hooks.checkpoint import AtomicCheckpointHook
 from thinktwice.core.loader_workers import init_worker
 from thinktwice.core.loops import TrainPosition
-from thinktwice.core.pretrained import use_pretrained_folder
-from thinktwice.core.processes import load_statistics, on_first_process, statistics_of_all
 from thinktwice.core.schedules import continue_schedules
 from thinktwice.core.start_report import describe_run, file_only
+from thinktwice.distributed.collectives import load_statistics, on_first_process, statistics_of_all
 from thinktwice.errors import CheckpointError
 from thinktwice.version import __version__
 

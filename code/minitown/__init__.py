@@ -5,14 +5,21 @@ controls; `Renderer` and `Lidar` look at any `Scene` of primitives, for tests th
 need exact geometry.
 """
 
-from thinktwice.minitown.cameras import CARLA_CAMERAS, Camera, CameraRig
 from thinktwice.minitown.drive import Drive
-from thinktwice.minitown.dynamics import Control
-from thinktwice.minitown.lidar import Lidar
-from thinktwice.minitown.primitives import BOX, CYLINDER, ELLIPSOID, PrimitiveBuilder, PrimitiveSet
-from thinktwice.minitown.record import DEFAULT_TOWNS, record
-from thinktwice.minitown.renderer import CameraView, GroundMap, Lighting, Renderer, Scene, plain_ground
-from thinktwice.minitown.sensors import Observation, Observer, Sensors
+from thinktwice.minitown.recording.record import DEFAULT_TOWNS, record
+from thinktwice.minitown.sensors.cameras import CARLA_CAMERAS, Camera, CameraRig
+from thinktwice.minitown.sensors.lidar import Lidar
+from thinktwice.minitown.sensors.renderer import (
+    CameraView,
+    GroundMap,
+    Lighting,
+    Renderer,
+    Scene,
+    plain_ground,
+)
+from thinktwice.minitown.sensors.sensors import Observation, Observer, Sensors
+from thinktwice.minitown.traffic.dynamics import Control
+from thinktwice.minitown.world.primitives import BOX, CYLINDER, ELLIPSOID, PrimitiveBuilder, PrimitiveSet
 
 __all__ = [
     'BOX',

@@ -10,19 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from thinktwice.minitown.actors import PERSON_HALF, actor_shapes
-from thinktwice.minitown.dynamics import STEP_SECONDS, Control, EgoState, advance
-from thinktwice.minitown.expert import Decision, decide
-from thinktwice.minitown.pedestrians import Crowd
-from thinktwice.minitown.planner import RouteNode, RoutePlanner, thin_route
-from thinktwice.minitown.primitives import PrimitiveSet, merge
-from thinktwice.minitown.renderer import Scene
-from thinktwice.minitown.route import Route, draw_route
-from thinktwice.minitown.signals import Signals
-from thinktwice.minitown.spawning import EGO, spawn_vehicles
-from thinktwice.minitown.teacher_view import ROUTE_POINTS, Snapshot, TeacherView
-from thinktwice.minitown.town import build_town, parse_town_name
-from thinktwice.minitown.weather import draw_weather, make_lighting
+from thinktwice.geometry.route_planner import RouteNode, RoutePlanner, thin_route
+from thinktwice.minitown.expert.expert import Decision, decide
+from thinktwice.minitown.expert.teacher_view import ROUTE_POINTS, Snapshot, TeacherView
+from thinktwice.minitown.sensors.renderer import Scene
+from thinktwice.minitown.traffic.actors import PERSON_HALF, actor_shapes
+from thinktwice.minitown.traffic.dynamics import STEP_SECONDS, Control, EgoState, advance
+from thinktwice.minitown.traffic.pedestrians import Crowd
+from thinktwice.minitown.traffic.route import Route, draw_route
+from thinktwice.minitown.traffic.signals import Signals
+from thinktwice.minitown.traffic.spawning import EGO, spawn_vehicles
+from thinktwice.minitown.world.primitives import PrimitiveSet, merge
+from thinktwice.minitown.world.town import build_town, parse_town_name
+from thinktwice.minitown.world.weather import draw_weather, make_lighting
 
 STEPS_PER_CONTROL = 2
 STEER_NOISE = 0.01

@@ -24,7 +24,6 @@ from thinktwice.model_code import (  # noqa: E402
     losses,
     ops,
     photometric,
-    reference,
 )
 
-__all__ = ['backbones', 'data_preprocessor', 'dense_heads', 'losses', 'ops', 'photometric', 'reference']
+__all__ = ['backbones', 'data_preprocessor', 'dense_heads', 'losses', 'ops', 'photometric']

@@ -67,7 +67,7 @@ def train_until(
     """
     from mmengine.runner import ValLoop
 
-    from thinktwice.core import checkpoint_io
+    from thinktwice.checkpoint import file as checkpoint_io
     from thinktwice.core.loops import ResumableTrainLoop
 
     if pause:

@@ -140,6 +140,6 @@ def start_ranks(function: Callable, arguments: Sequence, world_size: int, folder
 def run_train(arguments: Sequence[str]) -> int:
     """``python train.py`` with these arguments; returns its exit code."""
     from thinktwice.apis import train
-    from thinktwice.apis.command_line import run_command
+    from thinktwice.command_line import run_command
 
     return run_command(train.main, arguments)

@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset, Sampler
 
-from thinktwice.apis.launch import start_distributed, stop_distributed
 from thinktwice.core import DrivingRunner
+from thinktwice.distributed.launch import start_distributed, stop_distributed
 from thinktwice.registry import DATA_SAMPLERS, DATASETS, HOOKS, MODELS
 
 NUM_SAMPLES = 8

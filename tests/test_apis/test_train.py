@@ -15,10 +15,10 @@ import torch
 from helpers.commands import REPOSITORY, run_python
 from helpers.tiny_dataset import write_dataset
 
-from thinktwice.apis.command_line import run_command
-from thinktwice.apis.start import start
 from thinktwice.apis.train import main, parse_arguments
-from thinktwice.core.checkpoint_io import write_pointer
+from thinktwice.checkpoint.file import write_pointer
+from thinktwice.command_line import run_command
+from thinktwice.start import start
 
 TOY_CONFIG = 'tests/helpers/toy_config.py'
 EXACT = ('--deterministic',)

@@ -12,9 +12,9 @@ from helpers import tiny_dataset
 from thinktwice.datasets.calibration import Calibration, load_calibration
 from thinktwice.datasets.pipelines import LoadCameras
 from thinktwice.datasets.pixels import decode_depth
-from thinktwice.datasets.reference import ReferenceLoadCameras
 from thinktwice.datasets.storage import RouteReader, SampleReadError, open_storage
 from thinktwice.errors import ConfigError
+from thinktwice.release_2023.data import ReferenceLoadCameras
 
 NAME = 'town01_00/routes_a'
 FINAL = (16, 32)

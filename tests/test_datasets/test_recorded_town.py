@@ -11,7 +11,7 @@ from helpers.tiny_dataset import equal
 from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
 
-from thinktwice.apis.config import load_config
+from thinktwice.config.load import load_config
 from thinktwice.core.visualization import draw_sample
 from thinktwice.core.visualization.data import browse_picture
 from thinktwice.datasets import CarlaDataset, SampleKey, collate_samples

@@ -8,7 +8,7 @@ import torch
 from helpers.killed_runs import toy_arguments, train_until
 from helpers.ranks import run_train, start_ranks
 
-from thinktwice.core import checkpoint_io
+from thinktwice.checkpoint import file as checkpoint_io
 from thinktwice.errors import CheckpointError
 
 NO_CHECKPOINTS = ('default_hooks.checkpoint.interval_iters=None',)

@@ -7,7 +7,7 @@ import torch
 from helpers.small_encoders import image_batch, point_cloud
 from mmengine.registry import init_default_scope
 
-from thinktwice.apis.config import load_config
+from thinktwice.config.load import load_config
 from thinktwice.registry import MODELS
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'

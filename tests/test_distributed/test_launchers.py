@@ -10,7 +10,7 @@ from helpers.killed_runs import toy_arguments
 from helpers.ranks import Ranks, free_port, pytorch_environment, run_train, start_ranks
 from torch import distributed
 
-from thinktwice.apis.launch import start_distributed, stop_distributed
+from thinktwice.distributed.launch import start_distributed, stop_distributed
 
 SHORT = ('train_cfg.max_epochs=1', 'env_cfg.dist_cfg.start_minutes=0.12')
 

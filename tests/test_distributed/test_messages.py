@@ -5,8 +5,8 @@ from pathlib import Path
 from helpers.ranks import Ranks, free_port, pytorch_environment
 from torch import distributed
 
-from thinktwice.apis.command_line import run_command
-from thinktwice.apis.launch import start_distributed, stop_distributed
+from thinktwice.command_line import run_command
+from thinktwice.distributed.launch import start_distributed, stop_distributed
 
 
 def read_missing_file(argv):

@@ -13,7 +13,7 @@ from helpers.killed_runs import final_state, toy_arguments, train_until
 from helpers.ranks import HELPERS, run_train, start_ranks
 from helpers.tiny_dataset import equal
 
-from thinktwice.core import checkpoint_io
+from thinktwice.checkpoint import file as checkpoint_io
 
 KILLED = -9
 PREEMPTED = 75

@@ -9,7 +9,7 @@ from helpers.killed_runs import final_state, toy_arguments, train_until
 from helpers.ranks import start_ranks
 from helpers.tiny_dataset import equal
 
-from thinktwice.core import checkpoint_io
+from thinktwice.checkpoint import file as checkpoint_io
 
 pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get('THINKTWICE_SOAK_KILLS', '50'))

@@ -1,6 +1,6 @@
 import pytest
 
-from thinktwice.minitown.planner import RouteNode, RoutePlanner, thin_route
+from thinktwice.geometry.route_planner import RouteNode, RoutePlanner, thin_route
 
 NODES = [
     RouteNode(0, 0, 4),

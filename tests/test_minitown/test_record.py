@@ -9,8 +9,8 @@ import pytest
 from helpers.solid_shapes import unproject
 
 from thinktwice.minitown import CameraRig, Drive, Observer, Sensors, record
-from thinktwice.minitown.classes import KEPT_CLASSES, ROAD, ROAD_LINE, SIDEWALK, SKY, TERRAIN, VEHICLE
-from thinktwice.minitown.record import DEFAULT_TOWNS, plan_routes
+from thinktwice.minitown.recording.record import DEFAULT_TOWNS, plan_routes
+from thinktwice.minitown.world.classes import KEPT_CLASSES, ROAD, ROAD_LINE, SIDEWALK, SKY, TERRAIN, VEHICLE
 
 FRAMES = 10
 REAR_AXLE = 1.4178275

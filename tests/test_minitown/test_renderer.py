@@ -14,8 +14,8 @@ from thinktwice.minitown import (
     Renderer,
     Scene,
 )
-from thinktwice.minitown.classes import GREEN, RED, SKY, TERRAIN, TRAFFIC_LIGHT, YELLOW
-from thinktwice.minitown.primitives import LIGHT_HEAD
+from thinktwice.minitown.world.classes import GREEN, RED, SKY, TERRAIN, TRAFFIC_LIGHT, YELLOW
+from thinktwice.minitown.world.primitives import LIGHT_HEAD
 
 RIG = CameraRig((60, 100))
 ROAD = 7

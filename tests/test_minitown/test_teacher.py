@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from thinktwice.minitown import plain_ground
-from thinktwice.minitown.classes import GREEN, RED, YELLOW
-from thinktwice.minitown.teacher_network import LAYERS, convolve, dense, teacher_network
-from thinktwice.minitown.teacher_view import Snapshot, TeacherView, ego_to_view
+from thinktwice.minitown.expert.teacher_network import LAYERS, convolve, dense, teacher_network
+from thinktwice.minitown.expert.teacher_view import Snapshot, TeacherView, ego_to_view
+from thinktwice.minitown.world.classes import GREEN, RED, YELLOW
 
 NOBODY = np.zeros((0, 5))
 NO_LINES = np.zeros((0, 2, 2))

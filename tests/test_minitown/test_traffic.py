@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from thinktwice.minitown import Control, Drive
-from thinktwice.minitown.classes import GREEN, RED, YELLOW
-from thinktwice.minitown.dynamics import EGO_HALF
-from thinktwice.minitown.lanes import FOLLOW, LEFT, RIGHT
-from thinktwice.minitown.layout import build_layout
-from thinktwice.minitown.town import TOWN_NUMBERS
-from thinktwice.minitown.traffic import follow
+from thinktwice.minitown.traffic.dynamics import EGO_HALF
+from thinktwice.minitown.traffic.traffic import follow
+from thinktwice.minitown.world.classes import GREEN, RED, YELLOW
+from thinktwice.minitown.world.lanes import FOLLOW, LEFT, RIGHT
+from thinktwice.minitown.world.layout import build_layout
+from thinktwice.minitown.world.town import TOWN_NUMBERS
 
 SECONDS = 50.0
 DRIVES = [('town01_00', 0), ('town03_00', 1), ('town05_00', 2), ('town06_00', 0), ('town02_00', 1)]

@@ -7,7 +7,7 @@ from helpers.small_encoders import DEPTH_BOUNDS, GRID, camera_encoder, image_bat
 from thinktwice.geometry.bev_grid import BEVGrid
 from thinktwice.model_code.backbones import LiftSplat
 from thinktwice.model_code.backbones.camera_vector import camera_vector
-from thinktwice.model_code.reference import ReferenceLiftSplat
+from thinktwice.release_2023.model import ReferenceLiftSplat
 
 TYPES = {True: ('LSSCameraEncoder', 'LiftSplat'), False: ('ReferenceLSSCameraEncoder', 'ReferenceLiftSplat')}
 both = pytest.mark.parametrize('corrected', [True, False], ids=['corrected', '2023'])

@@ -81,7 +81,7 @@ HELD_BY = {
     'Q18': (f'{DATASETS}/test_carla_dataset.py', 'test_sample_has_the_agreed_fields_and_shapes'),
     'Q19': (f'{DATASETS}/test_route_rules.py', 'test_tool_finds_scores_all_indices_and_sorts_routes'),
     'Q20': (f'{DATASETS}/test_splits.py', 'test_cap_is_exact_and_cuts_the_last_route'),
-    'Q21': ('test_apis/test_overrides.py', 'test_switch_moves_all_that_derives_from_it'),
+    'Q21': ('test_config/test_overrides.py', 'test_switch_moves_all_that_derives_from_it'),
     'Q22': (f'{DATASETS}/test_samplers.py', 'test_metric_over_three_processes_sees_every_sample_once'),
     'Q23': (
         f'{DATASETS}/test_carla_dataset.py',

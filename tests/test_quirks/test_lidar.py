@@ -6,8 +6,8 @@ import torch
 from helpers.small_encoders import lidar_encoder, point_cloud
 
 from thinktwice.datasets.pipelines import LoadPoints
-from thinktwice.datasets.reference import ReferenceLoadPoints
 from thinktwice.geometry import poses
+from thinktwice.release_2023.data import ReferenceLoadPoints
 
 both = pytest.mark.parametrize('corrected', [True, False], ids=['corrected', '2023'])
 STRAIGHT = (np.array([0.0, 0.0, 0.0]), np.array([3.0, 0.0, 0.0]))

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from thinktwice.apis.config import load_config
+from thinktwice.config.load import load_config
 from thinktwice.model_code.backbones import BEVFlattenHead
 from thinktwice.model_code.dense_heads import TeacherInputs, ThinkTwiceDecoder
 from thinktwice.model_code.losses import ActionLoss, DepthLoss, SegmentationLoss, ValueLoss
 from thinktwice.model_code.photometric import PhotometricAugmentation
-from thinktwice.model_code.reference import ReferencePhotometricAugmentation, ReferenceSegmentationLoss
 from thinktwice.registry import MODELS
+from thinktwice.release_2023.model import ReferencePhotometricAugmentation, ReferenceSegmentationLoss
 
 CONFIG = Path(__file__).resolve().parents[2] / 'configs' / 'thinktwice.py'
 both = pytest.mark.parametrize('corrected', [True, False], ids=['corrected', '2023'])

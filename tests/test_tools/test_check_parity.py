@@ -1,4 +1,4 @@
-"""``tools/check_parity.py`` as a user runs it; the model itself is compared in test_apis/test_parity."""
+"""``tools/check_parity.py`` as a user runs it; test_release_2023/test_parity compares the model itself."""
 
 import runpy
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from thinktwice.apis import parity
+from thinktwice.release_2023 import parity
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'check_parity.py'
 

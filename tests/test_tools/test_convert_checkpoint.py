@@ -9,11 +9,11 @@ import pytest
 import torch
 from helpers.reference_config import write_small_configs
 
-from thinktwice.apis.checkpoint_files import read_weights
-from thinktwice.apis.config import load_config
-from thinktwice.apis.official_checkpoint import build_model, model_shapes, ours_to_official
-from thinktwice.model_code.official_names import DERIVED_ENTRIES
-from thinktwice.model_code.sparse_layout import to_spconv1
+from thinktwice.checkpoint.weight_file import read_weights
+from thinktwice.config.load import load_config
+from thinktwice.release_2023.checkpoint.conversion import build_model, model_shapes, ours_to_official
+from thinktwice.release_2023.checkpoint.layouts import to_spconv1
+from thinktwice.release_2023.checkpoint.names import DERIVED_ENTRIES
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'convert_checkpoint.py'
 

@@ -8,8 +8,8 @@ from typing import Any
 from mmengine.dist import barrier, is_main_process
 from mmengine.hooks import Hook
 
-from thinktwice.core import checkpoint_io
-from thinktwice.core.processes import is_asked_by_any, on_first_process
+from thinktwice.checkpoint import file as checkpoint_io
+from thinktwice.distributed.collectives import is_asked_by_any, on_first_process
 from thinktwice.registry import HOOKS
 
 

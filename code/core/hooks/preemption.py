@@ -11,7 +11,7 @@ from typing import Any
 from mmengine.hooks import Hook
 
 from thinktwice.core.hooks.checkpoint import AtomicCheckpointHook
-from thinktwice.core.processes import is_asked_by_any
+from thinktwice.distributed.collectives import is_asked_by_any
 from thinktwice.registry import HOOKS
 
 PREEMPTED_EXIT_CODE = 75

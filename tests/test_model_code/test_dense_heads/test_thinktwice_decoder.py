@@ -8,7 +8,7 @@ from thinktwice.errors import ConfigError
 from thinktwice.model_code.dense_heads import TeacherInputs, ThinkTwiceDecoder
 from thinktwice.model_code.dense_heads.deformable_attention import DeformableAttention
 from thinktwice.model_code.dense_heads.thinktwice_decoder import inverse_softplus
-from thinktwice.model_code.official_names import official_entries
+from thinktwice.release_2023.checkpoint.names import official_entries
 
 SECOND_VALUES = [
     {},

@@ -1,0 +1,1 @@
+"""Measurements of the data loader and of training."""

@@ -1,0 +1,1 @@
+"""Ranks of a run: start-up and collectives."""

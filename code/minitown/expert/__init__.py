@@ -1,0 +1,1 @@
+"""The rule-based expert and the teacher's supervision."""

@@ -1,0 +1,1 @@
+"""Writing drives to disk in the dataset's format."""

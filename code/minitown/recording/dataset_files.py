@@ -1,0 +1,127 @@
+"""The files of a recording beside its routes: marker, calibration, metadata, results."""
+
+import json
+import os
+import pickle
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from thinktwice.minitown.recording.recorder import RouteJob
+
+MARKER = 'minitown.json'
+CALIBRATION = 'calibration.json'
+METADATA = 'dataset_metadata.json'
+PICKLED_METADATA = 'dataset_metadata.pkl'
+RESULTS = 'collect_data_json'
+UNFINISHED = '.unfinished'
+"""Folder for routes in the making; no reader looks into it."""
+_TOWN_FOLDER = re.compile(r'town\d\d_(val|\d\d)')
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that it appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+    with open(temporary, 'wb') as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write an object as indented JSON, whole or not at all."""
+    write_atomically(path, (json.dumps(content, indent=1) + '\n').encode())
+
+
+def is_recording(root: Path) -> bool:
+    """Whether `root` holds the marker file of a minitown recording."""
+    try:
+        content = json.loads((root / MARKER).read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get('generator') == 'thinktwice.minitown'
+
+
+def prepare_root(root: Path, force: bool) -> None:
+    """Make `root` ready for a new recording.
+
+    With `force` an older recording is removed, and only what a recording consists
+    of: other files in the folder stay.
+
+    Raises:
+        FileExistsError: if the folder is not empty and `force` is off, or it is no
+            minitown recording.
+        NotADirectoryError: if `root` is a file.
+    """
+    if root.exists() and not root.is_dir():
+        raise NotADirectoryError(f'{root} is a file; name a folder for the recording')
+    if root.is_dir() and any(root.iterdir()):
+        if not is_recording(root):
+            raise FileExistsError(
+                f'{root} is not empty and holds no minitown recording ({MARKER} is missing); '
+                'nothing was changed: choose another folder'
+            )
+        if not force:
+            state = 'a recording already' if (root / METADATA).is_file() else 'a recording that was cut off'
+            raise FileExistsError(f'{root} holds {state}; replace it with --force')
+        _remove_recording(root)
+    root.mkdir(parents=True, exist_ok=True)
+
+
+def _remove_recording(root: Path) -> None:
+    """Delete the parts of a recording, metadata first so that no reader takes the rest for whole."""
+    for name in (METADATA, PICKLED_METADATA, CALIBRATION):
+        (root / name).unlink(missing_ok=True)
+    for path in sorted(root.iterdir()):
+        is_part = _TOWN_FOLDER.fullmatch(path.name) or path.name in (RESULTS, UNFINISHED)
+        if is_part and path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+    (root / MARKER).unlink()
+
+
+def write_metadata(root: Path, jobs: list[RouteJob]) -> dict[str, Any]:
+    """Write results and metadata of finished routes and return the JSON metadata."""
+    towns: dict[str, list[RouteJob]] = {}
+    for job in jobs:
+        towns.setdefault(job.town, []).append(job)
+    metadata: dict[str, Any] = {'schema_version': 1, 'towns': {}}
+    pickled: dict[str, dict[str, int]] = {}
+    for town in sorted(towns):
+        routes = sorted(towns[town], key=lambda job: job.folder_name)
+        metadata['towns'][town] = {
+            job.folder_name: {'frames': job.frames, 'usable': job.frames, 'rule': 'complete'}
+            for job in routes
+        }
+        pickled[town] = {f'../{town}/{job.folder_name}': job.frames for job in routes}
+        records = [_result(job) for job in routes]
+        path = root / RESULTS / f'data_collect_{town}_results.json'
+        write_json(path, {'_checkpoint': {'records': records}})
+    write_atomically(root / PICKLED_METADATA, pickle.dumps(pickled, protocol=4))
+    write_json(root / METADATA, metadata)
+    return metadata
+
+
+def _result(job: RouteJob) -> dict[str, Any]:
+    """Score record of a route without infractions, as a collection run writes it."""
+    infractions: dict[str, list[str]] = {
+        name: []
+        for name in (
+            'collisions_pedestrian',
+            'collisions_vehicle',
+            'collisions_layout',
+            'red_light',
+            'stop_infraction',
+            'outside_route_lanes',
+            'route_dev',
+            'route_timeout',
+            'vehicle_blocked',
+        )
+    }
+    return {
+        'meta': {'folder_name': job.folder_name},
+        'scores': {'score_composed': 100.0},
+        'infractions': infractions,
+    }

@@ -1,0 +1,145 @@
+"""Writes one drive to disk, a folder per modality and a file per frame."""
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from thinktwice.minitown.drive import Drive
+from thinktwice.minitown.expert.supervision import make_supervision
+from thinktwice.minitown.recording.bev_picture import draw_bev
+from thinktwice.minitown.recording.boxes import nearby_actors
+from thinktwice.minitown.sensors.cameras import FRAME_INTERVAL
+from thinktwice.minitown.sensors.raycast import FAR
+from thinktwice.minitown.sensors.renderer import CameraView
+from thinktwice.minitown.sensors.sensors import Observer, Sensors
+from thinktwice.minitown.traffic.dynamics import STEP_SECONDS
+
+STEPS_PER_FRAME = round(FRAME_INTERVAL / STEP_SECONDS)
+DEPTH_STEPS = 256**3 - 1
+_PNG_LEVEL = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+
+
+@dataclass(frozen=True)
+class RouteJob:
+    """One route to record.
+
+    Attributes:
+        town: name, for example ``town01_00``.
+        number: which drive of that town.
+        seed: of the whole recording.
+        frames: how many to save, 0.5 s apart.
+    """
+
+    town: str
+    number: int
+    seed: int
+    frames: int
+
+    @property
+    def folder_name(self) -> str:
+        """Name of the route folder; the clock in it counts the drives of a town."""
+        minute, second = divmod(self.number, 60)
+        hour, minute = divmod(minute, 60)
+        return f'routes_{self.town}_01_01_{hour:02d}_{minute:02d}_{second:02d}'
+
+
+def encode_depth(depth: np.ndarray) -> np.ndarray:
+    """Return the (H, W, 3) RGB code of z-depth in metres: R + 256 G + 65536 B counts 1000 m / (256^3 - 1)."""
+    code = np.round(np.clip(depth, 0.0, FAR) * (DEPTH_STEPS / FAR)).astype(np.uint32)
+    return np.stack([code & 255, (code >> 8) & 255, code >> 16], axis=-1).astype(np.uint8)
+
+
+def _png(image: np.ndarray) -> bytes:
+    """Encode an RGB (H, W, 3) or grey (H, W) uint8 image."""
+    channels_last = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
+    done, data = cv2.imencode('.png', channels_last, _PNG_LEVEL)
+    if not done:
+        raise RuntimeError(f'PNG encoding failed for an image of shape {image.shape}')
+    return data.tobytes()
+
+
+def _canonical(value: Any) -> Any:
+    """Give equal arrays one dtype object: pickles tell equal dtypes apart by identity."""
+    if isinstance(value, dict):
+        return {key: _canonical(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_canonical(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return value.astype(np.dtype(value.dtype.str))
+    return value
+
+
+def _npy(value: Any) -> bytes:
+    """Encode an array, or a dict as a 0-d object array."""
+    buffer = io.BytesIO()
+    value = _canonical(value)
+    np.save(buffer, value, allow_pickle=isinstance(value, dict))
+    return buffer.getvalue()
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return json.dumps(value).encode()
+
+
+class FrameWriter:
+    """Records the present moment of a drive as one frame.
+
+    Args:
+        folder: of the route; sub-folders are made.
+        sensors: to record with.
+    """
+
+    def __init__(self, folder: Path, sensors: Sensors) -> None:
+        self.folder = folder
+        self._observer = Observer(sensors)
+        self._sensors = sensors
+        names = ['bev', 'supervision', '3d_bbs', 'measurements', 'lidar']
+        names += ['bev_seg_label'] if sensors.debug_maps else []
+        names += [
+            f'{kind}_{camera.name}' for kind in ('rgb', 'depth', 'seg') for camera in sensors.rig.cameras
+        ]
+        for name in names:
+            (folder / name).mkdir(parents=True)
+
+    def _write(self, kind: str, frame: int, suffix: str, data: bytes) -> None:
+        (self.folder / kind / f'{frame:04d}.{suffix}').write_bytes(data)
+
+    def _write_views(self, frame: int, views: list[CameraView]) -> None:
+        for camera, view in zip(self._sensors.rig.cameras, views, strict=True):
+            self._write(f'rgb_{camera.name}', frame, 'png', _png(view.rgb))
+            self._write(f'depth_{camera.name}', frame, 'png', _png(encode_depth(view.depth)))
+            self._write(f'seg_{camera.name}', frame, 'png', _png(view.classes))
+
+    def write(self, drive: Drive, frame: int, lidar_rng: np.random.Generator) -> None:
+        """Save frame number `frame`; `lidar_rng` decides which returns are lost."""
+        seen = self._observer.observe(drive, lidar_rng)
+        self._write_views(frame, seen.views)
+        masks = drive.teacher_masks()
+        supervision = make_supervision(drive, masks, seen.measurements)
+        picture = draw_bev(masks, seen.measurements, supervision['action'])
+        self._write('bev', frame, 'png', _png(picture))
+        if self._sensors.debug_maps:
+            self._write('bev_seg_label', frame, 'npy', _npy(masks.astype(np.float32) / np.float32(255)))
+        self._write('supervision', frame, 'npy', _npy(supervision))
+        self._write('3d_bbs', frame, 'json', _json(nearby_actors(drive, seen.points)))
+        self._write('measurements', frame, 'json', _json(seen.measurements))
+        self._write('lidar', frame, 'npy', _npy(seen.points))
+
+
+def record_route(job: RouteJob, folder: Path, sensors: Sensors, on_frame: Callable[[], None]) -> None:
+    """Record one route into `folder`, which must not exist; call `on_frame` after each frame."""
+    drive = Drive(job.town, job.seed, job.number, seconds=job.frames * FRAME_INTERVAL)
+    writer = FrameWriter(folder, sensors)
+    town_key = int.from_bytes(job.town.encode(), 'little')
+    for frame in range(job.frames):
+        lidar_rng = np.random.default_rng([job.seed, job.number, frame, town_key])
+        writer.write(drive, frame, lidar_rng)
+        on_frame()
+        for _ in range(STEPS_PER_FRAME if frame + 1 < job.frames else 0):
+            drive.step()

@@ -1,0 +1,1 @@
+"""What the ego vehicle sees: cameras and LiDAR."""

@@ -1,0 +1,1 @@
+"""What moves in a town: vehicles, pedestrians, traffic lights."""

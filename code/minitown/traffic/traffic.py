@@ -1,0 +1,244 @@
+"""Cars on lanes: car following, right of way at lights and junctions, crosswalks.
+
+Every car, the ego included, is known by its lane and the distance along it.
+Longitudinal behaviour is the Intelligent Driver Model (Treiber et al., 2000)
+towards the most demanding of: the car ahead, a stop line, a crosswalk in use,
+a slower lane.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from thinktwice.minitown.traffic.signals import Signals
+from thinktwice.minitown.world.classes import GREEN, RED, YELLOW
+from thinktwice.minitown.world.lanes import LEFT, STEP, Lane
+from thinktwice.minitown.world.layout import Layout
+
+LOOK_AHEAD = 60.0
+COMFORTABLE_BRAKE = 2.5
+MAX_ACCELERATION = 2.2
+HARD_BRAKE = 6.0
+STANDSTILL_GAP = 2.5
+TIME_HEADWAY = 1.2
+SPEED_CHANGE_BRAKE = 1.6
+ONCOMING_REACH = 22.0
+SHARED_START = 5.0
+"""Metres over which ways from the same lane into a junction have not parted yet."""
+CLEARING_SECONDS = 1.2
+PAUSE_RATE = 0.004
+PAUSE_CLEARANCE = 28.0
+"""Unplanned stops a second, and their least distance to a junction in metres."""
+
+
+@dataclass
+class Vehicle:
+    """A car on its lane.
+
+    Attributes:
+        index: 0 is the ego.
+        route: lane indices from the present one on.
+        distance: of the car's middle along `route[0]`, metres.
+        speed: m/s; `acceleration` m/s^2.
+        cruise: the driver's top speed, m/s.
+        half: (half length, half width, half height) in metres.
+        pose: world x, y, yaw.
+        pause: seconds left of an unplanned stop.
+    """
+
+    index: int
+    route: list[int]
+    distance: float
+    speed: float
+    cruise: float
+    half: tuple[float, float, float]
+    colour: tuple[float, float, float] = (180.0, 180.0, 180.0)
+    acceleration: float = 0.0
+    pose: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    pause: float = 0.0
+
+    @property
+    def is_braking(self) -> bool:
+        """Whether the brake lamps shine."""
+        return self.acceleration < -0.6 or (self.speed < 0.1 and self.acceleration <= 0.05)
+
+
+def follow(speed: float, cruise: float, gap: float, approach: float) -> float:
+    """Acceleration of the Intelligent Driver Model, m/s^2.
+
+    Args:
+        speed: own speed, m/s.
+        cruise: wanted speed, m/s.
+        gap: metres to the obstacle, infinite without one.
+        approach: own speed minus the obstacle's, m/s.
+    """
+    free = 1.0 - (speed / max(cruise, 0.1)) ** 4
+    brake = 2.0 * math.sqrt(MAX_ACCELERATION * COMFORTABLE_BRAKE)
+    wanted = STANDSTILL_GAP + max(0.0, speed * TIME_HEADWAY + speed * approach / brake)
+    pull = MAX_ACCELERATION * (max(free, -1.0) - (wanted / max(gap, 0.1)) ** 2)
+    return max(-HARD_BRAKE, pull)
+
+
+@dataclass
+class Traffic:
+    """All cars of a drive and who may enter which junction."""
+
+    layout: Layout
+    signals: Signals
+    vehicles: list[Vehicle]
+    rng: np.random.Generator
+    crosswalk_blocked: Callable[[int, int], bool]
+    time: float = 0.0
+    entered: dict[int, int] = field(default_factory=dict)
+    _lane_cars: dict[int, list[Vehicle]] = field(default_factory=dict)
+
+    def refresh(self) -> None:
+        """Sort the cars into their lanes and drop the right of way of those that left a junction."""
+        self._lane_cars = {}
+        for vehicle in self.vehicles:
+            self._lane_cars.setdefault(vehicle.route[0], []).append(vehicle)
+            connector = self.entered.get(vehicle.index)
+            has_left = connector is not None and connector not in vehicle.route[:2]
+            # The tail still stands in the junction until the middle is half a car beyond it.
+            if has_left and vehicle.distance > vehicle.half[0] + 0.5:
+                del self.entered[vehicle.index]
+        for cars in self._lane_cars.values():
+            cars.sort(key=lambda car: car.distance)
+
+    def acceleration(self, vehicle: Vehicle) -> float:
+        """Return the wanted acceleration of a car in m/s^2, and settle its right of way."""
+        lanes = self.layout.lanes
+        cruise = min(vehicle.cruise, lanes[vehicle.route[0]].speed_limit)
+        gap, approach = math.inf, 0.0
+        result = math.inf
+        base = -vehicle.distance
+        for place, index in enumerate(vehicle.route):
+            lane = lanes[index]
+            if base > LOOK_AHEAD:
+                break
+            if place:
+                reachable = math.sqrt(lane.speed_limit**2 + 2 * SPEED_CHANGE_BRAKE * max(0.0, base - 0.5))
+                cruise = min(cruise, reachable)
+            leader = self._leader(vehicle, index, place)
+            if leader is not None and math.isinf(gap):
+                gap = base + leader.distance - leader.half[0] - vehicle.half[0]
+                approach = vehicle.speed - leader.speed
+            if lane.crosswalk is not None and self.crosswalk_blocked(lane.crosswalk_index, index):
+                to_line = base + lane.crosswalk - 3.0 - vehicle.half[0]
+                if to_line > -1.0:
+                    result = min(result, self._stop(vehicle, to_line))
+            if not lane.is_connector and place + 1 < len(vehicle.route):
+                to_line = base + lane.length - 1.0 - vehicle.half[0]
+                if not self._may_enter(vehicle, lane, lanes[vehicle.route[place + 1]], to_line):
+                    result = min(result, self._stop(vehicle, to_line))
+                    break
+            base += lane.length
+        result = min(result, follow(vehicle.speed, cruise, gap, approach))
+        if vehicle.pause > 0:
+            result = min(result, -2.0)
+        return result
+
+    def _leader(self, vehicle: Vehicle, index: int, place: int) -> Vehicle | None:
+        """Return the next car on lane `index`, ahead of the vehicle if that is its own lane.
+
+        At the start of a way through a junction, cars on its siblings stand in the way too.
+        """
+        leader = None
+        for other in self._lane_cars.get(index, ()):
+            if other is not vehicle and (place or other.distance > vehicle.distance):
+                leader = other
+                break
+        for sibling in self.layout.lanes[index].siblings:
+            for other in self._lane_cars.get(sibling, ()):
+                is_ahead = place or other.distance > vehicle.distance
+                is_nearer = leader is None or other.distance < leader.distance
+                if is_ahead and is_nearer and other.distance - other.half[0] < SHARED_START:
+                    leader = other
+        return leader
+
+    @staticmethod
+    def _stop(vehicle: Vehicle, to_line: float) -> float:
+        """Acceleration that stops the car's front half a metre before a line."""
+        return follow(vehicle.speed, 30.0, max(to_line, 0.0) + STANDSTILL_GAP - 0.5, vehicle.speed)
+
+    def _may_enter(self, vehicle: Vehicle, lane: Lane, connector: Lane, to_line: float) -> bool:
+        """Decide whether a car may pass the stop line at the end of `lane`."""
+        junction = self.layout.junctions[lane.end]
+        if not junction.has_lights:
+            return True
+        state = self.signals.state(junction.index, lane.heading_index, self.time)
+        holds = self.entered.get(vehicle.index) == connector.index
+        needed = vehicle.speed**2 / (2 * 3.5)
+        # Whoever waits at the line to turn left clears the junction on yellow, if that still lasts.
+        later = self.signals.state(junction.index, lane.heading_index, self.time + CLEARING_SECONDS)
+        may_clear = later == YELLOW and connector.option == LEFT and to_line < 2.0
+        if state != GREEN and to_line > needed and not (holds and to_line < 0.3) and not may_clear:
+            if holds:
+                del self.entered[vehicle.index]
+            return False
+        if holds or to_line < -0.5:
+            return True
+        if state == RED and to_line > 0.5:
+            return False
+        if to_line > vehicle.speed**2 / (2 * COMFORTABLE_BRAKE) + 4.0:
+            return True
+        if self._is_contested(vehicle, lane, connector):
+            return False
+        self.entered[vehicle.index] = connector.index
+        return True
+
+    def _is_contested(self, vehicle: Vehicle, lane: Lane, connector: Lane) -> bool:
+        """Whether another car uses, blocks or is about to use the way of `connector`."""
+        if any(way in connector.conflicts for owner, way in self.entered.items() if owner != vehicle.index):
+            return True
+        exit_lane = connector.successors[0]
+        cars = self._lane_cars.get(exit_lane, [])
+        if cars and cars[0].distance - cars[0].half[0] < 2 * vehicle.half[0] + 2.0 and cars[0].speed < 2.0:
+            return True
+        if connector.option != LEFT:
+            return False
+        return any(
+            other.index != vehicle.index
+            and len(other.route) > 1
+            and other.route[1] in connector.conflicts
+            and self.layout.lanes[other.route[0]].end == lane.end
+            and self.layout.lanes[other.route[0]].heading_index == (lane.heading_index + 2) % 4
+            and self.layout.lanes[other.route[0]].length - other.distance < ONCOMING_REACH
+            and self.signals.state(lane.end, other_heading(self.layout, other), self.time) != RED
+            for other in self.vehicles
+        )
+
+    def move(self, vehicle: Vehicle, acceleration: float, seconds: float) -> None:
+        """Advance a car that keeps to its lanes (all but the ego)."""
+        vehicle.acceleration = acceleration
+        speed = max(0.0, vehicle.speed + acceleration * seconds)
+        vehicle.distance += 0.5 * (vehicle.speed + speed) * seconds
+        vehicle.speed = speed
+        lanes = self.layout.lanes
+        while vehicle.distance >= lanes[vehicle.route[0]].length:
+            vehicle.distance -= lanes[vehicle.route.pop(0)].length
+        self.extend(vehicle)
+        vehicle.pose = lanes[vehicle.route[0]].pose(vehicle.distance)
+        if vehicle.pause > 0:
+            vehicle.pause -= seconds
+            return
+        lane = lanes[vehicle.route[0]]
+        may_pause = not lane.is_connector and lane.length - vehicle.distance > PAUSE_CLEARANCE
+        if self.rng.random() < PAUSE_RATE * seconds and may_pause:
+            vehicle.pause = float(self.rng.uniform(3.0, 6.0))
+
+    def extend(self, vehicle: Vehicle) -> None:
+        """Choose lanes at random until the route covers what a driver looks at."""
+        lanes = self.layout.lanes
+        ahead = sum(lanes[index].length for index in vehicle.route) - vehicle.distance
+        while ahead < LOOK_AHEAD + STEP or len(vehicle.route) < 3:
+            choices = lanes[vehicle.route[-1]].successors
+            vehicle.route.append(choices[int(self.rng.integers(len(choices)))])
+            ahead += lanes[vehicle.route[-1]].length
+
+
+def other_heading(layout: Layout, vehicle: Vehicle) -> int:
+    """Return the heading, in quarter turns, of the lane a car is on."""
+    return layout.lanes[vehicle.route[0]].heading_index

@@ -1,0 +1,1 @@
+"""What a town consists of: streets, ground, standing shapes, weather."""

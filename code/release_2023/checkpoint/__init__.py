@@ -1,0 +1,1 @@
+"""The official checkpoint: names, layouts, conversion and adaptation of its weights."""

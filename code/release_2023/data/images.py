@@ -1,0 +1,179 @@
+"""Cameras as 2023 resampled and labelled them (docs/reference_quirks, Q5 to Q10, Q13)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from thinktwice.datasets.calibration import CameraCalibration
+from thinktwice.datasets.pipelines.images import LoadCameras, camera_matrices
+from thinktwice.datasets.pixels import (
+    IGNORED_ID,
+    ImageAugmentation,
+    decode_depth,
+    distort_points,
+    split_traffic_lights,
+    to_training_ids,
+)
+from thinktwice.datasets.pixels.augmentation import smallest_scale
+from thinktwice.registry import TRANSFORMS
+
+Results = dict[str, Any]
+
+RED_HUES = ((150, 180),)
+
+
+@dataclass(frozen=True)
+class ReferenceAugmentation(ImageAugmentation):
+    """Resize, crop and flip with the matrix of 2023.
+
+    Attributes:
+        scale (float): The scale that was drawn, before sizes were rounded to pixels.
+    """
+
+    scale: float = 1.0
+
+    def matrix(self) -> np.ndarray:
+        """Matrix (4, 4) that 2023 handed to the network for these images (Q10).
+
+        It uses the scale before the size was rounded, leaves out the half pixels between
+        corners and centres, and flips around the wrong column: up to 1.2 pixels off.
+        """
+        matrix = np.diag([self.scale, self.scale, 1.0, 1.0])
+        matrix[:2, 3] = -self.left, -self.top
+        if self.flip:
+            matrix[0, 0] = -self.scale
+            matrix[0, 3] = self.final_size[1] + self.left
+        return matrix
+
+
+def reference_table(table: np.ndarray) -> np.ndarray:
+    """Training ids counted from 0 for the first kept class (Q5).
+
+    Buildings, the first, cannot be told from the background, which is 0 as well, and the last
+    output of the segmentation head never has a target.
+
+    Args:
+        table: (256,) uint8 look-up table of the main line.
+    """
+    shifted = np.where(table > 0, table - 1, 0).astype(np.uint8)
+    shifted[IGNORED_ID] = 0
+    return shifted
+
+
+@TRANSFORMS.register_module()
+class ReferenceLoadCameras(LoadCameras):
+    """Cameras of the 2023 code; arguments and keys as of :class:`LoadCameras`.
+
+    Recorded images are undistorted at full size, then resized: everything is blended twice,
+    class ids and depths too (Q7), so that classes and depths that exist nowhere appear along
+    every edge. What lies outside the recorded image is 0, a class like any other. The front
+    depth keeps the 0.2 m by which its camera stood back (Q8).
+
+    ``img`` is uint8 in training, truncated (Q13: half a grey level too dark), and float32 in
+    evaluation. In a packed dataset the lights' colours were already decided, by the corrected
+    rule.
+    """
+
+    def __call__(self, results: Results) -> Results:
+        """Run the step; see the class.
+
+        Raises:
+            SampleReadError: if an image can't be read or has another size than the calibration says.
+            ConfigError: if the calibration lacks one of the cameras.
+        """
+        calibration = self._choose_cameras(results)
+        frames, reader = results['frames'], results['reader']
+        augmentations = [self._augmentation(results) for _ in calibration.cameras]
+        with_labels = self.with_labels and results['with_targets']
+        dtype = np.uint8 if self._draws(results) else np.float32
+        img = np.empty((len(frames), len(augmentations), 3, *self.image_size), dtype)
+        depth = np.empty((len(augmentations), *self.image_size), np.float32)
+        seg = np.empty((len(augmentations), *self.image_size), np.uint8)
+        for n, (camera, augmentation) in enumerate(zip(calibration.cameras, augmentations, strict=True)):
+            grid = undistortion_grid(camera, calibration.image_size, calibration.stored_size)
+            for t, frame in enumerate(frames):
+                rgb = reader.rgb(camera.rgb, frame, calibration.stored_size)
+                img[t, n] = blend(rgb, grid, augmentation)
+            if with_labels:  # rgb is that of the key frame, which is last
+                code = reader.depth_code(camera.depth, frames[-1], calibration.stored_size)
+                depth[n] = blend(decode_depth(code), grid, augmentation)
+                class_ids = reader.class_ids(camera.seg, frames[-1], calibration.stored_size)
+                if not calibration.lights_split:
+                    class_ids = split_traffic_lights(class_ids, rgb, RED_HUES)  # Q6
+                training_ids = to_training_ids(class_ids, reference_table(self._training_ids))
+                seg[n] = blend(training_ids, grid, augmentation)
+        results['img'] = img
+        results.update(camera_matrices(calibration.cameras, augmentations, len(frames)))
+        if with_labels:
+            results['depth'], results['seg'] = depth, seg
+        return results
+
+    def _draws(self, results: Results) -> bool:
+        return self.training and not results['test_mode']
+
+    def _augmentation(self, results: Results) -> ReferenceAugmentation:
+        image_size, (height, width) = results['calibration'].image_size, self.image_size
+        scale, position, flip = smallest_scale(image_size, self.image_size), 0.5, False
+        if self._draws(results):
+            rng = results['rng']
+            scale *= rng.uniform(*self.scale_range)
+            position, flip = rng.uniform(), bool(rng.uniform() < self.flip_probability)
+        # the small term keeps 0.56 * 900 from losing a pixel
+        rows, columns = (int(size * scale + 1e-6) for size in image_size)
+        return ReferenceAugmentation(
+            image_size,
+            (rows, columns),
+            top=rows - height,
+            left=int(position * (columns - width)),
+            final_size=self.image_size,
+            flip=flip,
+            scale=scale,
+        )
+
+
+def undistortion_grid(
+    camera: CameraCalibration, image_size: tuple[int, int], stored_size: tuple[int, int]
+) -> Tensor:
+    """Where 2023 sampled the recorded image for each undistorted pixel: half a pixel off (Q9).
+
+    Its sampler counts -1 and 1 at the image's edges, which lie half a pixel outside of the
+    outermost pixel centres; the positions were scaled as if they were counted from the edge.
+
+    Args:
+        camera: Lens of the recorded image.
+        image_size: Height and width of the undistorted image.
+        stored_size: Height and width of the recorded image.
+
+    Returns:
+        (1, H, W, 2) columns and rows from -1 to 1.
+    """
+    height, width = image_size
+    u, v = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    x, y = distort_points(camera, u, v)
+    return torch.from_numpy(np.stack((2 * x / stored_size[1] - 1, 2 * y / stored_size[0] - 1), -1))[None]
+
+
+def blend(image: np.ndarray, grid: Tensor, augmentation: ImageAugmentation) -> np.ndarray:
+    """Undistort, resize, crop and flip, interpolating bilinearly both times.
+
+    Args:
+        image: (H, W) or (H, W, 3), colours, metres or training ids.
+        grid: Of :func:`undistortion_grid`.
+        augmentation: What follows.
+
+    Returns:
+        (H', W') or (3, H', W') float32; 0 outside the recorded image.
+    """
+    pixels = torch.from_numpy(image.astype(np.float32))
+    pixels = pixels.permute(2, 0, 1) if pixels.ndim == 3 else pixels[None]
+    undistorted = F.grid_sample(pixels[None], grid, padding_mode='zeros', align_corners=False)
+    resized = F.interpolate(undistorted, augmentation.resized, mode='bilinear', align_corners=False)
+    height, width = augmentation.final_size
+    top, left = augmentation.top, augmentation.left
+    cropped = resized[0, :, top : top + height, left : left + width]
+    flipped = cropped.flip(-1) if augmentation.flip else cropped
+    return (flipped if image.ndim == 3 else flipped[0]).numpy()

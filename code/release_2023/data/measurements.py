@@ -1,0 +1,47 @@
+"""Poses as 2023 read them (docs/reference_quirks, Q17)."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from thinktwice.datasets.pipelines.measurements import LoadMeasurements, LoadWaypoints
+from thinktwice.datasets.storage import RouteReader
+from thinktwice.geometry import poses
+from thinktwice.registry import TRANSFORMS
+
+
+def read_pose_facing_north(reader: RouteReader, frame: int) -> tuple[dict[str, Any], np.ndarray]:
+    """Measurements of a frame and its pose, a missing heading replaced by north (Q17).
+
+    North is a yaw of -90 degrees, as arbitrary as any other: waypoints, target point and history
+    of such a sample are turned by whatever the car's heading was.
+
+    Args:
+        reader: Of the route.
+        frame: Frame number.
+
+    Returns:
+        The file's values and (3,) world x, y in metres and yaw in radians.
+
+    Raises:
+        SampleReadError: If the file can't be read.
+    """
+    values = reader.measurements(frame)
+    theta = 0.0 if math.isnan(values['theta']) else values['theta']
+    position = poses.north_east_to_world(values['x'], values['y'])
+    return values, np.array([*position, poses.compass_to_yaw(theta)])
+
+
+@TRANSFORMS.register_module()
+class ReferenceLoadMeasurements(LoadMeasurements):
+    """Measurements of the 2023 code; keys as of :class:`LoadMeasurements`."""
+
+    read_pose = staticmethod(read_pose_facing_north)
+
+
+@TRANSFORMS.register_module()
+class ReferenceLoadWaypoints(LoadWaypoints):
+    """Waypoints of the 2023 code; keys as of :class:`LoadWaypoints`."""
+
+    read_pose = staticmethod(read_pose_facing_north)

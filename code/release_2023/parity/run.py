@@ -1,0 +1,55 @@
+"""Build the reference model with given weights and run it on an official batch."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from thinktwice.config.load import load_config
+from thinktwice.release_2023.checkpoint.conversion import build_model, model_shapes, official_to_ours
+from thinktwice.release_2023.checkpoint.names import OFFICIAL_NAMES, official_entries
+from thinktwice.release_2023.parity.batch import from_official_batch
+from thinktwice.release_2023.parity.compare import collect
+
+
+def build_filled_model(
+    config: str | Path,
+    fill_weights: Callable[[Mapping[str, Sequence[int]]], Mapping[str, Tensor]],
+) -> nn.Module:
+    """Build a config's model and load official weights made by a function.
+
+    Args:
+        config: Path of the config, usually ``configs/thinktwice_reference.py``.
+        fill_weights: Official name to shape -> official name to tensor; derived
+            entries may be left out.
+
+    Returns:
+        The model in evaluation mode, every parameter and buffer loaded.
+
+    Raises:
+        ValueError: If an entry of the model stays unfilled or a weight is unknown.
+    """
+    model = build_model(load_config(str(config)))
+    weights = OrderedDict(fill_weights(official_entries()))
+    converted = official_to_ours(weights, model_shapes(model))
+    converted.report.raise_if_bad()
+    model.load_state_dict(converted.weights, strict=True)
+    return model.eval()
+
+
+def run_batch(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Inference, losses and gradients of one official batch, under the names of a stored file."""
+    device = next(model.parameters()).device
+    inputs, targets = from_official_batch(batch)
+    return collect(model, _to(inputs, device), _to(targets, device), OFFICIAL_NAMES)
+
+
+def _to(value: Any, device: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: _to(item, device) for key, item in value.items()}
+    return [_to(item, device) for item in value]

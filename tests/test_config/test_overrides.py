@@ -1,0 +1,215 @@
+"""Overrides from the command line reach everything that derives from them, and typing errors are caught."""
+
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from thinktwice.config.load import load_config
+from thinktwice.config.overrides import apply_overrides
+from thinktwice.errors import ConfigError
+
+CONFIG = """
+is_dev = False
+is_full = False
+size = (4, 8)
+work = dict(size='${size}', height='${size.0}', nested=['${size}'])
+loader = dict(workers=None, split=None, shuffle=True, extra=dict(depth=2))
+data_modes = dict(
+    default=dict(loader=dict(workers=8, split=dict(towns=['a', 'b']))),
+    full=dict(loader=dict(workers=8, split=dict(towns=['a', 'b', 'c']))),
+    dev=dict(loader=dict(workers=0, split=dict(towns=['a']))),
+)
+hook = dict(type='AtomicCheckpointHook', interval=1)
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    path = tmp_path / 'config.py'
+    path.write_text(CONFIG)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ('options', 'workers', 'towns'),
+    [
+        ({}, 8, ['a', 'b']),
+        ({'is_full': True}, 8, ['a', 'b', 'c']),
+        ({'is_dev': True}, 0, ['a']),
+        ({'is_dev': True, 'is_full': True}, 0, ['a']),
+    ],
+)
+def test_switch_moves_all_that_derives_from_it(config, options, workers, towns):
+    loader = load_config(config, options).loader
+    assert loader.workers == workers
+    assert loader.split.towns == towns
+
+
+def test_switch_edited_in_the_file_does_the_same(config):
+    Path(config).write_text(CONFIG.replace('is_dev = False', 'is_dev = True'))
+    assert load_config(config).loader.workers == 0
+
+
+def test_explicit_value_wins_over_the_switch(config):
+    loader = load_config(config, {'is_dev': True, 'loader.workers': 3}).loader
+    assert loader.workers == 3
+    assert loader.split.towns == ['a']
+
+
+def test_table_of_a_mode_can_be_overridden(config):
+    cfg = load_config(config, {'is_dev': True, 'data_modes.dev.loader.workers': 2})
+    assert cfg.loader.workers == 2
+
+
+def test_override_inside_a_derived_value_reaches_every_mode(config):
+    options = {'loader.split.towns': ['z']}
+    assert load_config(config, options).loader.split.towns == ['z']
+    assert load_config(config, {**options, 'is_dev': True}).loader.split.towns == ['z']
+    with pytest.raises(ConfigError, match='Did you mean towns'):
+        load_config(config, {'loader.split.town': ['z']})
+
+
+def test_reference_follows_an_override(config):
+    work = load_config(config, {'size': (16, 32)}).work
+    assert tuple(work.size) == (16, 32)
+    assert work.height == 16
+    assert [tuple(size) for size in work.nested] == [(16, 32)]
+
+
+def test_references_are_not_shared_objects(config):
+    Path(config).write_text(CONFIG + "other = '${loader}'\n")
+    cfg = load_config(config)
+    cfg.other.extra.depth = 9
+    assert cfg.loader.extra.depth == 2
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'loadr.workers': 1}, "no key 'loadr'.*Did you mean loader"),
+        ({'loader.worker': 1}, "no key 'worker'.*Did you mean workers"),
+        ({'loader.extra.depht': 1}, 'Did you mean depth'),
+        ({'loader.shuffle.deep': 1}, 'not a dict'),
+        ({'hook': 3}, 'this is a part; set one of its keys: type, interval'),
+        ({'loader.extra.depth': 'two'}, "expected a number like 2, got 'two'"),
+        ({'loader.shuffle': 'yes'}, "expected True or False, got 'yes'"),
+        ({'is_dev': 'yes'}, "is_dev.*expected True or False, got 'yes'"),
+        ({'work.nested.3': 1}, 'must be an index below 1'),
+        ({'hook.intervall': 1}, 'Did you mean interval'),
+        ({'size': 64}, r'size: expected a list like \(4, 8\), got 64'),
+    ],
+)
+def test_wrong_override_is_refused_with_a_hint(config, options, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(config, options)
+
+
+def test_argument_of_a_registered_part_may_be_added(config):
+    assert load_config(config, {'hook.keep_last': 3}).hook.keep_last == 3
+
+
+def test_runner_keys_may_be_added(config):
+    assert load_config(config, {'load_from': 'a.pth'}).load_from == 'a.pth'
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ("a = '${b}'", r'\$\{b\} refers to a key that the config does not have'),
+        ("a = '${b}'\nb = '${a}'", 'in a circle'),
+        ('is_dev = True', 'no data_modes, so is_dev=True would change nothing'),
+        (
+            'data_modes = dict(default=dict(loader=1))',
+            'data_modes sets loader, which the config does not have',
+        ),
+        ('\na = (', 'config.py, line 2: SyntaxError'),
+        ('\na = 1 / 0', 'config.py, line 2: ZeroDivisionError: division by zero'),
+        ('a = 1\nb = c', "config.py, line 2: NameError: name 'c' is not defined"),
+        ('import nothing_like_this', 'config.py: ModuleNotFoundError: .*nothing_like_this'),
+        ('raise SystemExit(3)', 'config.py, line 1: SystemExit: 3'),
+        ("_base_ = ['missing.py']", 'config.py, base .*missing.py: FileNotFoundError'),
+        ("_base_ = ['broken.py']", 'config.py, base .*broken.py, line 2: ZeroDivisionError'),
+        ("_base_ = ['torn.py']", 'config.py, base .*torn.py, line 2: SyntaxError'),
+    ],
+)
+def test_broken_config_names_the_place(tmp_path, text, message):
+    path = tmp_path / 'config.py'
+    path.write_text(text + '\n')
+    (tmp_path / 'broken.py').write_text('\na = 1 / 0\n')
+    (tmp_path / 'torn.py').write_text('\na = (\n')
+    with pytest.raises((ConfigError, FileNotFoundError), match=message):
+        load_config(str(path))
+
+
+def test_missing_config_suggests_a_neighbour(config):
+    with pytest.raises(FileNotFoundError, match='does not exist. Did you mean .*config.py'):
+        load_config(config.replace('config.py', 'confg.py'))
+
+
+def test_folder_as_config_names_the_files_in_it(config):
+    with pytest.raises(ConfigError, match='is a folder: name a file. Did you mean .*config.py'):
+        load_config(str(Path(config).parent))
+
+
+@pytest.mark.parametrize(
+    ('line', 'message'),
+    [
+        ('is_devv = True', "leaf.py, line 2: nothing reads 'is_devv'. Did you mean is_dev"),
+        ('siz = (3, 4)', 'Did you mean size'),
+        ('trian_cfg = dict()', 'Did you mean train_cfg'),
+        ('work_dirr, loader = "a", dict()', 'Did you mean work_dir'),
+    ],
+)
+def test_misspelt_name_in_a_file_is_refused(config, tmp_path, line, message):
+    path = tmp_path / 'leaf.py'
+    path.write_text(f"_base_ = ['config.py']\n{line}\n")
+    with pytest.raises(ConfigError, match=message):
+        load_config(str(path))
+
+
+@pytest.mark.parametrize(
+    'line',
+    [
+        'mine = 3',  # like no key
+        '_sizee = 3',
+        'sizes = (3, 4)\nsize = sizes[:2]',
+        'sizes = (3, 4)\nsize = "${sizes}"',
+        'custom_imports = dict(imports=["json"])\nmodel = dict()\nresume = True',
+    ],
+)
+def test_name_of_ones_own_may_stay(config, tmp_path, line):
+    path = tmp_path / 'leaf.py'
+    path.write_text(f"_base_ = ['config.py']\n{line}\n")
+    load_config(str(path))
+
+
+@pytest.mark.parametrize('key', ['batch_size', 'num_workers'])
+@pytest.mark.parametrize('value', [-1, 2.5, True, None])
+def test_number_that_no_loader_takes_is_refused(tmp_path, key, value):
+    path = tmp_path / 'config.py'
+    path.write_text(
+        f'val_dataloader = dict(batch_size=2, num_workers=0)\nval_dataloader[{key!r}] = {value}\n'
+    )
+    with pytest.raises(ConfigError, match=rf'val_dataloader.{key} must be a whole number >= \d, got {value}'):
+        load_config(str(path))
+
+
+def test_loader_follows_workers_and_batch_size(tmp_path):
+    path = tmp_path / 'config.py'
+    path.write_text(
+        'train_dataloader = dict(batch_size=2, num_workers=4, persistent_workers=True, prefetch_factor=4,\n'
+        "    sampler=dict(type='TrainSampler', batch_size=2))\n"
+    )
+    cfg = load_config(str(path), {'train_dataloader.batch_size': 5, 'train_dataloader.num_workers': 0})
+    assert cfg.train_dataloader.sampler.batch_size == 5
+    assert cfg.train_dataloader.persistent_workers is False
+    assert 'prefetch_factor' not in cfg.train_dataloader
+
+
+def test_arguments_of_a_loader_that_the_config_does_not_have_are_known():
+    cfg = Config(dict(train_dataloader=dict(batch_size=4)))
+    apply_overrides(cfg, {'train_dataloader.pin_memory': True})
+    assert cfg.train_dataloader.pin_memory is True
+    with pytest.raises(ConfigError, match='Did you mean pin_memory'):
+        apply_overrides(cfg, {'train_dataloader.pin_memry': True})
