@@ -12,25 +12,12 @@ from typing import Any
 
 from mmengine.config import DictAction
 
-from thinktwice.datasets.storage import SampleReadError
 from thinktwice.distributed.ranks import LAUNCHERS, STARTED_VARIABLE, process_names
-from thinktwice.errors import (
-    INTERRUPTED_EXIT_CODE,
-    CheckpointError,
-    ConfigError,
-    DamagedDataError,
-    LaunchError,
-    TrainingDivergedError,
-)
+from thinktwice.errors import INTERRUPTED_EXIT_CODE, ConfigError, UserError
 
 TRACEBACK_VARIABLE = 'THINKTWICE_TRACEBACK'
 USER_ERRORS = (
-    ConfigError,
-    LaunchError,
-    DamagedDataError,
-    CheckpointError,
-    TrainingDivergedError,
-    SampleReadError,
+    UserError,
     FileExistsError,
     FileNotFoundError,
     IsADirectoryError,

@@ -4,21 +4,25 @@ INTERRUPTED_EXIT_CODE = 130
 """What shells give a command that Ctrl-C stopped."""
 
 
-class ConfigError(ValueError):
+class UserError(Exception):
+    """Base of the errors that a command shows as one line; anything else keeps its traceback."""
+
+
+class ConfigError(UserError, ValueError):
     """A config file, a key of it or an override from the command line is wrong."""
 
 
-class LaunchError(RuntimeError):
+class LaunchError(UserError, RuntimeError):
     """The processes of a distributed run can't be started or can't find each other."""
 
 
-class DamagedDataError(RuntimeError):
+class DamagedDataError(UserError, RuntimeError):
     """So much of the data can't be read that a run makes no sense; other processes may have read theirs."""
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError, RuntimeError):
     """A checkpoint can't be written, or is torn, foreign or not to be trusted."""
 
 
-class TrainingDivergedError(RuntimeError):
+class TrainingDivergedError(UserError, RuntimeError):
     """Too many steps in a row had a loss or a gradient that is not finite."""

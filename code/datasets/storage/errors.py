@@ -1,7 +1,9 @@
 """The one error that a broken or hostile file of a dataset raises."""
 
+from thinktwice.errors import UserError
 
-class SampleReadError(RuntimeError):
+
+class SampleReadError(UserError, RuntimeError):
     """A file of a dataset can't be used.
 
     Every reader of this package turns whatever goes wrong (a missing file, a
