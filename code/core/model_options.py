@@ -31,11 +31,11 @@ def share_label_counts(model: nn.Module) -> None:
     own labels would weigh labels by the process that they happen to be on.
     """
     for module in model.modules():
-        if hasattr(module, 'mean_over_processes'):
-            setattr(module, 'mean_over_processes', mean_over_processes)  # noqa: B010  nn.Module is typed too narrowly
+        if hasattr(module, 'mean_over_ranks'):
+            setattr(module, 'mean_over_ranks', mean_over_ranks)  # noqa: B010  nn.Module is typed too narrowly
 
 
-def mean_over_processes(count: Tensor) -> Tensor:
+def mean_over_ranks(count: Tensor) -> Tensor:
     """Mean of a scalar over all processes. Collective."""
     all_reduce(count, op='sum')
     return count / get_world_size()

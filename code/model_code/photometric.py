@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from thinktwice.registry import MODELS
 
-GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma of R, G, B
+GRAY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma of R, G, B
 CONTRAST_CENTER = 127.0
 #: size of the coarse mask before it is enlarged: share of the image, and its least height and width
 COARSE_SHARE = (0.08, 0.20)
@@ -140,15 +140,15 @@ def change_contrast(img: Tensor, draw: Draw) -> Tensor:
     return CONTRAST_CENTER + (img - CONTRAST_CENTER) * factor
 
 
-def blend_grey(img: Tensor, draw: Draw) -> Tensor:
+def blend_gray(img: Tensor, draw: Draw) -> Tensor:
     """Blend with the grey image."""
     alpha = draw.uniform(0, 1).item()
-    grey = (img * img.new_tensor(GREY_WEIGHTS)[:, None, None]).sum(dim=-3, keepdim=True)
+    grey = (img * img.new_tensor(GRAY_WEIGHTS)[:, None, None]).sum(dim=-3, keepdim=True)
     return img + alpha * (grey - img)
 
 
 OPERATIONS: tuple[Callable[[Tensor, Draw], Tensor], ...] = (
-    blur, add_noise, drop_rectangles, drop_pixels, add, multiply, change_contrast, blend_grey,
+    blur, add_noise, drop_rectangles, drop_pixels, add, multiply, change_contrast, blend_gray,
 )  # fmt: skip
 
 

@@ -25,10 +25,10 @@ LOSSES = [
     {'type': 'ValueLoss', 'weight': 0.001},
     {'type': 'FeatureLoss', 'weight': 0.05},
     {'type': 'BEVFeatureLoss', 'levels': (2, 3, 4), 'weights': (0.25, 0.25, 0.25), 'max_error': 5.0},
-    {'type': 'RefineLoss', 'map_weight': 0.25, 'vector_weight': 0.005, 'level': 2, 'max_error': 5.0},
-    {'type': 'TeacherOffsetLoss', 'waypoint_weight': 1.0, 'action_weight': 1.0},
+    {'type': 'RefineFeatureLoss', 'map_weight': 0.25, 'vector_weight': 0.005, 'level': 2, 'max_error': 5.0},
+    {'type': 'TeacherForcingOffsetLoss', 'waypoint_weight': 1.0, 'action_weight': 1.0},
     {
-        'type': 'TeacherFeatureLoss',
+        'type': 'TeacherForcingFeatureLoss',
         'future_weight': 0.25,
         'map_weight': 0.25,
         'vector_weight': 0.05,
@@ -36,7 +36,7 @@ LOSSES = [
         'max_error': 5.0,
     },
     {'type': 'SegmentationLoss', 'weight': 10.0, 'alpha': 0.5, 'gamma': 2.0, 'ignore_index': 255},
-    {'type': 'DepthLoss', 'weight': 1.0, 'depth_bound': DEPTH_BOUNDS},
+    {'type': 'DepthLoss', 'weight': 1.0, 'depth_bounds': DEPTH_BOUNDS},
     {'type': 'PlanOffsets'},
 ]
 

@@ -78,7 +78,7 @@ def lidar_encoder_config(**overrides):
             'sparse_shape': (9, 36, 40),  # 4.5 m of the 10 m: up to z = 2.5
             'order': ('conv', 'norm', 'act'),
             'block_type': 'basicblock',
-            'norm_cfg': {'type': 'thinktwice.FewRowsBatchNorm1d', 'eps': 1e-3, 'momentum': 0.01},
+            'norm_cfg': {'type': 'thinktwice.SingleValueBatchNorm1d', 'eps': 1e-3, 'momentum': 0.01},
             'base_channels': 4,
             'output_channels': 8,
             'encoder_channels': ((4, 4, 8), (8, 8)),

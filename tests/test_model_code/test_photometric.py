@@ -84,7 +84,7 @@ def test_multiply_contrast_and_grey_are_the_plain_formulas():
     alpha = draw_with().uniform(0, 1)
     grey = 0.299 * img[:, :1] + 0.587 * img[:, 1:2] + 0.114 * img[:, 2:]
     assert torch.allclose(
-        photometric.blend_grey(img, draw_with()), (1 - alpha) * img + alpha * grey, atol=1e-3
+        photometric.blend_gray(img, draw_with()), (1 - alpha) * img + alpha * grey, atol=1e-3
     )
 
 

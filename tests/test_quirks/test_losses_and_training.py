@@ -71,7 +71,7 @@ def test_value_loss_is_one_number():  # M12
 def test_depth_can_be_trained_as_it_is_used(objective):  # M25, a choice
     logits = torch.zeros(1, 1, 4, 1, 1, requires_grad=True)
     targets = {'depth': torch.full((1, 1, 16, 16), 2.2)}
-    loss = DepthLoss(weight=1.0, depth_bound=(1.0, 5.0, 1.0), objective=objective)
+    loss = DepthLoss(weight=1.0, depth_bounds=(1.0, 5.0, 1.0), objective=objective)
     loss({'depth_logits': logits}, targets)['depth_loss'].backward()
     # the distribution that the lift uses ignores a shift of all logits; its own loss does as well
     shift_invariant = bool(logits.grad.sum().abs() < 1e-6)

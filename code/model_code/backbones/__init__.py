@@ -3,11 +3,11 @@
 from .bev_fusion import BEVFusion
 from .camera_encoder import CameraFeatures, FrameCameras, LSSCameraEncoder
 from .depth_net import CameraAwareDepthNet
-from .few_rows_norm import FewRowsBatchNorm1d, FewRowsBatchNorm2d
 from .flatten_head import BEVFlattenHead
 from .lidar_encoder import LidarEncoder
 from .measurement_encoder import MeasurementEncoder
 from .seg_head import SegmentationFeatureBranch, UNetSegmentationHead
+from .single_value_batch_norm import SingleValueBatchNorm1d, SingleValueBatchNorm2d
 from .view_transform import LiftSplat
 
 __all__ = [
@@ -15,8 +15,8 @@ __all__ = [
     'BEVFusion',
     'CameraAwareDepthNet',
     'CameraFeatures',
-    'FewRowsBatchNorm1d',
-    'FewRowsBatchNorm2d',
+    'SingleValueBatchNorm1d',
+    'SingleValueBatchNorm2d',
     'FrameCameras',
     'LSSCameraEncoder',
     'LidarEncoder',

@@ -6,7 +6,7 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from thinktwice.model_code.backbones.few_rows_norm import FewRowsBatchNorm2d
+from thinktwice.model_code.backbones.single_value_batch_norm import SingleValueBatchNorm2d
 
 
 class ASPP(BaseModule):
@@ -29,7 +29,7 @@ class ASPP(BaseModule):
             nn.AdaptiveAvgPool2d(1),
             nn.Conv2d(channels, channels, 1, bias=False),
             # one value per image and channel: a single camera and sample has no batch statistics
-            FewRowsBatchNorm2d(channels),
+            SingleValueBatchNorm2d(channels),
             nn.ReLU(inplace=True),
         )
         self.merge = nn.Sequential(

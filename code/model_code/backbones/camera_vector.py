@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from thinktwice.model_code.backbones.few_rows_norm import FewRowsBatchNorm1d
+from thinktwice.model_code.backbones.single_value_batch_norm import SingleValueBatchNorm1d
 
 #: focal lengths and principal point (4), image augmentation (6), camera-to-ego rows (12)
 CAMERA_VECTOR_SIZE = 22
@@ -57,7 +57,7 @@ def build_camera_norm(name: str) -> nn.Module:
         ValueError: If the name is neither.
     """
     if name == 'batch':
-        return FewRowsBatchNorm1d(CAMERA_VECTOR_SIZE)
+        return SingleValueBatchNorm1d(CAMERA_VECTOR_SIZE)
     if name == 'fixed':
         return FixedCameraNorm()
     raise ValueError(f"camera_norm must be 'batch' or 'fixed', got {name!r}")

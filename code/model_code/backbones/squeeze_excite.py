@@ -4,7 +4,10 @@ import math
 
 from torch import Tensor, nn
 
-from thinktwice.model_code.backbones.few_rows_norm import FewRowsBatchNorm1d, FewRowsBatchNorm2d
+from thinktwice.model_code.backbones.single_value_batch_norm import (
+    SingleValueBatchNorm1d,
+    SingleValueBatchNorm2d,
+)
 
 #: groups of the batch-free norm; fewer where the channels do not divide
 NUM_GROUPS = 8
@@ -22,7 +25,7 @@ def build_norm(kind: str, channels: int, spatial: bool) -> nn.Module:
         ValueError: If the kind is neither.
     """
     if kind == 'batch':
-        return FewRowsBatchNorm2d(channels) if spatial else FewRowsBatchNorm1d(channels)
+        return SingleValueBatchNorm2d(channels) if spatial else SingleValueBatchNorm1d(channels)
     if kind == 'group':
         return nn.GroupNorm(math.gcd(NUM_GROUPS, channels), channels)
     raise ValueError(f"norm must be 'batch' or 'group', got {kind!r}")

@@ -23,7 +23,7 @@ class LidarLook(LookModule):
         hidden_channels: width of the gate's hidden layer.
         point_channels: width of each position's feature.
         out_channels: width of the result.
-        neighbour_offset: distance of the neighbours as a share of the map.
+        neighbor_offset: distance of the neighbours as a share of the map.
     """
 
     offsets: Tensor
@@ -37,13 +37,13 @@ class LidarLook(LookModule):
         hidden_channels: int = 256,
         point_channels: int = 128,
         out_channels: int = 256,
-        neighbour_offset: float = 0.1,
+        neighbor_offset: float = 0.1,
     ) -> None:
         super().__init__()
         self.x_range = x_range
         self.y_range = y_range
         self.out_channels = out_channels
-        steps = torch.tensor([0.0, -neighbour_offset, neighbour_offset])
+        steps = torch.tensor([0.0, -neighbor_offset, neighbor_offset])
         self.register_buffer('offsets', torch.cartesian_prod(steps, steps), persistent=False)  # (9, 2) x, y
         gate_channels = WAYPOINT_DIM + CONTROL_DIM + embed_channels
         self.gate = nn.Sequential(*mlp(gate_channels, hidden_channels, lidar_channels), nn.Sigmoid())

@@ -179,7 +179,7 @@ class ThinkTwiceDecoder(BaseModule):
                 f'configured for num_steps={self.num_steps}: set both to the same number'
             )
         if teacher is not None and context is not None:
-            outputs.update(self.follow_teacher(teacher, start, context, flatten_head))
+            outputs.update(self.teacher_forcing_pass(teacher, start, context, flatten_head))
         return outputs
 
     def build_context(
@@ -258,7 +258,7 @@ class ThinkTwiceDecoder(BaseModule):
             'refine_future_bev_map': future_maps,
         }
 
-    def follow_teacher(
+    def teacher_forcing_pass(
         self, teacher: TeacherInputs, start: SceneState, context: LookContext, flatten_head: nn.Module
     ) -> dict[str, Tensor]:
         """Run the layers with the expert's plan, which each of them should leave as it is."""

@@ -5,9 +5,9 @@ from thinktwice.model_code.losses.depth import DepthLoss
 from thinktwice.model_code.losses.distillation import (
     BEVFeatureLoss,
     FeatureLoss,
-    RefineLoss,
-    TeacherFeatureLoss,
-    TeacherOffsetLoss,
+    RefineFeatureLoss,
+    TeacherForcingFeatureLoss,
+    TeacherForcingOffsetLoss,
     ValueLoss,
 )
 from thinktwice.model_code.losses.plan import ActionLoss, PlanOffsets, SpeedLoss, WaypointLoss
@@ -20,11 +20,11 @@ __all__ = [
     'DrivingLoss',
     'FeatureLoss',
     'PlanOffsets',
-    'RefineLoss',
+    'RefineFeatureLoss',
     'SegmentationLoss',
     'SpeedLoss',
-    'TeacherFeatureLoss',
-    'TeacherOffsetLoss',
+    'TeacherForcingFeatureLoss',
+    'TeacherForcingOffsetLoss',
     'ValueLoss',
     'WaypointLoss',
     'beta_kl',

@@ -21,29 +21,29 @@ class DrivingLoss(nn.Module):
 
     Attributes:
         target_keys: entries of the targets that are read.
-        mean_over_processes: maps a count to its mean over all processes; the runner sets it where
+        mean_over_ranks: maps a count to its mean over all processes; the runner sets it where
             there are several, so that each label weighs the same, whatever process it is on.
     """
 
     target_keys: tuple[str, ...] = ()
-    mean_over_processes: Callable[[Tensor], Tensor] | None = None
+    mean_over_ranks: Callable[[Tensor], Tensor] | None = None
 
     def forward(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
         """Compute the terms from the model's raw predictions and the batch's targets."""
         raise NotImplementedError
 
-    def label_count(self, labelled: Tensor) -> Tensor:
+    def label_count(self, labeled: Tensor) -> Tensor:
         """Number of labels to divide a sum by: of this process, or the mean over all in training.
 
         Args:
-            labelled: bool, any shape.
+            labeled: bool, any shape.
 
         Returns:
             A positive scalar: 1 where there is no label at all.
         """
-        count = labelled.sum()
-        if self.training and self.mean_over_processes is not None:
-            count = self.mean_over_processes(count.float())
+        count = labeled.sum()
+        if self.training and self.mean_over_ranks is not None:
+            count = self.mean_over_ranks(count.float())
         return torch.where(count > 0, count, torch.ones_like(count))
 
 

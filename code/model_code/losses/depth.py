@@ -7,7 +7,7 @@ from torch import Tensor
 from thinktwice.model_code.losses.base import DrivingLoss, Predictions, Targets
 from thinktwice.registry import MODELS
 
-UNLABELLED = -1
+UNLABELED = -1
 FAR = 1e5  # metres, stands for "no depth" where the smallest is looked for
 
 
@@ -35,14 +35,14 @@ def patch_depth(depth: Tensor, size: tuple[int, int], pooling: str) -> Tensor:
     return patches[..., (H // h) // 2, :, (W // w) // 2]
 
 
-def depth_bins(depth: Tensor, depth_bound: tuple[float, float, float]) -> Tensor:
-    """Bin of each depth, int64: bin c holds [near + c step, near + (c + 1) step); ``UNLABELLED`` outside.
+def depth_bins(depth: Tensor, depth_bounds: tuple[float, float, float]) -> Tensor:
+    """Bin of each depth, int64: bin c holds [near + c step, near + (c + 1) step); ``UNLABELED`` outside.
 
     Args:
         depth: any shape, metres.
-        depth_bound: (near, far, step), metres.
+        depth_bounds: (near, far, step), metres.
     """
-    near, far, step = depth_bound
+    near, far, step = depth_bounds
     num_bins = round((far - near) / step)
     position = (depth - (near - step)) / step
     position = torch.where((position >= 0) & (position < num_bins + 1), position, 0.0)
@@ -51,11 +51,11 @@ def depth_bins(depth: Tensor, depth_bound: tuple[float, float, float]) -> Tensor
 
 @MODELS.register_module()
 class DepthLoss(DrivingLoss):
-    """Cross-entropy of the depth distribution over the labelled patches: ``depth_loss``.
+    """Cross-entropy of the depth distribution over the labeled patches: ``depth_loss``.
 
     Args:
-        weight: of the mean over labelled patches (their number at least 1) of the bins' sum.
-        depth_bound: (near, far, step) of the bins, metres.
+        weight: of the mean over labeled patches (their number at least 1) of the bins' sum.
+        depth_bounds: (near, far, step) of the bins, metres.
         pooling: ``min`` labels a patch by its nearest surface, ``nearest`` by its middle pixel.
         objective: ``sigmoid`` trains each bin's logit by itself, as the paper's model did;
             ``softmax`` trains the distribution that the lift uses.
@@ -69,7 +69,7 @@ class DepthLoss(DrivingLoss):
     def __init__(
         self,
         weight: float,
-        depth_bound: tuple[float, float, float],
+        depth_bounds: tuple[float, float, float],
         pooling: str = 'min',
         objective: str = 'sigmoid',
     ) -> None:
@@ -79,7 +79,7 @@ class DepthLoss(DrivingLoss):
         if objective not in ('sigmoid', 'softmax'):
             raise ValueError(f"DepthLoss: objective={objective!r} must be 'sigmoid' or 'softmax'")
         self.weight = weight
-        self.depth_bound = depth_bound
+        self.depth_bounds = depth_bounds
         self.pooling = pooling
         self.objective = objective
 
@@ -88,16 +88,16 @@ class DepthLoss(DrivingLoss):
         logits = predictions['depth_logits'].flatten(0, 1).float()  # (B * N, D, h, w)
         size = (logits.shape[-2], logits.shape[-1])
         patches = patch_depth(targets['depth'].flatten(0, 1), size, self.pooling)
-        bins = depth_bins(patches, self.depth_bound)
-        labelled = bins != UNLABELLED
+        bins = depth_bins(patches, self.depth_bounds)
+        labeled = bins != UNLABELED
         if self.objective == 'softmax':
-            total = F.cross_entropy(logits, bins, ignore_index=UNLABELLED, reduction='sum')
+            total = F.cross_entropy(logits, bins, ignore_index=UNLABELED, reduction='sum')
         else:
-            total = _sigmoid_cross_entropy(logits, bins, labelled)
-        return {'depth_loss': self.weight * total / self.label_count(labelled)}
+            total = _sigmoid_cross_entropy(logits, bins, labeled)
+        return {'depth_loss': self.weight * total / self.label_count(labeled)}
 
 
-def _sigmoid_cross_entropy(logits: Tensor, bins: Tensor, labelled: Tensor) -> Tensor:
-    """Sum over labelled patches and bins: softplus of every logit, less the labelled bin's logit."""
+def _sigmoid_cross_entropy(logits: Tensor, bins: Tensor, labeled: Tensor) -> Tensor:
+    """Sum over labeled patches and bins: softplus of every logit, less the labeled bin's logit."""
     chosen = logits.gather(1, bins.clamp(min=0).unsqueeze(1)).squeeze(1)
-    return ((F.softplus(logits).sum(1) - chosen) * labelled).sum()
+    return ((F.softplus(logits).sum(1) - chosen) * labeled).sum()

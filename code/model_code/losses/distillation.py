@@ -113,7 +113,7 @@ class BEVFeatureLoss(DrivingLoss):
 
 
 @MODELS.register_module()
-class RefineLoss(DrivingLoss):
+class RefineFeatureLoss(DrivingLoss):
     """Capped smooth-L1 of each refine layer's BEV map and vector, mean over layers and all elements.
 
     Gives ``refine_BEV_feature_loss<level>`` and ``refine_flattened_feature_loss``.
@@ -153,8 +153,8 @@ class RefineLoss(DrivingLoss):
 
 
 @MODELS.register_module()
-class TeacherFeatureLoss(RefineLoss):
-    """As :class:`RefineLoss` for the teacher-forcing pass, and its future BEV maps.
+class TeacherForcingFeatureLoss(RefineFeatureLoss):
+    """As :class:`RefineFeatureLoss` for the teacher-forcing pass, and its future BEV maps.
 
     Gives ``teacher_future_BEV_feature_loss<level>``, ``teacher_refine_BEV_feature_loss<level>`` and
     ``teacher_refine_flattened_feature_loss``.
@@ -188,7 +188,7 @@ class TeacherFeatureLoss(RefineLoss):
 
 
 @MODELS.register_module()
-class TeacherOffsetLoss(DrivingLoss):
+class TeacherForcingOffsetLoss(DrivingLoss):
     """Smooth-L1 of the offsets that the layers propose for the expert's own plan, against none.
 
     Gives ``teacher_wp_loss`` and ``teacher_action_loss``, each the mean over samples, layers,

@@ -11,7 +11,7 @@ from thinktwice.registry import MODELS
 def focal_cross_entropy(
     logits: Tensor, labels: Tensor, alpha: float, gamma: float, ignore_index: int, count: Tensor | None = None
 ) -> Tensor:
-    """Mean over the labelled pixels of alpha (1 - p)^gamma (-log p), p the probability of the label.
+    """Mean over the labeled pixels of alpha (1 - p)^gamma (-log p), p the probability of the label.
 
     Args:
         logits: (B, K, H, W).
@@ -19,7 +19,7 @@ def focal_cross_entropy(
         alpha: factor of every pixel.
         gamma: how much pixels that are already right count less.
         ignore_index: label of pixels that don't count.
-        count: what to divide the sum by; None for the number of labelled pixels, at least 1.
+        count: what to divide the sum by; None for the number of labeled pixels, at least 1.
 
     Returns:
         A scalar.

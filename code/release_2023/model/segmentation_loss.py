@@ -13,7 +13,7 @@ class ReferenceSegmentationLoss(SegmentationLoss):
     """Segmentation loss of the 2023 code; arguments as for :class:`SegmentationLoss`."""
 
     def pixel_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy of all labelled pixels, times the focal factor of that mean (M21).
+        """Mean cross-entropy of all labeled pixels, times the focal factor of that mean (M21).
 
         Easy and hard pixels weigh the same; the factor only scales the whole loss.
 

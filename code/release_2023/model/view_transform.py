@@ -41,7 +41,7 @@ class ReferenceLiftSplat(LiftSplat):
     def bin_depths(self) -> Tensor:
         """Depth (D,) at which each bin is lifted: its lower end (M24).
 
-        What is labelled 10.0 to 10.5 m is placed at 10.0 m, 0.25 m short on average.
+        What is labeled 10.0 to 10.5 m is placed at 10.0 m, 0.25 m short on average.
         """
         lower, _, size = self.depth_bounds
         return lower + torch.arange(self.num_bins) * size

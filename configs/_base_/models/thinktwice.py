@@ -95,7 +95,7 @@ model = dict(
             order=('conv', 'norm', 'act'),
             block_type='basicblock',
             output_channels=128,
-            norm_cfg=dict(type='thinktwice.FewRowsBatchNorm1d', eps=1e-3, momentum=0.01),
+            norm_cfg=dict(type='thinktwice.SingleValueBatchNorm1d', eps=1e-3, momentum=0.01),
             encoder_channels=((16, 16, 32), (32, 32, 64), (64, 64, 128), (128, 128)),
             encoder_paddings=((0, 0, 1), (0, 0, 1), (0, 0, (0, 1, 1)), (0, 0)),
         ),
@@ -158,7 +158,7 @@ model = dict(
         prediction_module=dict(type='PredictionModule'),
         camera_look=dict(type='CameraLook', num_heads=8, num_points=8, hidden_channels=512, out_channels=256),
         lidar_look=dict(
-            type='LidarLook', hidden_channels=256, point_channels=128, out_channels=256, neighbour_offset=0.1
+            type='LidarLook', hidden_channels=256, point_channels=128, out_channels=256, neighbor_offset=0.1
         ),
         refine_layer=dict(type='RefineLayer', hidden_channels=512),
     ),
@@ -174,10 +174,10 @@ model = dict(
             weights=(1 / 4, 1 / 3, 1 / 4, 1 / 11),
             max_error=5.0,
         ),
-        dict(type='RefineLoss', map_weight=1 / 4, vector_weight=0.05 * 0.1, level=2, max_error=5.0),
-        dict(type='TeacherOffsetLoss', waypoint_weight=1.0, action_weight=1.0),
+        dict(type='RefineFeatureLoss', map_weight=1 / 4, vector_weight=0.05 * 0.1, level=2, max_error=5.0),
+        dict(type='TeacherForcingOffsetLoss', waypoint_weight=1.0, action_weight=1.0),
         dict(
-            type='TeacherFeatureLoss',
+            type='TeacherForcingFeatureLoss',
             future_weight=1 / 4,
             map_weight=1 / 4,
             vector_weight=0.05,
@@ -185,7 +185,9 @@ model = dict(
             max_error=5.0,
         ),
         dict(type='${segmentation_loss}', weight=10.0, alpha=0.5, gamma=2.0, ignore_index=255),
-        dict(type='DepthLoss', weight=1.0, depth_bound='${depth_bounds}', pooling='min', objective='sigmoid'),
+        dict(
+            type='DepthLoss', weight=1.0, depth_bounds='${depth_bounds}', pooling='min', objective='sigmoid'
+        ),
         dict(type='PlanOffsets'),  # logged, not trained on
     ],
 )

@@ -44,7 +44,7 @@ def test_sigmoid_objective_sums_the_bins_of_each_labelled_patch() -> None:
             values, F.one_hot(torch.tensor(label), 80).float(), reduction='sum'
         )
 
-    loss = DepthLoss(weight=3.0, depth_bound=BOUND)({'depth_logits': logits}, {'depth': depth})['depth_loss']
+    loss = DepthLoss(weight=3.0, depth_bounds=BOUND)({'depth_logits': logits}, {'depth': depth})['depth_loss']
     torch.testing.assert_close(loss, 3 * loss_by_loops(logits, depth, 4, element))
 
 
@@ -81,7 +81,7 @@ def test_no_label_gives_zero_and_finite_gradients() -> None:
 
 def test_a_batch_is_the_mean_of_its_halves_weighted_by_labelled_patches() -> None:
     logits, depth = torch.randn(2, 1, 80, 3, 4), 1 + 30 * torch.rand(2, 1, 12, 16)
-    depth[0, :, 4:] = 0  # 4 labelled patches against 12
+    depth[0, :, 4:] = 0  # 4 labeled patches against 12
     loss = DepthLoss(1.0, BOUND)
     whole = loss({'depth_logits': logits}, {'depth': depth})['depth_loss']
     halves = [

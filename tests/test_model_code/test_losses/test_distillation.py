@@ -6,9 +6,9 @@ from thinktwice.errors import ConfigError
 from thinktwice.model_code.losses import (
     BEVFeatureLoss,
     FeatureLoss,
-    RefineLoss,
-    TeacherFeatureLoss,
-    TeacherOffsetLoss,
+    RefineFeatureLoss,
+    TeacherForcingFeatureLoss,
+    TeacherForcingOffsetLoss,
     ValueLoss,
 )
 
@@ -69,7 +69,9 @@ def test_bev_feature_loss_weighs_each_level() -> None:
 
 def test_refine_loss_is_the_mean_over_layers() -> None:
     predicted, teacher = refined(), targets()
-    losses = RefineLoss(map_weight=0.25, vector_weight=0.005, level=2, max_error=5.0)(predicted, teacher)
+    losses = RefineFeatureLoss(map_weight=0.25, vector_weight=0.005, level=2, max_error=5.0)(
+        predicted, teacher
+    )
     per_layer = [capped(predicted['refine_bev_map'][:, i], teacher['grid_feature'][0]) for i in range(L)]
     torch.testing.assert_close(losses['refine_BEV_feature_loss2'], 0.25 * torch.stack(per_layer).mean())
     per_layer = [capped(predicted['refine_bev_vector'][:, i], teacher['feature']) for i in range(L)]
@@ -78,7 +80,9 @@ def test_refine_loss_is_the_mean_over_layers() -> None:
 
 def test_teacher_feature_loss_compares_future_maps_step_by_step() -> None:
     predicted, teacher = refined('teacher_refine', 'teacher_future_bev_map'), targets()
-    loss = TeacherFeatureLoss(future_weight=0.5, map_weight=0.25, vector_weight=0.05, level=2, max_error=5.0)
+    loss = TeacherForcingFeatureLoss(
+        future_weight=0.5, map_weight=0.25, vector_weight=0.05, level=2, max_error=5.0
+    )
     losses = loss(predicted, teacher)
     assert set(losses) == {
         'teacher_future_BEV_feature_loss2',
@@ -97,16 +101,16 @@ def test_teacher_offsets_are_pulled_to_zero() -> None:
         'teacher_waypoint_offset': torch.randn(B, L, K, 2),
         'teacher_control_offset': torch.randn(B, L, K, 4),
     }
-    losses = TeacherOffsetLoss(waypoint_weight=2, action_weight=3)(predicted, {})
+    losses = TeacherForcingOffsetLoss(waypoint_weight=2, action_weight=3)(predicted, {})
     for name, weight, offset in zip(losses, (2, 3), predicted.values(), strict=True):
         torch.testing.assert_close(losses[name], weight * F.smooth_l1_loss(offset, torch.zeros_like(offset)))
     assert list(losses) == ['teacher_wp_loss', 'teacher_action_loss']
 
 
 def test_without_refine_layers_there_is_nothing_to_compare() -> None:
-    assert RefineLoss(1, 1, 2, 5.0)(refined(layers=0), targets()) == {}
-    assert TeacherFeatureLoss(1, 1, 1, 2, 5.0)({}, targets()) == {}
-    assert TeacherOffsetLoss(1, 1)({}, {}) == {}
+    assert RefineFeatureLoss(1, 1, 2, 5.0)(refined(layers=0), targets()) == {}
+    assert TeacherForcingFeatureLoss(1, 1, 1, 2, 5.0)({}, targets()) == {}
+    assert TeacherForcingOffsetLoss(1, 1)({}, {}) == {}
 
 
 def test_maps_of_another_size_are_named_with_a_way_out() -> None:

@@ -13,7 +13,7 @@ def seg_loss(**options):
 
 
 def test_every_pixel_has_its_own_focal_factor() -> None:
-    probabilities = [0.9, 0.6, 0.2]  # of the labelled class of three pixels
+    probabilities = [0.9, 0.6, 0.2]  # of the labeled class of three pixels
     logits = torch.tensor([probabilities, [1 - p for p in probabilities]]).log().view(1, 2, 1, 3)
     loss = focal_cross_entropy(logits, torch.zeros(1, 1, 3, dtype=torch.long), 0.5, 2.0, 255)
     expected = sum(0.5 * (1 - p) ** 2 * -math.log(p) for p in probabilities) / 3

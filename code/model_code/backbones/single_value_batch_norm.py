@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from thinktwice.registry import MODELS
 
 
-class _FewRowsMixin(nn.modules.batchnorm._BatchNorm):
+class _SingleValueMixin(nn.modules.batchnorm._BatchNorm):
     """Running statistics in place of those of a batch that has none."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -39,10 +39,10 @@ class _FewRowsMixin(nn.modules.batchnorm._BatchNorm):
 
 
 @MODELS.register_module()
-class FewRowsBatchNorm1d(_FewRowsMixin, nn.BatchNorm1d):
+class SingleValueBatchNorm1d(_SingleValueMixin, nn.BatchNorm1d):
     """``nn.BatchNorm1d`` for (B, C) or (B, C, length) that trains on any number of rows."""
 
 
 @MODELS.register_module()
-class FewRowsBatchNorm2d(_FewRowsMixin, nn.BatchNorm2d):
+class SingleValueBatchNorm2d(_SingleValueMixin, nn.BatchNorm2d):
     """``nn.BatchNorm2d`` for (B, C, H, W) that trains on any number of values per channel."""

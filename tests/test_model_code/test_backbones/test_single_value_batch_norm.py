@@ -2,14 +2,17 @@ import pytest
 import torch
 from torch import nn
 
-from thinktwice.model_code.backbones.few_rows_norm import FewRowsBatchNorm1d, FewRowsBatchNorm2d
+from thinktwice.model_code.backbones.single_value_batch_norm import (
+    SingleValueBatchNorm1d,
+    SingleValueBatchNorm2d,
+)
 
 
 def pair(kind, channels=4):
     ours, theirs = (
-        (FewRowsBatchNorm1d(channels), nn.BatchNorm1d(channels))
+        (SingleValueBatchNorm1d(channels), nn.BatchNorm1d(channels))
         if kind == 1
-        else (FewRowsBatchNorm2d(channels), nn.BatchNorm2d(channels))
+        else (SingleValueBatchNorm2d(channels), nn.BatchNorm2d(channels))
     )
     theirs.running_mean.normal_()
     theirs.running_var.uniform_(0.5, 2)
