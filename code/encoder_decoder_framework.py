@@ -30,7 +30,7 @@ class EncoderDecoder(BaseModel):
         measurement_encoder: speed, target point and command to a vector.
         decoder: the plan, from coarse to refined.
         losses: terms of the training objective; may be empty for inference.
-        data_preprocessor: moves a batch to the device and normalises it.
+        data_preprocessor: moves a batch to the device and normalizes it.
         init_cfg: mmengine's.
 
     Raises:
@@ -71,9 +71,9 @@ class EncoderDecoder(BaseModel):
         """Run the model on a preprocessed batch.
 
         Args:
-            inputs: img (B, T, N, 3, H, W) normalised, points (list of B (P, 5)), intrinsics
+            inputs: img (B, T, N, 3, H, W) normalized, points (list of B (P, 5)), intrinsics
                 (B, T, N, 3, 3), cam2ego (B, T, N, 4, 4), frame2key (B, T, 4, 4), ida_mats
-                (B, T, N, 4, 4), speed (B,) m/s, target_point (B, 2) ego metres, command (B,) int64.
+                (B, T, N, 4, 4), speed (B,) m/s, target_point (B, 2) ego meters, command (B,) int64.
             targets: the supervision, needed and read in mode ``loss`` only.
             metas: what is known about each sample, not used here.
             mode: ``tensor``, ``loss`` or ``predict``.
@@ -155,7 +155,7 @@ class EncoderDecoder(BaseModel):
         """Plan and action of each sample, without any target.
 
         Returns:
-            B dicts: waypoints (K, 2) ego metres, waypoints_stages (L + 1, K, 2), alpha and beta
+            B dicts: waypoints (K, 2) ego meters, waypoints_stages (L + 1, K, 2), alpha and beta
             (2,) of the present action, action (2,) acceleration and steer in [-1, 1].
         """
         predictions = self.predict_raw(inputs)

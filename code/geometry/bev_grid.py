@@ -1,6 +1,6 @@
 """The bird's-eye-view grid: which cell holds a point, and how maps are oriented.
 
-Points are in the ego frame: x forward, y right, z up, metres. A map that is indexed
+Points are in the ego frame: x forward, y right, z up, meters. A map that is indexed
 ``[y index, x index]``, both growing with the coordinate, is called *index-ordered*; it is
 what scattering points into cells gives. Maps that are compared with the teacher's, or
 handed to the decoder, are in *teacher orientation*: row 0 is farthest ahead, column 0 is
@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-#: lower bound, upper bound, cell size; metres
+#: lower bound, upper bound, cell size; meters
 Bounds = tuple[float, float, float]
 
 #: a range may miss a whole number of cells by this share of a cell (38.4 m hold 21.0008 cells of 1.8285 m)
@@ -25,7 +25,7 @@ class BEVGrid:
     """A regular grid over the ground around the ego vehicle.
 
     Args:
-        x_bounds: Lower bound, upper bound and cell size along x (forward), metres.
+        x_bounds: Lower bound, upper bound and cell size along x (forward), meters.
         y_bounds: The same along y (right).
         z_bounds: The same along z (up).
 
@@ -75,12 +75,12 @@ class BEVGrid:
 
     @property
     def lower(self) -> tuple[float, float, float]:
-        """Lower corner (x, y, z) in metres."""
+        """Lower corner (x, y, z) in meters."""
         return self.x_bounds[0], self.y_bounds[0], self.z_bounds[0]
 
     @property
     def cell_size(self) -> tuple[float, float, float]:
-        """Size of a cell along (x, y, z) in metres."""
+        """Size of a cell along (x, y, z) in meters."""
         return self.x_bounds[2], self.y_bounds[2], self.z_bounds[2]
 
     def axis_indices(self, points: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ class BEVGrid:
         each axis collect what lies one cell below the range too.
 
         Args:
-            points: (..., 3) x, y, z in the ego frame, metres.
+            points: (..., 3) x, y, z in the ego frame, meters.
 
         Returns:
             (..., 3) int64 indices along x, y, z; negative below the range.
@@ -103,7 +103,7 @@ class BEVGrid:
         """Flat index of the cell that holds each point, in index order.
 
         Args:
-            points: (..., 3) x, y, z in the ego frame, metres.
+            points: (..., 3) x, y, z in the ego frame, meters.
 
         Returns:
             (...) int64: ``y index * num_x + x index``, or -1 for a point outside of the
@@ -119,7 +119,7 @@ class BEVGrid:
         """Ground position of every cell of a map in teacher orientation.
 
         Returns:
-            (num_x, num_y, 2) float32 x, y in metres.
+            (num_x, num_y, 2) float32 x, y in meters.
         """
         x = self.x_bounds[0] + (torch.arange(self.num_x) + 0.5) * self.x_bounds[2]
         y = self.y_bounds[0] + (torch.arange(self.num_y) + 0.5) * self.y_bounds[2]
@@ -129,7 +129,7 @@ class BEVGrid:
         """Continuous place of points in a map of teacher orientation.
 
         Args:
-            points: (..., >=2) x, y in the ego frame, metres.
+            points: (..., >=2) x, y in the ego frame, meters.
 
         Returns:
             (..., 2) column (lateral) and row (forward), the order that samplers take; 0
@@ -171,7 +171,7 @@ def from_teacher_orientation(teacher_map: Tensor) -> Tensor:
 
 def _count_cells(name: str, bounds: tuple[float, ...]) -> int:
     if len(bounds) != 3:
-        raise ValueError(f'{name} must be (lower, upper, cell size) in metres, got {bounds}')
+        raise ValueError(f'{name} must be (lower, upper, cell size) in meters, got {bounds}')
     lower, upper, size = bounds
     if size <= 0 or upper <= lower:
         raise ValueError(f'{name} {bounds} is empty: give lower < upper and a positive cell size')

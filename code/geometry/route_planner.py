@@ -1,6 +1,6 @@
 """Route planner: the sparse list of route nodes and the target point taken from it.
 
-Positions are (north, east) in metres, as in the recorded measurements.
+Positions are (north, east) in meters, as in the recorded measurements.
 """
 
 import math
@@ -22,7 +22,7 @@ def thin_route(nodes: list[RouteNode], spacing: float = 50.0) -> list[RouteNode]
     """Keep the nodes that matter for navigation.
 
     Kept are lane-change nodes, nodes where the road option changes (unless a
-    lane change went before), nodes after more than `spacing` metres, the last.
+    lane change went before), nodes after more than `spacing` meters, the last.
     """
     kept: list[RouteNode] = []
     walked = 0.0
@@ -45,8 +45,8 @@ class RoutePlanner:
 
     Args:
         nodes: the route, at least one node.
-        min_distance: nodes nearer than this count as reached, metres.
-        max_distance: how far along the route to look, metres.
+        min_distance: nodes nearer than this count as reached, meters.
+        max_distance: how far along the route to look, meters.
     """
 
     def __init__(self, nodes: list[RouteNode], min_distance: float, max_distance: float) -> None:
@@ -57,7 +57,7 @@ class RoutePlanner:
         self.max_distance = max_distance
 
     def step(self, north: float, east: float) -> RouteNode:
-        """Return the target node for a car at (north, east) metres."""
+        """Return the target node for a car at (north, east) meters."""
         if len(self.nodes) == 1:
             return self.nodes[0]
         reached, walked = 0, 0.0

@@ -87,13 +87,13 @@ class WaypointController:
         speed_gains: the same of the speed.
         window: errors that both remember.
         step_time: seconds between waypoints.
-        aim_distance: metres ahead at which the steering aims.
+        aim_distance: meters ahead at which the steering aims.
         brake_speed: desired speed below which the car brakes [m/s].
         brake_ratio: speed over desired speed above which the car brakes.
         max_speed_error: largest speed error that the speed control sees [m/s].
         target_angle: change of direction after the plan, in quarter turns, above which the target
             point is followed instead of the plan.
-        target_distance: metres ahead up to which the target point may be followed.
+        target_distance: meters ahead up to which the target point may be followed.
         min_speed: m/s below which the car counts as standing and does not steer.
     """
 
@@ -133,9 +133,9 @@ class WaypointController:
         """Control for the present step.
 
         Args:
-            waypoints: (K, 2) ego metres (x forward, y right), K at least 2.
+            waypoints: (K, 2) ego meters (x forward, y right), K at least 2.
             speed: m/s.
-            target_point: (2,) ego metres.
+            target_point: (2,) ego meters.
             desired_speed: m/s to use instead of the plan's own, if positive.
 
         Raises:

@@ -12,7 +12,7 @@ from thinktwice.registry import MODELS
 
 @MODELS.register_module()
 class DrivingDataPreprocessor(BaseDataPreprocessor):
-    """Move a batch to the device, augment its images in training, normalise them.
+    """Move a batch to the device, augment its images in training, normalize them.
 
     Args:
         mean: Mean of R, G, B, as a share of the full range.
@@ -38,7 +38,7 @@ class DrivingDataPreprocessor(BaseDataPreprocessor):
         self.register_buffer('std', 255 * torch.tensor(std)[:, None, None], persistent=False)
 
     def set_iteration(self, iteration: int) -> None:
-        """Tell the augmentation how far the run is: optimiser steps since its start."""
+        """Tell the augmentation how far the run is: optimizer steps since its start."""
         self.iteration = iteration
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
@@ -50,7 +50,7 @@ class DrivingDataPreprocessor(BaseDataPreprocessor):
             training: Whether the images are augmented.
 
         Returns:
-            The same groups on the device, ``img`` float32 and normalised.
+            The same groups on the device, ``img`` float32 and normalized.
 
         Raises:
             ValueError: If the augmentation is on and a sample has no seed.

@@ -25,17 +25,17 @@ COARSE_MIN_PIXELS = 3
 
 @dataclass(frozen=True)
 class PhotometricLimits:
-    """Ranges of the parameters at one iteration; grey levels run from 0 to 255.
+    """Ranges of the parameters at one iteration; gray levels run from 0 to 255.
 
     Attributes:
         probability: Probability of each operation.
         per_channel: Probability that the channels get values of their own.
         blur_sigma: Largest standard deviation of the blur, pixels.
-        noise_std: Largest standard deviation of the noise, grey levels.
+        noise_std: Largest standard deviation of the noise, gray levels.
         dropout: Largest share of dropped pixels.
-        add: Largest shift, grey levels.
+        add: Largest shift, gray levels.
         multiply: Least and largest factor.
-        contrast: Least and largest factor of the distance to the middle grey.
+        contrast: Least and largest factor of the distance to the middle gray.
     """
 
     probability: float
@@ -49,9 +49,9 @@ class PhotometricLimits:
 
 
 def photometric_limits(iteration: int) -> PhotometricLimits:
-    """Ranges at a training iteration (optimiser steps since the start of the run).
+    """Ranges at a training iteration (optimizer steps since the start of the run).
 
-    The noise is drawn in shares of the full range. (2023 took the share itself for grey
+    The noise is drawn in shares of the full range. (2023 took the share itself for gray
     levels, which changed no pixel.)
     """
     i = float(iteration)
@@ -135,16 +135,16 @@ def multiply(img: Tensor, draw: Draw) -> Tensor:
 
 
 def change_contrast(img: Tensor, draw: Draw) -> Tensor:
-    """Factor of the distance to the middle grey."""
+    """Factor of the distance to the middle gray."""
     factor = _per_channel(draw.uniform(*draw.limits.contrast, size=draw.channels()), img)
     return CONTRAST_CENTER + (img - CONTRAST_CENTER) * factor
 
 
 def blend_gray(img: Tensor, draw: Draw) -> Tensor:
-    """Blend with the grey image."""
+    """Blend with the gray image."""
     alpha = draw.uniform(0, 1).item()
-    grey = (img * img.new_tensor(GRAY_WEIGHTS)[:, None, None]).sum(dim=-3, keepdim=True)
-    return img + alpha * (grey - img)
+    gray = (img * img.new_tensor(GRAY_WEIGHTS)[:, None, None]).sum(dim=-3, keepdim=True)
+    return img + alpha * (gray - img)
 
 
 OPERATIONS: tuple[Callable[[Tensor, Draw], Tensor], ...] = (
@@ -159,7 +159,7 @@ class PhotometricAugmentation:
     def __call__(self, img: Tensor, seed: int, iteration: int) -> Tensor:
         """Augment the images of one sample.
 
-        Each operation works on whole grey levels and its result is rounded to them, as if
+        Each operation works on whole gray levels and its result is rounded to them, as if
         images were stored between operations. (2023 truncated, half a level too dark.)
 
         Args:

@@ -35,11 +35,11 @@ def test_left_is_column_zero_and_ahead_is_row_zero(point, cell):
 
 @settings(max_examples=100, deadline=None)
 @given(x=st.floats(-3.99, 19.99), y=st.floats(-8.99, 8.99), z=st.floats(-1.99, 5.99))
-def test_every_point_inside_lands_in_the_cell_whose_centre_is_nearest(x, y, z):
+def test_every_point_inside_lands_in_the_cell_whose_center_is_nearest(x, y, z):
     row, column = occupied_cell(OBLONG, (x, y, z))
-    centre = OBLONG.cell_centers()[row, column]
-    assert abs(centre[0] - x) <= 1.0 + 1e-4
-    assert abs(centre[1] - y) <= 0.5 + 1e-4
+    center = OBLONG.cell_centers()[row, column]
+    assert abs(center[0] - x) <= 1.0 + 1e-4
+    assert abs(center[1] - y) <= 0.5 + 1e-4
 
 
 @settings(max_examples=100, deadline=None)
@@ -69,9 +69,9 @@ def test_orientation_is_a_quarter_turn_of_an_oblong_map_and_inverts():
 
 @settings(max_examples=50, deadline=None)
 @given(row=st.integers(0, 11), column=st.integers(0, 17))
-def test_continuous_coordinates_of_a_cell_centre_are_the_middle_of_its_pixel(row, column):
-    centre = OBLONG.cell_centers()[row, column]
-    width, height = OBLONG.teacher_coordinates(centre).tolist()
+def test_continuous_coordinates_of_a_cell_center_are_the_middle_of_its_pixel(row, column):
+    center = OBLONG.cell_centers()[row, column]
+    width, height = OBLONG.teacher_coordinates(center).tolist()
     assert width * 18 == pytest.approx(column + 0.5, abs=1e-4)
     assert height * 12 == pytest.approx(row + 0.5, abs=1e-4)
 

@@ -16,7 +16,7 @@ def make_batch(size=2):
     }
 
 
-def test_grey_124_is_normalised_as_documented():
+def test_gray_124_is_normalized_as_documented():
     img = torch.full((1, 1, 1, 3, 2, 2), 124, dtype=torch.uint8)
     out = DrivingDataPreprocessor()({'inputs': {'img': img}})['inputs']['img']
     assert out.dtype == torch.float32

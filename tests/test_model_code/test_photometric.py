@@ -55,14 +55,14 @@ def test_strength_follows_the_documented_schedule(
 
 
 def test_noise_is_visible_from_the_first_iteration_and_unbiased():
-    grey = torch.full((1, 3, 64, 64), 124.0)
+    gray = torch.full((1, 3, 64, 64), 124.0)
     limits = photometric_limits(0)
     spreads = []
     for seed in range(20):
-        noisy = photometric.add_noise(grey, draw_with(seed, noise_std=limits.noise_std)).round()
+        noisy = photometric.add_noise(gray, draw_with(seed, noise_std=limits.noise_std)).round()
         spreads.append(noisy.std().item())
         assert noisy.mean().item() == pytest.approx(124, abs=0.5)
-    assert max(spreads) > 5  # grey levels; the standard deviation is uniform from 0 to 9.8
+    assert max(spreads) > 5  # gray levels; the standard deviation is uniform from 0 to 9.8
     assert np.mean(spreads) == pytest.approx(limits.noise_std / 2, rel=0.4)
 
 
@@ -76,15 +76,15 @@ def test_blur_is_scipys_gaussian():
     assert photometric.blur(img, draw)[0].numpy() == pytest.approx(expected, abs=1e-3)
 
 
-def test_multiply_contrast_and_grey_are_the_plain_formulas():
+def test_multiply_contrast_and_gray_are_the_plain_formulas():
     img = random_images(1).float()
     assert torch.allclose(photometric.multiply(img, draw_with(multiply=(2.0, 2.0))), img * 2)
     contrast = photometric.change_contrast(img, draw_with(contrast=(0.5, 0.5)))
     assert torch.allclose(contrast, 127 + 0.5 * (img - 127))
     alpha = draw_with().uniform(0, 1)
-    grey = 0.299 * img[:, :1] + 0.587 * img[:, 1:2] + 0.114 * img[:, 2:]
+    gray = 0.299 * img[:, :1] + 0.587 * img[:, 1:2] + 0.114 * img[:, 2:]
     assert torch.allclose(
-        photometric.blend_gray(img, draw_with()), (1 - alpha) * img + alpha * grey, atol=1e-3
+        photometric.blend_gray(img, draw_with()), (1 - alpha) * img + alpha * gray, atol=1e-3
     )
 
 
@@ -114,7 +114,7 @@ def test_dropped_rectangles_are_coarse_and_dropped_pixels_are_not():
 
 
 @pytest.mark.parametrize('iteration', [0, 100_000, 1_000_000])
-def test_result_is_whole_grey_levels_of_the_same_shape(iteration):
+def test_result_is_whole_gray_levels_of_the_same_shape(iteration):
     img = random_images(2, 3)
     for seed in range(10):
         out = PhotometricAugmentation()(img, seed, iteration)

@@ -64,7 +64,7 @@ def test_ego_motion_moves_what_the_history_frame_saw(corrected):  # M2
 @both
 def test_static_point_lifts_to_one_place_from_both_frames(corrected):  # M1, M2, M13
     batch = image_batch(batch=1)
-    point = torch.tensor([12.0, 1.0, 0.5, 1.0])  # key ego frame, metres
+    point = torch.tensor([12.0, 1.0, 0.5, 1.0])  # key ego frame, meters
     lifted = []
     for frame in (0, 1):
         cam2ego, frame2key = batch['cam2ego'][0, frame, 0], batch['frame2key'][0, frame]
@@ -111,12 +111,12 @@ def test_what_lies_below_the_range_has_no_cell(corrected, axis):  # M22
 
 
 @both
-def test_rays_go_through_the_centres_of_the_lifted_cells(corrected):  # M23
+def test_rays_go_through_the_centers_of_the_lifted_cells(corrected):  # M23
     columns, rows = splat(corrected).pixel_centers((64, 128), (4, 8))
-    centres = 16 * torch.arange(8.0) + 7.5
-    assert torch.allclose(columns, centres) == corrected
-    assert torch.allclose(rows, centres[:4]) == corrected
-    assert (columns - centres).abs().max() <= 7.5
+    centers = 16 * torch.arange(8.0) + 7.5
+    assert torch.allclose(columns, centers) == corrected
+    assert torch.allclose(rows, centers[:4]) == corrected
+    assert (columns - centers).abs().max() <= 7.5
 
 
 @both

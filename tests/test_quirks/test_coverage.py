@@ -1,4 +1,4 @@
-"""Every row of docs/reference_quirks.md has a test that fails on the 2023 behaviour; this is the list."""
+"""Every row of docs/reference_quirks.md has a test that fails on the 2023 behavior; this is the list."""
 
 import ast
 import re
@@ -40,7 +40,7 @@ HELD_BY = {
     'M20': (DECODER, 'test_returned_future_maps_keep_layers_and_steps_apart'),
     'M21': (LOSSES, 'test_each_pixel_is_weighed_by_its_own_difficulty'),
     'M22': (CAMERA, 'test_what_lies_below_the_range_has_no_cell'),
-    'M23': (CAMERA, 'test_rays_go_through_the_centres_of_the_lifted_cells'),
+    'M23': (CAMERA, 'test_rays_go_through_the_centers_of_the_lifted_cells'),
     'M24': (CAMERA, 'test_depth_of_a_bin_is_right_on_average'),
     'M25': (LOSSES, 'test_depth_can_be_trained_as_it_is_used'),
     'M26': (IMAGES, 'test_buildings_are_no_background'),
@@ -65,7 +65,7 @@ HELD_BY = {
     'Q5': (IMAGES, 'test_buildings_are_no_background'),
     'Q6': (IMAGES, 'test_red_lights_are_red'),
     'Q7': (IMAGES, 'test_augmentation_invents_no_class_and_no_depth'),
-    'Q8': (IMAGES, 'test_front_depth_is_measured_from_the_colour_camera'),
+    'Q8': (IMAGES, 'test_front_depth_is_measured_from_the_color_camera'),
     'Q9': (IMAGES, 'test_image_without_distortion_stays_where_it_is'),
     'Q10': (IMAGES, 'test_matrix_finds_the_pixel'),
     'Q11': (LOSSES, 'test_augmentation_grows_with_the_whole_run'),

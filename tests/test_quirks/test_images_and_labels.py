@@ -71,13 +71,13 @@ def test_ids_of_2023_are_the_published_ones():  # Q5
 
 @both
 @pytest.mark.parametrize(
-    ('colour', 'ids'), [((255, 0, 0), (10, 8)), ((255, 20, 60), (10, 9)), ((0, 255, 90), (11, 10))]
+    ('color', 'ids'), [((255, 0, 0), (10, 8)), ((255, 20, 60), (10, 9)), ((0, 255, 90), (11, 10))]
 )
-def test_red_lights_are_red(corrected, colour, ids):  # Q6
+def test_red_lights_are_red(corrected, color, ids):  # Q6
     class_ids = np.zeros(SIZE, np.uint8)
     class_ids[30:60, 60:90] = LIGHT
     rgb = np.zeros((*SIZE, 3), np.uint8)
-    rgb[35:45, 65:85] = colour  # lit in part: a uniform light is undecided
+    rgb[35:45, 65:85] = color  # lit in part: a uniform light is undecided
     seg = load(corrected, rgb=rgb, class_ids=class_ids)['seg'][0]
     # 2023: undecided (8) for the pure red, red (9) for the bluish one
     assert seg[22, 42] == (ids[0] if corrected else ids[1])
@@ -107,7 +107,7 @@ def test_outside_of_the_recorded_image_is_ignored(corrected):  # Q7: 255 instead
 
 
 @both
-def test_front_depth_is_measured_from_the_colour_camera(corrected):  # Q8
+def test_front_depth_is_measured_from_the_color_camera(corrected):  # Q8
     depth = load(corrected, depth=np.full(SIZE, 10.2), depth_offset=-0.2)['depth'][0, 20, 40]
     assert (abs(depth - 10.0) < 1e-3) == corrected
 

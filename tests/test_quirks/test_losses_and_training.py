@@ -127,8 +127,8 @@ def test_schedule_of_2023_ends_at_step_185():  # Q11
 @both
 def test_noise_changes_pixels(corrected):  # Q12
     std = augmentation(corrected).limits(0).noise_std
-    grey = torch.full((10_000,), 100.0)
-    changed = bool(((grey + std * torch.randn(10_000)).round() != grey).any())
+    gray = torch.full((10_000,), 100.0)
+    changed = bool(((gray + std * torch.randn(10_000)).round() != gray).any())
     assert changed == corrected
 
 

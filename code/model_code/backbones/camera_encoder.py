@@ -64,7 +64,7 @@ class LSSCameraEncoder(BaseModule):
         lift_level: Which level of the neck is lifted.
         out_channels: Channels of the lifted features and of the BEV map.
         num_frames: Frames, the key frame included; at least 1.
-        init_cfg: Initialisation of mmengine.
+        init_cfg: Initialization of mmengine.
 
     Raises:
         ValueError: If ``num_frames`` is below 1.
@@ -106,9 +106,9 @@ class LSSCameraEncoder(BaseModule):
         """Encode all frames; history frames without gradient, by the same weights.
 
         Args:
-            img: (B, T, N, 3, H, W) normalised images, oldest frame first, key frame last.
+            img: (B, T, N, 3, H, W) normalized images, oldest frame first, key frame last.
             intrinsics: (B, T, N, 3, 3) pixels of the undistorted raw image.
-            cam2ego: (B, T, N, 4, 4) camera to the ego frame of its own moment, metres.
+            cam2ego: (B, T, N, 4, 4) camera to the ego frame of its own moment, meters.
             frame2key: (B, T, 4, 4) ego frame of each moment to that of the key frame.
             ida_mats: (B, T, N, 4, 4) raw pixel to pixel of the network's image.
 

@@ -8,7 +8,7 @@ from thinktwice.model_code.backbones.single_value_batch_norm import SingleValueB
 #: focal lengths and principal point (4), image augmentation (6), camera-to-ego rows (12)
 CAMERA_VECTOR_SIZE = 22
 
-#: typical magnitude of each entry: pixels for intrinsics and shifts, 1 for factors and metres
+#: typical magnitude of each entry: pixels for intrinsics and shifts, 1 for factors and meters
 _FIXED_SCALES = (1000.0,) * 4 + (1.0, 1.0, 100.0) * 2 + (1.0,) * 12
 
 
@@ -18,7 +18,7 @@ def camera_vector(intrinsics: Tensor, ida_mats: Tensor, cam2ego: Tensor) -> Tens
     Args:
         intrinsics: (..., 3, 3) pixels of the undistorted raw image.
         ida_mats: (..., 4, 4) image augmentation, original to final pixel.
-        cam2ego: (..., 4, 4) camera to the ego frame of the image's own moment, metres.
+        cam2ego: (..., 4, 4) camera to the ego frame of the image's own moment, meters.
 
     Returns:
         (..., 22): fx, fy, cx, cy; the factors and the shift of both pixel axes; rows 0..2
@@ -32,7 +32,7 @@ def camera_vector(intrinsics: Tensor, ida_mats: Tensor, cam2ego: Tensor) -> Tens
 class FixedCameraNorm(nn.Module):
     """Division by typical magnitudes: the same for any batch, nothing to learn.
 
-    Most entries are constant over a data set, so batch normalisation amplifies the
+    Most entries are constant over a dataset, so batch normalization amplifies the
     rounding noise in their variance; this is the alternative (docs/reference_quirks, M28).
     """
 
@@ -48,10 +48,10 @@ class FixedCameraNorm(nn.Module):
 
 
 def build_camera_norm(name: str) -> nn.Module:
-    """Make the normalisation of camera vectors.
+    """Make the normalization of camera vectors.
 
     Args:
-        name: ``'batch'``, batch normalisation as in the paper, or ``'fixed'``.
+        name: ``'batch'``, batch normalization as in the paper, or ``'fixed'``.
 
     Raises:
         ValueError: If the name is neither.

@@ -38,7 +38,7 @@ class CameraGate(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with batch normalisation around a shortcut.
+    """Two 3x3 convolutions with batch normalization around a shortcut.
 
     Args:
         channels: Channels of input and output.
@@ -71,7 +71,7 @@ class CameraAwareDepthNet(BaseModule):
         aspp_dropout: Dropout probability after the pyramid.
         deform_conv_groups: Groups of the deformable convolution.
         num_residual_blocks: Residual blocks of the depth branch.
-        camera_norm: ``'batch'`` (the paper's) or ``'fixed'`` normalisation of the camera vector.
+        camera_norm: ``'batch'`` (the paper's) or ``'fixed'`` normalization of the camera vector.
 
     Raises:
         ValueError: If ``camera_norm`` is unknown.

@@ -19,13 +19,13 @@ class LidarEncoder(BaseModule):
 
     Args:
         voxelize: Arguments of ``mmcv.ops.Voxelization``: ``voxel_size`` and
-            ``point_cloud_range`` in metres, ``max_num_points`` kept in a voxel, ``max_voxels``
+            ``point_cloud_range`` in meters, ``max_num_points`` kept in a voxel, ``max_voxels``
             kept in a cloud (in training, in evaluation).
         voxel_encoder: Config of a registered voxel encoder.
         middle_encoder: Config of a registered sparse encoder.
         backbone: Config of a registered 2D backbone.
         neck: Config of a registered neck that returns one map.
-        init_cfg: Initialisation of mmengine.
+        init_cfg: Initialization of mmengine.
 
     Raises:
         ValueError: If the voxel grid and the middle encoder's ``sparse_shape`` disagree in x or y.
@@ -54,7 +54,7 @@ class LidarEncoder(BaseModule):
         max_num_points: int,
         max_voxels: Sequence[int],
     ) -> Voxelization:
-        """Make the voxelisation, its range cut at the top of the sparse grid.
+        """Make the voxelization, its range cut at the top of the sparse grid.
 
         A voxel above the declared grid has no place in it; in 2023 such voxels reached the
         encoder and lit up cells of the next sample in the batch.
@@ -76,7 +76,7 @@ class LidarEncoder(BaseModule):
         )
 
     def init_weights(self) -> None:
-        """Initialise, the sparse convolutions uniformly within 1 / sqrt(fan in).
+        """Initialize, the sparse convolutions uniformly within 1 / sqrt(fan in).
 
         mmcv's own rule takes the fan from the wrong axes of its kernel layout.
         """
@@ -90,7 +90,7 @@ class LidarEncoder(BaseModule):
         """Encode one cloud per sample.
 
         Args:
-            points: B tensors (P, 5): x, y, z (ego metres), intensity, frame offset; P may differ
+            points: B tensors (P, 5): x, y, z (ego meters), intensity, frame offset; P may differ
                 and may be 0.
 
         Returns:

@@ -47,7 +47,7 @@ class MeasurementEncoder(BaseModule):
 
         Args:
             speed: (B,) m/s.
-            target_point: (B, 2) x, y in the ego frame, metres.
+            target_point: (B, 2) x, y in the ego frame, meters.
             command: (B,) int64, 0 .. num_commands - 1.
 
         Returns:

@@ -40,7 +40,7 @@ class UpBlock(nn.Module):
 class UNetSegmentationHead(BaseModule):
     """U-shaped decoder from a feature pyramid to class logits at twice its finest resolution.
 
-    There is no normalisation anywhere in this head.
+    There is no normalization anywhere in this head.
 
     Args:
         in_channels: Channels of each level, fine to coarse.
@@ -103,7 +103,7 @@ class SegmentationFeatureBranch(BaseModule):
     Args:
         num_classes: Channels of the segmentation logits.
         units: (channels, kernel size, stride) of each convolution with batch
-            normalisation and ReLU; the strides' product brings the logits to the lifted level.
+            normalization and ReLU; the strides' product brings the logits to the lifted level.
     """
 
     def __init__(self, num_classes: int, units: Sequence[tuple[int, int, int]]) -> None:

@@ -1,7 +1,7 @@
-"""Batch normalisation that also trains on one row.
+"""Batch normalization that also trains on one row.
 
 Batch statistics of a single value per channel do not exist, so ``nn.BatchNorm1d`` refuses
-a training batch of one sample. The layers here normalise such a batch by the running
+a training batch of one sample. The layers here normalize such a batch by the running
 statistics, which they leave as they are. Names and shapes of the state are those of
 ``nn.BatchNorm1d`` and ``nn.BatchNorm2d``, and with two values or more per channel so is
 the result. (The 2023 network could not train with one sample per process.)
@@ -16,7 +16,7 @@ class _SingleValueMixin(nn.modules.batchnorm._BatchNorm):
     """Running statistics in place of those of a batch that has none."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise over all axes but the second.
+        """Normalize over all axes but the second.
 
         Args:
             input: (B, C, ...); B may be 0 or 1.

@@ -14,7 +14,7 @@ NUM_GROUPS = 8
 
 
 def build_norm(kind: str, channels: int, spatial: bool) -> nn.Module:
-    """Make a normalisation that trains on any number of samples.
+    """Make a normalization that trains on any number of samples.
 
     Args:
         kind: ``'batch'``, as in the paper, or ``'group'``, free of batch statistics.
@@ -54,7 +54,7 @@ class SqueezeExciteBlock(nn.Module):
 
     Args:
         channels: Channels of input and output.
-        norm: Kind of normalisation, see :func:`build_norm`.
+        norm: Kind of normalization, see :func:`build_norm`.
     """
 
     def __init__(self, channels: int, norm: str = 'batch') -> None:

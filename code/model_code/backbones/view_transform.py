@@ -23,7 +23,7 @@ class LiftSplat(nn.Module):
     Args:
         bev_grid: The grid, or the arguments of :class:`BEVGrid`.
         depth_bounds: Lower end of the first depth bin, upper end of the last one and the
-            size of a bin, metres along the optical axis.
+            size of a bin, meters along the optical axis.
 
     Raises:
         ValueError: If ``depth_bounds`` hold no bin.
@@ -44,10 +44,10 @@ class LiftSplat(nn.Module):
         self.register_buffer('depth_values', self.bin_depths(), persistent=False)
 
     def bin_depths(self) -> Tensor:
-        """Depth at which each bin is lifted: its middle, (D,) metres.
+        """Depth at which each bin is lifted: its middle, (D,) meters.
 
         The labels of bin c are the depths from its lower to its upper end; 2023 lifted at
-        the lower end, a quarter of a metre short on average.
+        the lower end, a quarter of a meter short on average.
         """
         lower, _, size = self.depth_bounds
         return lower + (torch.arange(self.num_bins) + 0.5) * size
@@ -60,7 +60,7 @@ class LiftSplat(nn.Module):
             map_size: h, w of the lifted map.
 
         Returns:
-            Columns (w,) and rows (h,) in pixels; whole numbers are pixel centres.
+            Columns (w,) and rows (h,) in pixels; whole numbers are pixel centers.
         """
         (H, W), (h, w) = image_size, map_size
         columns = (torch.arange(w, device=self.depth_values.device) + 0.5) * (W / w) - 0.5
@@ -79,13 +79,13 @@ class LiftSplat(nn.Module):
 
         Args:
             intrinsics: (B, N, 3, 3) pixels of the undistorted raw image.
-            cam2key: (B, N, 4, 4) camera to the ego frame of the key frame, metres.
+            cam2key: (B, N, 4, 4) camera to the ego frame of the key frame, meters.
             ida_mats: (B, N, 4, 4) raw pixel to pixel of the network's image.
             image_size: H, W of the network's images, pixels.
             map_size: h, w of the lifted map.
 
         Returns:
-            (B, N, D, h, w, 3) x, y, z in metres.
+            (B, N, D, h, w, 3) x, y, z in meters.
         """
         columns, rows = self.pixel_centers(image_size, map_size)
         v, u = torch.meshgrid(rows, columns, indexing='ij')

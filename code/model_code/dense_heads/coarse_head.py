@@ -20,7 +20,7 @@ class CoarsePrediction:
         value_ctrl: (B, 1) return expected by the control branch.
         features_traj: (B, C) of the trajectory branch, distilled from the teacher.
         features_ctrl: (B, C) of the control branch, distilled from the teacher.
-        waypoints: (B, K, 2) ego metres.
+        waypoints: (B, K, 2) ego meters.
         controls: (B, K, 4) alpha then beta of (acceleration, steer) before the softplus.
     """
 

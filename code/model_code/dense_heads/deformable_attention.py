@@ -106,7 +106,7 @@ class DeformableAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Residual two-layer network on normalised input.
+    """Residual two-layer network on normalized input.
 
     Args:
         channels: width of input and output.

@@ -34,7 +34,7 @@ class ImageTokens:
         """The four rows around each location and their share in its bilinear value.
 
         A location counts in widths and heights of the map, (0, 0) is its upper left corner and
-        the first pixel's centre is half a pixel inside. Beyond the border the map is zero.
+        the first pixel's center is half a pixel inside. Beyond the border the map is zero.
 
         Args:
             locations: (B, N, ..., levels, P, 2) x, y.

@@ -28,7 +28,7 @@ class TeacherInputs:
     """The expert's plan, which the teacher-forcing pass refines instead of the model's.
 
     Attributes:
-        waypoints: (B, K, 2) ego metres.
+        waypoints: (B, K, 2) ego meters.
         alpha: (B, K, 2) Beta parameters of (acceleration, steer), step 0 is now.
         beta: (B, K, 2) the same.
     """
@@ -45,7 +45,7 @@ class LookContext:
     Attributes:
         measurement: (B, Cm) encoded speed, target point and command.
         tokens: image tokens of all cameras and levels.
-        ego2img: (B, N, 4, 4) ego metres to raw pixels times depth.
+        ego2img: (B, N, 4, 4) ego meters to raw pixels times depth.
         ida_mats: (B, N, 4, 4) raw pixels to the pixels of the network's image.
         image_size: (H, W) of the network's image.
         lidar_map: (B, Cl, Y, X), row 0 farthest ahead, column 0 left.

@@ -28,8 +28,8 @@ class CameraLook(LookModule):
         measurement_channels: width Cm of the encoded measurements.
         vector_channels: width Cv of the BEV vector.
         num_steps: future steps K.
-        heights: metres above the ground at which each point looks.
-        fixed_points: (x, y) ego metres.
+        heights: meters above the ground at which each point looks.
+        fixed_points: (x, y) ego meters.
         num_heads: attention heads.
         num_points: sampling points per head and level.
         hidden_channels: width of the hidden layers.
@@ -90,7 +90,7 @@ class CameraLook(LookModule):
         """Look at the cameras.
 
         Args:
-            waypoints: (B, K, 2) ego metres.
+            waypoints: (B, K, 2) ego meters.
             actions: (B, K, 4) Beta parameters, positive.
             bev_vector: (B, Cv).
             context: the batch's sensors and embeddings.

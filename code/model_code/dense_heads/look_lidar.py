@@ -11,19 +11,19 @@ from thinktwice.registry import MODELS
 
 @MODELS.register_module()
 class LidarLook(LookModule):
-    """LiDAR features at each waypoint and its eight neighbours, gated by the plan.
+    """LiDAR features at each waypoint and its eight neighbors, gated by the plan.
 
     The 2023 code replaced the result by zeros, and read the map transposed.
 
     Args:
         lidar_channels: channels Cl of the LiDAR map.
         embed_channels: width E of the temporal embedding.
-        x_range: metres ahead that the map covers, its last and first row.
-        y_range: metres to the right that the map covers, its first and last column.
+        x_range: meters ahead that the map covers, its last and first row.
+        y_range: meters to the right that the map covers, its first and last column.
         hidden_channels: width of the gate's hidden layer.
         point_channels: width of each position's feature.
         out_channels: width of the result.
-        neighbor_offset: distance of the neighbours as a share of the map.
+        neighbor_offset: distance of the neighbors as a share of the map.
     """
 
     offsets: Tensor
@@ -54,7 +54,7 @@ class LidarLook(LookModule):
         """Look at the LiDAR map.
 
         Args:
-            waypoints: (B, K, 2) ego metres.
+            waypoints: (B, K, 2) ego meters.
             actions: (B, K, 4) Beta parameters, positive.
             context: the batch's sensors and embeddings.
 
@@ -68,7 +68,7 @@ class LidarLook(LookModule):
         return self.step_mlp(self.point_mlp(sampled).flatten(2))
 
     def sample(self, waypoints: Tensor, lidar_map: Tensor) -> Tensor:
-        """Map values (B, K, 9, Cl) at the waypoints and their neighbours, held inside the map."""
+        """Map values (B, K, 9, Cl) at the waypoints and their neighbors, held inside the map."""
         ahead = (waypoints[..., 0] - self.x_range[0]) / (self.x_range[1] - self.x_range[0])
         right = (waypoints[..., 1] - self.y_range[0]) / (self.y_range[1] - self.y_range[0])
         position = torch.stack([ahead, right], dim=-1).unsqueeze(2) + self.offsets.to(waypoints)

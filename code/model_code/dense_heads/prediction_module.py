@@ -74,7 +74,7 @@ class PredictionModule(nn.Module):
 
         Args:
             bev_map: (B, C, Y, X) of the key frame.
-            waypoints: (B, K, 2) ego metres.
+            waypoints: (B, K, 2) ego meters.
             actions: (B, K, 4) Beta parameters, positive.
             previous: (B, K, C, Y, X) of the previous layer, None in the first.
 

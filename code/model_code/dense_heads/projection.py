@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-MIN_DEPTH = 1e-5  # metres along the optical axis; nearer points and those behind count as unseen
+MIN_DEPTH = 1e-5  # meters along the optical axis; nearer points and those behind count as unseen
 
 
 def ego_to_image(intrinsics: Tensor, cam2ego: Tensor) -> Tensor:
-    """Matrices from ego metres to (u d, v d, d, 1), d the depth in metres, u and v raw pixels.
+    """Matrices from ego meters to (u d, v d, d, 1), d the depth in meters, u and v raw pixels.
 
     Args:
         intrinsics: (..., 3, 3) pinhole.
@@ -32,7 +32,7 @@ def project_to_cameras(
     """Where ego points appear in each camera's image.
 
     Args:
-        points: (B, Q, 3) ego metres.
+        points: (B, Q, 3) ego meters.
         ego2img: (B, N, 4, 4), see :func:`ego_to_image`.
         ida_mats: (B, N, 4, 4) from (u, v, depth, 1), raw pixels, to the network's image.
         image_size: (H, W) of the network's image.

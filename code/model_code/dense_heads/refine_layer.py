@@ -78,7 +78,7 @@ class RefineLayer(nn.Module):
         """Refine once.
 
         Args:
-            waypoints: (B, K, 2) ego metres.
+            waypoints: (B, K, 2) ego meters.
             controls: (B, K, 4) Beta parameters before the softplus.
             state: the scene as the previous layer left it.
             context: the batch's sensors and embeddings.

@@ -43,10 +43,10 @@ class ThinkTwiceDecoder(BaseModule):
         measurement_channels: width Cm of the encoded measurements.
         lidar_channels: channels of the LiDAR map.
         embed_channels: width E of the temporal and static embeddings.
-        x_range: metres ahead that the LiDAR map covers.
-        y_range: metres to the right that the LiDAR map covers.
-        heights: metres above the ground at which the plan is looked up in the images.
-        fixed_points: (x, y) ego metres looked up beside the plan.
+        x_range: meters ahead that the LiDAR map covers.
+        y_range: meters to the right that the LiDAR map covers.
+        heights: meters above the ground at which the plan is looked up in the images.
+        fixed_points: (x, y) ego meters looked up beside the plan.
         with_cp: recompute the camera look in the backward pass to save memory.
         coarse_head: config of the coarse head.
         prediction_module: config of each layer's prediction module.
@@ -149,7 +149,7 @@ class ThinkTwiceDecoder(BaseModule):
             bev_map: (B, C, Y, X), row 0 farthest ahead, column 0 left.
             measurement: (B, Cm).
             fpn: one (B, N, fpn_channels, h, w) per level, the key frame's.
-            ego2img: (B, N, 4, 4) ego metres to raw pixels times depth.
+            ego2img: (B, N, 4, 4) ego meters to raw pixels times depth.
             ida_mats: (B, N, 4, 4) raw pixels to the network's image.
             image_size: (H, W) of the network's image.
             lidar_map: (B, Cl, Y', X'), oriented as the BEV map.

@@ -48,7 +48,7 @@ class DrivingLoss(nn.Module):
 
 
 def smooth_l1(prediction: Tensor, target: Tensor, max_error: float | None = None) -> Tensor:
-    """Mean smooth-L1 error (beta 1) over all elements; the normaliser is their number.
+    """Mean smooth-L1 error (beta 1) over all elements; the normalizer is their number.
 
     Args:
         prediction: any shape.

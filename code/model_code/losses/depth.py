@@ -8,16 +8,16 @@ from thinktwice.model_code.losses.base import DrivingLoss, Predictions, Targets
 from thinktwice.registry import MODELS
 
 UNLABELED = -1
-FAR = 1e5  # metres, stands for "no depth" where the smallest is looked for
+FAR = 1e5  # meters, stands for "no depth" where the smallest is looked for
 
 
 def patch_depth(depth: Tensor, size: tuple[int, int], pooling: str) -> Tensor:
-    """Depth of each patch of an image, metres; ``FAR`` where none is known.
+    """Depth of each patch of an image, meters; ``FAR`` where none is known.
 
     Args:
-        depth: (B, H, W) metres, 0 where unknown.
+        depth: (B, H, W) meters, 0 where unknown.
         size: (h, w), H and W are multiples.
-        pooling: ``min`` takes the nearest surface of a patch, ``nearest`` the pixel at its centre.
+        pooling: ``min`` takes the nearest surface of a patch, ``nearest`` the pixel at its center.
 
     Returns:
         (B, h, w).
@@ -39,8 +39,8 @@ def depth_bins(depth: Tensor, depth_bounds: tuple[float, float, float]) -> Tenso
     """Bin of each depth, int64: bin c holds [near + c step, near + (c + 1) step); ``UNLABELED`` outside.
 
     Args:
-        depth: any shape, metres.
-        depth_bounds: (near, far, step), metres.
+        depth: any shape, meters.
+        depth_bounds: (near, far, step), meters.
     """
     near, far, step = depth_bounds
     num_bins = round((far - near) / step)
@@ -55,7 +55,7 @@ class DepthLoss(DrivingLoss):
 
     Args:
         weight: of the mean over labeled patches (their number at least 1) of the bins' sum.
-        depth_bounds: (near, far, step) of the bins, metres.
+        depth_bounds: (near, far, step) of the bins, meters.
         pooling: ``min`` labels a patch by its nearest surface, ``nearest`` by its middle pixel.
         objective: ``sigmoid`` trains each bin's logit by itself, as the paper's model did;
             ``softmax`` trains the distribution that the lift uses.
@@ -84,7 +84,7 @@ class DepthLoss(DrivingLoss):
         self.objective = objective
 
     def forward(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
-        """Compare depth_logits (B, N, D, h, w) with depth (B, N, H, W) in metres, 0 where unknown."""
+        """Compare depth_logits (B, N, D, h, w) with depth (B, N, H, W) in meters, 0 where unknown."""
         logits = predictions['depth_logits'].flatten(0, 1).float()  # (B * N, D, h, w)
         size = (logits.shape[-2], logits.shape[-1])
         patches = patch_depth(targets['depth'].flatten(0, 1), size, self.pooling)

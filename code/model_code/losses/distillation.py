@@ -195,7 +195,7 @@ class TeacherForcingOffsetLoss(DrivingLoss):
     steps and elements.
 
     Args:
-        waypoint_weight: of the waypoints' offsets, metres.
+        waypoint_weight: of the waypoints' offsets, meters.
         action_weight: of the controls' offsets before the softplus.
     """
 

@@ -61,7 +61,7 @@ class WaypointLoss(DrivingLoss):
     """Smooth-L1 of the waypoints of all stages, mean over samples, stages, steps and axes: ``wp_loss``.
 
     Args:
-        weight: of the mean error in metres.
+        weight: of the mean error in meters.
     """
 
     target_keys = ('waypoints',)
@@ -109,7 +109,7 @@ class PlanOffsets(DrivingLoss):
 
     ``current_throttle_brake_offset`` and ``current_steer_offset``: mean distance of the present
     action from the expert's; ``longitudinal_offset`` and ``lateral_offset``: mean distance of the
-    waypoints from the expert's in x and y, metres.
+    waypoints from the expert's in x and y, meters.
     """
 
     target_keys = ('waypoints', 'action_alpha', 'action_beta')

@@ -11,12 +11,12 @@ def multi_scale_deformable_attention(values: Sequence[Tensor], locations: Tensor
     """Weighted sum of bilinear samples from several feature maps, per head.
 
     A location counts in widths and heights of the map: 0 is its left (upper) border, 1 its right
-    (lower) border, and the centre of the first of W pixels is 0.5 / W. Outside the map is zero.
+    (lower) border, and the center of the first of W pixels is 0.5 / W. Outside the map is zero.
 
     Args:
         values: one map per level, each (B, heads, C, H, W) with H, W of its own.
         locations: (B, Q, heads, levels, points, 2) x, y.
-        weights: (B, Q, heads, levels, points), normalised over levels and points by the caller.
+        weights: (B, Q, heads, levels, points), normalized over levels and points by the caller.
 
     Returns:
         (B, Q, heads * C), heads concatenated.

@@ -225,12 +225,12 @@ def _submanifold_pairs(
     device = indices.device
     batch, position = indices[:, 0].long(), indices[:, 1:].long()
     active = _inside(batch, position, batch_size, shape)
-    # an inactive row gets a key that no neighbour has
+    # an inactive row gets a key that no neighbor has
     keys = torch.where(active, _keys(batch, position, shape), -1)
     sorted_keys, order = keys.sort()
 
-    centre = torch.tensor([size // 2 for size in ksize], device=device)
-    offsets = (centre - _taps(ksize, device)) * torch.tensor(dilation, device=device)
+    center = torch.tensor([size // 2 for size in ksize], device=device)
+    offsets = (center - _taps(ksize, device)) * torch.tensor(dilation, device=device)
     target = position + offsets.unsqueeze(1)
     usable = active & _inside(batch, target, batch_size, shape)
     target_keys = _keys(batch, target, shape)

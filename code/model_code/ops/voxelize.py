@@ -1,7 +1,7 @@
-"""Voxelisation behind ``mmcv.ops.Voxelization``, in plain torch.
+"""Voxelization behind ``mmcv.ops.Voxelization``, in plain torch.
 
 The signatures and the outputs written in place are those of mmcv's compiled
-extension; P is the number of points, C their channels (x, y, z first, metres).
+extension; P is the number of points, C their channels (x, y, z first, meters).
 """
 
 import torch
@@ -14,9 +14,9 @@ def dynamic_voxelize_forward(
     """Write the voxel of every point into ``coors``.
 
     Args:
-        points: (P, C) float, x, y, z first, metres.
-        voxel_size: (3,) cell size in x, y, z, metres.
-        coors_range: (6,) x, y, z minimum, then maximum, metres.
+        points: (P, C) float, x, y, z first, meters.
+        voxel_size: (3,) cell size in x, y, z, meters.
+        coors_range: (6,) x, y, z minimum, then maximum, meters.
         coors: (P, 3) int32, overwritten with z, y, x indices; -1 outside the range.
         NDim: number of axes.
     """
@@ -39,9 +39,9 @@ def hard_voxelize_forward(
     """Group points by voxel: the first points of each voxel, voxels in first-come order.
 
     Args:
-        points: (P, C) float, x, y, z first, metres.
-        voxel_size: (3,) cell size in x, y, z, metres.
-        coors_range: (6,) x, y, z minimum, then maximum, metres.
+        points: (P, C) float, x, y, z first, meters.
+        voxel_size: (3,) cell size in x, y, z, meters.
+        coors_range: (6,) x, y, z minimum, then maximum, meters.
         voxels: (max_voxels, max_points, C) zeros, overwritten with the points of each voxel.
         coors: (max_voxels, 3) int32, overwritten with z, y, x indices.
         num_points_per_voxel: (max_voxels,) int32, overwritten with the points kept of each voxel.

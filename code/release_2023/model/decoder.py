@@ -1,4 +1,4 @@
-"""Decoder with the outputs, dead parts and initialisation of 2023 (docs/reference_quirks, M8, M19, M20)."""
+"""Decoder with the outputs, dead parts and initialization of 2023 (docs/reference_quirks, M8, M19, M20)."""
 
 from typing import Any
 

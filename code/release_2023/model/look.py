@@ -50,10 +50,10 @@ class ReferenceLidarLook(LidarLook):
         """Return zeros in place of the features (M3).
 
         The decoder never looks at the LiDAR again, and this branch never trains. The zeros
-        still count in the layer normalisation that follows.
+        still count in the layer normalization that follows.
 
         Args:
-            waypoints: (B, K, 2) ego metres.
+            waypoints: (B, K, 2) ego meters.
             actions: (B, K, 4) Beta parameters, not used.
             context: the batch's sensors and embeddings, not used.
 

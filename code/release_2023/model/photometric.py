@@ -13,7 +13,7 @@ class ReferencePhotometricAugmentation(PhotometricAugmentation):
     """Augmentation whose strength hardly grows and whose noise changes no pixel.
 
     Args:
-        steps_per_epoch: Optimiser steps of an epoch; 1481 in the published run.
+        steps_per_epoch: Optimizer steps of an epoch; 1481 in the published run.
         num_workers: Worker processes of a loader; 8 in the published run.
     """
 
@@ -36,7 +36,7 @@ class ReferencePhotometricAugmentation(PhotometricAugmentation):
         Args:
             img: (..., 3, H, W) RGB, 0 to 255.
             seed: Seed of the sample.
-            iteration: Optimiser steps since the start of the run.
+            iteration: Optimizer steps since the start of the run.
 
         Returns:
             (..., 3, H, W) float32 of whole numbers from 0 to 255.
@@ -44,9 +44,9 @@ class ReferencePhotometricAugmentation(PhotometricAugmentation):
         return super().__call__(img, seed, iteration % self.steps_per_epoch // self.num_workers)
 
     def limits(self, iteration: int) -> PhotometricLimits:
-        """Ranges at an iteration, the noise's share of the full range taken for grey levels (Q12).
+        """Ranges at an iteration, the noise's share of the full range taken for gray levels (Q12).
 
-        A standard deviation of at most 0.2 grey levels is lost when pixels are rounded.
+        A standard deviation of at most 0.2 gray levels is lost when pixels are rounded.
         """
         limits = photometric_limits(iteration)
         return replace(limits, noise_std=limits.noise_std / 255)

@@ -21,13 +21,13 @@ class ReferenceBEVGrid(BEVGrid):
     def axis_indices(self, points: Tensor) -> Tensor:
         """Index of the cell along each axis; see :meth:`BEVGrid.axis_indices`."""
         size = points.new_tensor(self.cell_size)
-        # the first cell's centre is what 2023 stores; its rounding is part of the numbers
+        # the first cell's center is what 2023 stores; its rounding is part of the numbers
         first_center = points.new_tensor(self.first_center)
         return ((points - (first_center - size / 2)) / size).to(torch.int32).long()
 
     @property
     def first_center(self) -> tuple[float, ...]:
-        """Centre (x, y, z) of the first cell in metres."""
+        """Center (x, y, z) of the first cell in meters."""
         return tuple(low + size / 2 for low, size in zip(self.lower, self.cell_size, strict=True))
 
 
@@ -49,7 +49,7 @@ class ReferenceLiftSplat(LiftSplat):
     def pixel_centers(self, image_size: tuple[int, int], map_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Columns (w,) and rows (h,) evenly spaced from the first to the last pixel (M23).
 
-        They miss the centres of the cells whose features they carry by up to 7.5 pixels.
+        They miss the centers of the cells whose features they carry by up to 7.5 pixels.
         """
         columns, rows = (
             torch.linspace(0, size - 1, cells, device=self.depth_values.device)
@@ -92,7 +92,7 @@ class ReferenceLiftSplat(LiftSplat):
             map_size: h, w of the lifted map.
 
         Returns:
-            ``voxel_size`` (3,), ``voxel_coord`` (3,) first-cell centres, ``voxel_num`` (3,)
+            ``voxel_size`` (3,), ``voxel_coord`` (3,) first-cell centers, ``voxel_num`` (3,)
             int64, ``frustum`` (D, h, w, 4) column, row, depth, 1.
         """
         grid = self.bev_grid

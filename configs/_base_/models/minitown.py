@@ -10,7 +10,7 @@ model = dict(
         backbone=dict(depth=18, base_channels=16, init_cfg=None),
         neck=dict(in_channels=[16, 32, 64, 128], out_channels=32),
         depth_net=dict(
-            camera_norm='fixed',  # one rig: its numbers have no variance to normalise by
+            camera_norm='fixed',  # one rig: its numbers have no variance to normalize by
             in_channels=64,
             mid_channels=64,
             context_channels=64,

@@ -1,4 +1,4 @@
-"""The paper's model, corrected: 122,658,361 parameters. Lengths in metres, ego frame x forward, y right."""
+"""The paper's model, corrected: 122,658,361 parameters. Lengths in meters, ego frame x forward, y right."""
 
 # Along with these go lidar_encoder.voxelize.voxel_size, lidar_encoder.middle_encoder.sparse_shape and
 # flatten_head.bev_size; the losses that compare with the teacher's maps hold only for 21 x 21 cells.

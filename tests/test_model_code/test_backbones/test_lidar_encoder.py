@@ -33,12 +33,12 @@ def test_map_covers_the_grid_at_half_the_voxels(encoder):
 
 
 @pytest.mark.parametrize(
-    ('centre', 'cell'), [((14.0, 0.0), (2, 9)), ((0.0, -7.0), (16, 2)), ((0.0, 7.0), (16, 16))]
+    ('center', 'cell'), [((14.0, 0.0), (2, 9)), ((0.0, -7.0), (16, 2)), ((0.0, 7.0), (16, 16))]
 )
-def test_clusters_ahead_left_and_right_light_up_where_the_teacher_has_them(encoder, centre, cell):
+def test_clusters_ahead_left_and_right_light_up_where_the_teacher_has_them(encoder, center, cell):
     points = torch.rand(60, 5) * 0.9
-    points[:, 0] += centre[0] - 0.45
-    points[:, 1] += centre[1] - 0.45
+    points[:, 0] += center[0] - 0.45
+    points[:, 1] += center[1] - 0.45
     row, column = brightest_cell(encoder, points)
     assert abs(row - cell[0]) <= 2
     assert abs(column - cell[1]) <= 2

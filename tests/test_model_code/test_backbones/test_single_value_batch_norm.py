@@ -23,7 +23,7 @@ def pair(kind, channels=4):
 
 
 @pytest.mark.parametrize(('kind', 'shape'), [(1, (5, 4)), (1, (2, 4, 3)), (2, (1, 4, 3, 2))])
-def test_larger_batches_are_normalised_as_by_torch(kind, shape):
+def test_larger_batches_are_normalized_as_by_torch(kind, shape):
     ours, theirs = pair(kind)
     x = torch.randn(shape)
     assert torch.equal(ours(x), theirs(x))

@@ -20,7 +20,7 @@ INTRINSICS = np.array([[40.0, 0, 63.0], [0, 35.0, 33.0], [0, 0, 1]])
 
 
 def pose(x, y, yaw):
-    """Ego to world, x forward and y right: yaw turns x towards y."""
+    """Ego to world, x forward and y right: yaw turns x toward y."""
     matrix = np.eye(4)
     matrix[:2, :2] = [[math.cos(yaw), -math.sin(yaw)], [math.sin(yaw), math.cos(yaw)]]
     matrix[:2, 3] = x, y
@@ -87,7 +87,7 @@ def test_one_hot_depth_lands_in_the_cell_of_the_true_point(
     cam2ego = camera_rig()[camera].double().numpy()
     ida = augmentation(scale, *shift, flip)
     pixel = 16 * column + 7.5, 16 * row + 7.5  # middle of the 16-pixel cell
-    depth = 1.25 + 0.5 * depth_bin  # middle of the half-metre bin
+    depth = 1.25 + 0.5 * depth_bin  # middle of the half-meter bin
 
     frame2key = torch.tensor(np.stack([np.linalg.inv(key_pose) @ history_pose, np.eye(4)]))[None].float()
     encoder = paper_grid_encoder()

@@ -27,11 +27,11 @@ def test_samples_equal_grid_sample_of_each_level() -> None:
         torch.testing.assert_close(sampled[:, :, :, level].flatten(0, 1), expected[..., 0].transpose(1, 2))
 
 
-def test_the_centre_of_a_pixel_is_that_pixel_and_far_outside_is_nothing() -> None:
+def test_the_center_of_a_pixel_is_that_pixel_and_far_outside_is_nothing() -> None:
     maps = levels(B=1, N=1)
     tokens = ImageTokens.from_levels(maps)
-    centre = torch.tensor([(2 + 0.5) / 7, (1 + 0.5) / 5], dtype=torch.double)
-    locations = torch.stack([centre, torch.tensor([3.0, -9.0]).double()]).view(1, 1, 2, 1, 1, 2)
+    center = torch.tensor([(2 + 0.5) / 7, (1 + 0.5) / 5], dtype=torch.double)
+    locations = torch.stack([center, torch.tensor([3.0, -9.0]).double()]).view(1, 1, 2, 1, 1, 2)
     rows, weights = tokens.corners(
         locations.expand(-1, -1, -1, 3, -1, -1), torch.ones(1, 1, 2, 3, 1).double()
     )

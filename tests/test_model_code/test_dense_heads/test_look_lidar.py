@@ -49,11 +49,11 @@ def test_a_waypoint_reads_the_cell_it_lies_in(x, y) -> None:
     assert lidar_look().sample(mirrored, map_with_object(x, y))[0, :, 0].abs().max() == 0
 
 
-def test_neighbours_lie_a_tenth_of_the_map_away_x_outside_y_inside() -> None:
+def test_neighbors_lie_a_tenth_of_the_map_away_x_outside_y_inside() -> None:
     look = lidar_look()
-    centre = torch.tensor([[[10.0, 2.0]]])
+    center = torch.tensor([[[10.0, 2.0]]])
     for i, (dx, dy) in enumerate((dx, dy) for dx in (0, -3.84, 3.84) for dy in (0, -3.84, 3.84)):
-        assert look.sample(centre, map_with_object(10 + dx, 2 + dy))[0, 0, i, 0] > 0.2
+        assert look.sample(center, map_with_object(10 + dx, 2 + dy))[0, 0, i, 0] > 0.2
 
 
 def test_positions_are_held_inside_the_map() -> None:

@@ -24,7 +24,7 @@ def test_matrix_is_intrinsics_times_the_inverse_pose() -> None:
     np.testing.assert_allclose(actual.numpy(), expected, atol=1e-4)
 
 
-def test_what_lies_on_the_optical_axis_is_in_the_image_centre() -> None:
+def test_what_lies_on_the_optical_axis_is_in_the_image_center() -> None:
     locations, visible = project([[11.5, 0, 2.5], [-11.6, 0, 2.5], [0, -10.3, 2.5]])
     for camera, point in ((0, 0), (3, 1), (1, 2)):  # front, back, left
         torch.testing.assert_close(locations[0, camera, point], torch.tensor([0.5, 0.5]))

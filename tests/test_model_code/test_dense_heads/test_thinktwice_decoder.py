@@ -191,7 +191,7 @@ def test_checkpointing_changes_no_number() -> None:
             torch.testing.assert_close(plain, recomputed)
 
 
-def test_initialisation_is_xavier_except_for_the_attention_and_the_embeddings() -> None:
+def test_initialization_is_xavier_except_for_the_attention_and_the_embeddings() -> None:
     decoder = ThinkTwiceDecoder(num_refine_layers=1)
     decoder.init_weights()
     weight = decoder.coarse_head.policy_head[2].weight  # 512 to 512

@@ -36,7 +36,7 @@ def loss_by_loops(logits, depth, patch, element):
     return total / count
 
 
-def test_sigmoid_objective_sums_the_bins_of_each_labelled_patch() -> None:
+def test_sigmoid_objective_sums_the_bins_of_each_labeled_patch() -> None:
     logits, depth = torch.randn(1, 2, 80, 3, 4), depth_map() * 0.3
 
     def element(values, label):
@@ -79,7 +79,7 @@ def test_no_label_gives_zero_and_finite_gradients() -> None:
         assert value == 0 and not logits.grad.any()
 
 
-def test_a_batch_is_the_mean_of_its_halves_weighted_by_labelled_patches() -> None:
+def test_a_batch_is_the_mean_of_its_halves_weighted_by_labeled_patches() -> None:
     logits, depth = torch.randn(2, 1, 80, 3, 4), 1 + 30 * torch.rand(2, 1, 12, 16)
     depth[0, :, 4:] = 0  # 4 labeled patches against 12
     loss = DepthLoss(1.0, BOUND)

@@ -20,7 +20,7 @@ def test_every_pixel_has_its_own_focal_factor() -> None:
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_without_focus_it_is_the_cross_entropy_over_labelled_pixels() -> None:
+def test_without_focus_it_is_the_cross_entropy_over_labeled_pixels() -> None:
     logits, labels = torch.randn(2, 3, 4, 5, 6), torch.randint(0, 4, (2, 3, 10, 12)).to(torch.uint8)
     labels[0, 0, :6] = 255
     loss = seg_loss(weight=10, alpha=1.0, gamma=0.0)({'seg_logits': logits}, {'seg': labels})['seg_loss']
@@ -43,7 +43,7 @@ def test_ignored_pixels_change_nothing_and_all_ignored_is_zero() -> None:
     assert nothing == 0 and logits.grad.isfinite().all()
 
 
-def test_a_batch_is_the_mean_of_its_halves_weighted_by_labelled_pixels() -> None:
+def test_a_batch_is_the_mean_of_its_halves_weighted_by_labeled_pixels() -> None:
     logits, labels = torch.randn(2, 1, 4, 5, 6), torch.randint(0, 4, (2, 1, 5, 6))
     labels[0, 0, :4] = 255
     whole = seg_loss()({'seg_logits': logits}, {'seg': labels})['seg_loss']

@@ -58,7 +58,7 @@ def test_no_point_in_range_gives_no_voxel(points: torch.Tensor) -> None:
     assert counts.shape == (0,)
 
 
-def test_dynamic_voxelisation_gives_the_cell_of_each_point() -> None:
+def test_dynamic_voxelization_gives_the_cell_of_each_point() -> None:
     points = torch.rand(300, 4) * 6 - 3
     coordinates = Voxelization(SIZE, RANGE, -1)(points)
     index = np.floor((points[:, :3].numpy() - np.float32(RANGE[:3])) / np.float32(SIZE)).astype(int)
