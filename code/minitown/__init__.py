@@ -6,7 +6,7 @@ need exact geometry.
 """
 
 from thinktwice.minitown.drive import Drive
-from thinktwice.minitown.recording.record import DEFAULT_TOWNS, record
+from thinktwice.minitown.recording.dataset import DEFAULT_TOWNS, record
 from thinktwice.minitown.sensors.cameras import CARLA_CAMERAS, Camera, CameraRig
 from thinktwice.minitown.sensors.lidar import Lidar
 from thinktwice.minitown.sensors.renderer import (
@@ -17,8 +17,8 @@ from thinktwice.minitown.sensors.renderer import (
     Scene,
     plain_ground,
 )
-from thinktwice.minitown.sensors.sensors import Observation, Observer, Sensors
-from thinktwice.minitown.traffic.dynamics import Control
+from thinktwice.minitown.sensors.sensor_suite import Observation, Observer, Sensors
+from thinktwice.minitown.traffic.ego_dynamics import Control
 from thinktwice.minitown.world.primitives import BOX, CYLINDER, ELLIPSOID, PrimitiveBuilder, PrimitiveSet
 
 __all__ = [

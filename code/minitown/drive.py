@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from thinktwice.geometry.route_planner import RouteNode, RoutePlanner, thin_route
-from thinktwice.minitown.expert.expert import Decision, decide
+from thinktwice.minitown.expert.policy import Decision, decide
 from thinktwice.minitown.expert.teacher_view import ROUTE_POINTS, Snapshot, TeacherView
 from thinktwice.minitown.sensors.renderer import Scene
-from thinktwice.minitown.traffic.actors import PERSON_HALF, actor_shapes
-from thinktwice.minitown.traffic.dynamics import STEP_SECONDS, Control, EgoState, advance
+from thinktwice.minitown.traffic.actor_shapes import PERSON_HALF, actor_shapes
+from thinktwice.minitown.traffic.ego_dynamics import STEP_SECONDS, Control, EgoState, advance
 from thinktwice.minitown.traffic.pedestrians import Crowd
 from thinktwice.minitown.traffic.route import Route, draw_route
 from thinktwice.minitown.traffic.signals import Signals

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from thinktwice.minitown import Control, Drive
-from thinktwice.minitown.expert.expert import Decision, is_hazard
-from thinktwice.minitown.traffic.dynamics import EgoState, advance, pedals_for, steer_for
+from thinktwice.minitown.expert.policy import Decision, is_hazard
+from thinktwice.minitown.traffic.ego_dynamics import EgoState, advance, pedals_for, steer_for
 
 
 def test_one_step_of_the_car_agrees_with_the_motion_model_of_the_closed_loop():

@@ -9,7 +9,7 @@ import pytest
 from helpers.solid_shapes import unproject
 
 from thinktwice.minitown import CameraRig, Drive, Observer, Sensors, record
-from thinktwice.minitown.recording.record import DEFAULT_TOWNS, plan_routes
+from thinktwice.minitown.recording.dataset import DEFAULT_TOWNS, plan_routes
 from thinktwice.minitown.world.classes import KEPT_CLASSES, ROAD, ROAD_LINE, SIDEWALK, SKY, TERRAIN, VEHICLE
 
 FRAMES = 10

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from thinktwice.minitown import Control, Drive
-from thinktwice.minitown.traffic.dynamics import EGO_HALF
-from thinktwice.minitown.traffic.traffic import follow
+from thinktwice.minitown.traffic.ego_dynamics import EGO_HALF
+from thinktwice.minitown.traffic.vehicles import follow
 from thinktwice.minitown.world.classes import GREEN, RED, YELLOW
 from thinktwice.minitown.world.lanes import FOLLOW, LEFT, RIGHT
 from thinktwice.minitown.world.layout import build_layout

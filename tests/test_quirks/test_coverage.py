@@ -93,7 +93,7 @@ HELD_BY = {
     'Q27': (f'{DATASETS}/test_images_step.py', 'test_another_image_size_or_class_id_is_reported'),
     'Q28': (f'{DATASETS}/test_carla_dataset.py', 'test_relative_root_is_resolved_once'),
     'Q29': (f'{DATASETS}/test_pipeline_steps.py', 'test_any_command_out_of_range_follows_the_lane'),
-    'Q30': ('test_minitown/test_planner.py', 'test_target_is_the_node_after_the_last_one_reached'),
+    'Q30': ('test_geometry/test_route_planner.py', 'test_target_is_the_node_after_the_last_one_reached'),
     'Q31': (
         f'{ENCODERS}/test_lidar_encoder.py',
         'test_points_above_the_sparse_grid_and_outside_of_the_range_do_not_count',

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from thinktwice.minitown.recording.recorder import RouteJob
+from thinktwice.minitown.recording.frame_writer import RouteJob
 
 MARKER = 'minitown.json'
 CALIBRATION = 'calibration.json'

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from thinktwice.minitown.traffic.traffic import Vehicle
+from thinktwice.minitown.traffic.vehicles import Vehicle
 from thinktwice.minitown.world.lanes import LANE_OFFSET
 from thinktwice.minitown.world.layout import Crosswalk, Layout
 

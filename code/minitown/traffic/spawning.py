@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from thinktwice.minitown.traffic.dynamics import EGO_HALF, EgoState
+from thinktwice.minitown.traffic.ego_dynamics import EGO_HALF, EgoState
 from thinktwice.minitown.traffic.pedestrians import Crowd
 from thinktwice.minitown.traffic.route import Route
 from thinktwice.minitown.traffic.signals import Signals
-from thinktwice.minitown.traffic.traffic import Traffic, Vehicle
+from thinktwice.minitown.traffic.vehicles import Traffic, Vehicle
 from thinktwice.minitown.world.layout import Layout
 
 EGO = 0

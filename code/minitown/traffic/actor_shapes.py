@@ -3,7 +3,7 @@
 import math
 
 from thinktwice.minitown.traffic.pedestrians import Pedestrian
-from thinktwice.minitown.traffic.traffic import Vehicle
+from thinktwice.minitown.traffic.vehicles import Vehicle
 from thinktwice.minitown.world.classes import PEDESTRIAN, VEHICLE
 from thinktwice.minitown.world.primitives import (
     BOX,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from thinktwice.minitown.traffic.dynamics import (
+from thinktwice.minitown.traffic.ego_dynamics import (
     EGO_HALF,
     REAR_AXLE,
     Control,

@@ -21,10 +21,10 @@ from thinktwice.minitown.recording.dataset_files import (
     write_json,
     write_metadata,
 )
-from thinktwice.minitown.recording.recorder import RouteJob, record_route
+from thinktwice.minitown.recording.frame_writer import RouteJob, record_route
 from thinktwice.minitown.sensors.cameras import CameraRig
 from thinktwice.minitown.sensors.lidar import Lidar
-from thinktwice.minitown.sensors.sensors import Sensors
+from thinktwice.minitown.sensors.sensor_suite import Sensors
 from thinktwice.minitown.world.town import parse_town_name
 
 DEFAULT_TOWNS = (

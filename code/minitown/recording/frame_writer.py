@@ -11,14 +11,14 @@ import cv2
 import numpy as np
 
 from thinktwice.minitown.drive import Drive
-from thinktwice.minitown.expert.supervision import make_supervision
+from thinktwice.minitown.recording.actor_boxes import nearby_actors
 from thinktwice.minitown.recording.bev_picture import draw_bev
-from thinktwice.minitown.recording.boxes import nearby_actors
+from thinktwice.minitown.recording.supervision import make_supervision
 from thinktwice.minitown.sensors.cameras import FRAME_INTERVAL
 from thinktwice.minitown.sensors.raycast import FAR
 from thinktwice.minitown.sensors.renderer import CameraView
-from thinktwice.minitown.sensors.sensors import Observer, Sensors
-from thinktwice.minitown.traffic.dynamics import STEP_SECONDS
+from thinktwice.minitown.sensors.sensor_suite import Observer, Sensors
+from thinktwice.minitown.traffic.ego_dynamics import STEP_SECONDS
 
 STEPS_PER_FRAME = round(FRAME_INTERVAL / STEP_SECONDS)
 DEPTH_STEPS = 256**3 - 1

@@ -8,8 +8,8 @@ import numpy as np
 from numba import njit
 
 from thinktwice.minitown.drive import Drive
-from thinktwice.minitown.traffic.actors import PERSON_HALF
-from thinktwice.minitown.traffic.dynamics import EGO_HALF
+from thinktwice.minitown.traffic.actor_shapes import PERSON_HALF
+from thinktwice.minitown.traffic.ego_dynamics import EGO_HALF
 from thinktwice.minitown.world.scenery import LIGHT_HALF, LIGHT_HEIGHT
 
 REACH = 50.0
