@@ -21,7 +21,11 @@ class DamagedDataError(UserError, RuntimeError):
 
 
 class CheckpointError(UserError, RuntimeError):
-    """A checkpoint can't be written, or is torn, foreign or not to be trusted."""
+    """A checkpoint is torn, foreign or not to be trusted."""
+
+
+class WriteError(UserError, OSError):
+    """A file cannot be written: the disk is full or permissions are missing."""
 
 
 class TrainingDivergedError(UserError, RuntimeError):

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE = ROOT / 'code'
-FOUNDATION = {'errors', 'registry', 'version'}
+FOUNDATION = {'errors', 'files', 'registry', 'version'}
 PARTS = {'datasets', 'model_code', 'encoder_decoder_framework', 'core'}
 
 COMMANDS = {'command_line', 'number_flags', 'start'}
@@ -17,6 +17,7 @@ COMMANDS = {'command_line', 'number_flags', 'start'}
 #: What each part of the package may import of it, besides itself. Imports point one way.
 ALLOWED = {
     'errors': set(),
+    'files': {'errors'},
     'version': set(),
     'environment': set(),
     'registry': {'errors'},

@@ -5,15 +5,13 @@ weights_only=True)`` reads it. The text file ``last_checkpoint`` beside the
 checkpoints names the newest one and is moved only after that one is complete.
 """
 
-import contextlib
 import logging
 import os
 import re
-import shutil
 import socket
 import time
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from mmengine.logging import print_log
 from safetensors import safe_open
 
 from thinktwice.errors import CheckpointError
+from thinktwice.files import remove_file, write_atomically
 
 POINTER_NAME = 'last_checkpoint'
 CHECKPOINT_NAME = re.compile(r'^(epoch|iter)_(\d+)\.pth$')
@@ -40,66 +39,6 @@ class UntrustedCheckpointError(CheckpointError):
     """A file that is whole, but wants objects that could run code."""
 
 
-def _fsync_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` durable; some file systems do not offer it."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)
-
-
-def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
-    """Write a file under a temporary name, sync it and move it to ``path``.
-
-    Args:
-        path: Final name. What lies there stays until the new file is complete.
-        write: Called with the open binary file.
-
-    Raises:
-        CheckpointError: The file can't be written (disk full, no permission).
-            The temporary file is removed and ``path`` is untouched.
-    """
-    temporary = path.with_name(f'.{path.name}.{socket.gethostname()}.{os.getpid()}.tmp')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, 'wb') as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        free = _free_space(path.parent)
-        _remove_file(temporary)
-        # torch reports a full disk as RuntimeError from its zip writer
-        if isinstance(error, (OSError, RuntimeError)):
-            raise CheckpointError(
-                f'cannot write {path}: {error} ({free}). Free some space or check the permissions of '
-                f'{path.parent}; files written before are untouched.'
-            ) from error
-        raise
-    _fsync_folder(path.parent)
-
-
-def _free_space(folder: Path) -> str:
-    """Free space around ``folder`` in words: a zip writer that runs out of it speaks of positions."""
-    try:
-        return f'{shutil.disk_usage(folder).free / 1e6:.1f} MB are free there'
-    except OSError:
-        return 'its folder cannot be reached'
-
-
-def _remove_file(path: Path) -> None:
-    """Remove a file if it is there and can be removed."""
-    with contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)
-
-
 def save_checkpoint(checkpoint: dict, path: Path) -> None:
     """Save ``checkpoint`` (plain containers and tensors) at ``path``, atomically."""
     write_atomically(path, lambda file: torch.save(checkpoint, file))
@@ -115,7 +54,7 @@ def remove_temporary_files(folder: Path) -> None:
     for pattern in ('.*.pth.*.tmp', f'.{POINTER_NAME}.*.tmp'):
         for path in folder.glob(pattern):
             if _is_leftover(path):
-                _remove_file(path)
+                remove_file(path)
 
 
 def _is_leftover(temporary: Path) -> bool:

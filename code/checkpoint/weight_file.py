@@ -13,6 +13,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from thinktwice.checkpoint import file as checkpoint_io
+from thinktwice.files import write_atomically
 
 SAFETENSORS_SUFFIX = '.safetensors'
 #: Prefix, in a safetensors file, of entries that belong to the file and not to the model.
@@ -168,7 +169,7 @@ def write_weights(path: str | Path, file: WeightFile) -> None:
         tensors = dict(file.weights) | {EXTRA_PREFIX + k: v for k, v in file.extra.items()}
         contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
         metadata = {'format': 'pt'} | ({NUMERICS_KEY: file.numerics} if file.numerics else {})
-        checkpoint_io.write_atomically(path, lambda target: target.write(to_bytes(contiguous, metadata)))
+        write_atomically(path, lambda target: target.write(to_bytes(contiguous, metadata)))
         return
     state_dict: OrderedDict[str, Tensor] = OrderedDict(file.weights)
     if file.versions:
@@ -179,4 +180,4 @@ def write_weights(path: str | Path, file: WeightFile) -> None:
         content['official_extra'] = dict(file.extra)
     if file.numerics:
         content[NUMERICS_KEY] = file.numerics
-    checkpoint_io.write_atomically(path, lambda target: torch.save(content, target))
+    write_atomically(path, lambda target: torch.save(content, target))

@@ -368,7 +368,7 @@ class DrivingRunner(Runner):
         """Write the training state to ``out_dir/filename``, atomically; the first process does. Collective.
 
         Raises:
-            CheckpointError: On all processes, if the file can't be written.
+            WriteError: On all processes, if the file can't be written.
         """
         statistics = statistics_of_all(self.bare_model)
 

@@ -12,13 +12,13 @@ sample may touch (a NaN heading, an unreadable file). The 2023 pickle
 """
 
 import json
-import os
 import pickle
 import re
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+
+from thinktwice.files import write_atomically
 
 from .storage.base import check_name
 from .storage.errors import SampleReadError
@@ -234,20 +234,6 @@ def save_metadata(metadata: DatasetMetadata, root: str | Path, **extra: Any) -> 
         The paths of the JSON and of the pickle.
     """
     json_path, pickle_path = Path(root) / JSON_NAME, Path(root) / PICKLE_NAME
-    _write_atomically(json_path, to_json(metadata, **extra).encode())
-    _write_atomically(pickle_path, to_pickle(metadata))
+    write_atomically(json_path, lambda file: file.write(to_json(metadata, **extra).encode()))
+    write_atomically(pickle_path, lambda file: file.write(to_pickle(metadata)))
     return json_path, pickle_path
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
-    try:
-        with os.fdopen(descriptor, 'wb') as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -14,7 +14,7 @@ from mmengine.dist import (
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from thinktwice.errors import CheckpointError
+from thinktwice.errors import WriteError
 
 
 def is_asked_by_any(is_asked: bool) -> bool:
@@ -28,18 +28,18 @@ def on_first_process(write: Callable[[], None]) -> None:
     """Run ``write`` on the first process; if it fails, all processes do. Collective.
 
     Raises:
-        CheckpointError: ``write`` raised it. Without this the others would wait for a process that is gone.
+        WriteError: ``write`` raised it. Without this the others would wait for a process that is gone.
     """
     problem: list[str | None] = [None]
-    cause: CheckpointError | None = None
+    cause: WriteError | None = None
     if is_main_process():
         try:
             write()
-        except CheckpointError as error:
+        except WriteError as error:
             problem, cause = [str(error)], error
     broadcast_object_list(problem)
     if problem[0] is not None:
-        raise cause or CheckpointError(problem[0])
+        raise cause or WriteError(problem[0])
 
 
 def _running_statistics(model: nn.Module) -> list[Tensor]:

@@ -2,12 +2,10 @@
 
 import os
 import pickle
-import shutil
 import socket
 import subprocess
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -27,35 +25,6 @@ def test_saved_checkpoint_reads_back(tmp_path):
     checkpoint = checkpoint_io.load_checkpoint(save(tmp_path, 'iter_3.pth', 7.0))
     assert checkpoint['meta'] == {'iter': 3}
     assert torch.equal(checkpoint['state_dict']['w'], torch.full((500,), 7.0))
-
-
-def test_interrupted_write_leaves_the_old_file(tmp_path):
-    path = save(tmp_path, 'iter_3.pth', 1.0)
-
-    def stop_half_way(file):
-        file.write(b'half')
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        checkpoint_io.write_atomically(path, stop_half_way)
-    assert checkpoint_io.load_checkpoint(path)['state_dict']['w'][0] == 1.0
-    assert os.listdir(tmp_path) == ['iter_3.pth']
-
-
-def test_full_disk_is_one_error_and_the_old_file_survives(tmp_path, monkeypatch):
-    path = save(tmp_path, 'iter_3.pth', 1.0)
-
-    def fill_up(file):
-        file.write(b'half')
-        raise OSError('No space left on device')
-
-    monkeypatch.setattr(shutil, 'disk_usage', lambda folder: SimpleNamespace(free=12_500_000))
-    with pytest.raises(
-        CheckpointError, match=r'cannot write .*No space left on device \(12\.5 MB are free there\)\. Free'
-    ):
-        checkpoint_io.write_atomically(path, fill_up)
-    assert checkpoint_io.verify_checkpoint_file(path) is None
-    assert os.listdir(tmp_path) == ['iter_3.pth']
 
 
 @pytest.mark.parametrize('damage', ['torn', 'flipped', 'empty'])
@@ -191,12 +160,6 @@ def test_leftovers_of_killed_writers_are_removed_and_files_being_written_are_not
     os.utime(leftovers[-1], (yesterday, yesterday))
     checkpoint_io.remove_temporary_files(tmp_path)
     assert set(tmp_path.iterdir()) == set(kept)
-
-
-def test_temporary_file_names_the_host_and_process_that_writes_it(tmp_path):
-    names = []
-    checkpoint_io.write_atomically(tmp_path / 'iter_3.pth', lambda file: names.extend(os.listdir(tmp_path)))
-    assert names == [f'.iter_3.pth.{socket.gethostname()}.{os.getpid()}.tmp']
 
 
 def test_checkpoints_are_moved_aside_and_nothing_else_is(tmp_path):

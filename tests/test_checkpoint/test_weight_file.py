@@ -7,7 +7,7 @@ import torch
 
 from thinktwice.checkpoint import weight_file as checkpoint_files
 from thinktwice.checkpoint.weight_file import UnsafeCheckpointError, WeightFile, read_weights, write_weights
-from thinktwice.errors import CheckpointError
+from thinktwice.errors import WriteError
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_interrupted_write_keeps_the_old_file_and_leaves_no_other(tmp_path, weig
         raise OSError('disk full')
 
     monkeypatch.setattr(checkpoint_files.torch, 'save', fail_half_way)
-    with pytest.raises(CheckpointError, match='disk full'):
+    with pytest.raises(WriteError, match='disk full'):
         write_weights(path, WeightFile(OrderedDict(a=torch.ones(3))))
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

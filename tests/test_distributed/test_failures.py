@@ -9,7 +9,7 @@ from helpers.killed_runs import toy_arguments, train_until
 from helpers.ranks import run_train, start_ranks
 
 from thinktwice.checkpoint import file as checkpoint_io
-from thinktwice.errors import CheckpointError
+from thinktwice.errors import WriteError
 
 NO_CHECKPOINTS = ('default_hooks.checkpoint.interval_iters=None',)
 BAD_SAMPLE = ('train_dataloader.dataset.bad_index=3',)
@@ -71,7 +71,7 @@ def test_disk_that_is_really_full(tmp_path):
     try:
         saved = disk / 'iter_1.pth'
         checkpoint_io.save_checkpoint({'state_dict': {'w': torch.ones(100_000)}}, saved)
-        with pytest.raises(CheckpointError, match=r'cannot write .*iter_2.pth.*Free some space'):
+        with pytest.raises(WriteError, match=r'cannot write .*iter_2.pth.*Free some space'):
             checkpoint_io.save_checkpoint({'state_dict': {'w': torch.ones(200_000)}}, disk / 'iter_2.pth')
         assert checkpoint_io.find_latest_checkpoint(disk) == saved
         assert [path.name for path in disk.iterdir()] == ['iter_1.pth']

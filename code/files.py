@@ -1,0 +1,71 @@
+"""Files that appear whole or not at all."""
+
+import contextlib
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from thinktwice.errors import WriteError
+
+
+def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
+    """Write a file under a temporary name, sync it and move it to ``path``.
+
+    Args:
+        path: Final name; its folder is made. What lies there stays until the new file is complete.
+        write: Called with the open binary file.
+
+    Raises:
+        WriteError: The file cannot be written (disk full, no permission).
+            The temporary file is removed and ``path`` is untouched.
+    """
+    temporary = path.with_name(f'.{path.name}.{socket.gethostname()}.{os.getpid()}.tmp')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, 'wb') as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        free = _free_space(path.parent)
+        remove_file(temporary)
+        # torch reports a full disk as RuntimeError from its zip writer
+        if isinstance(error, (OSError, RuntimeError)):
+            raise WriteError(
+                f'cannot write {path}: {error} ({free}). Free some space or check the permissions of '
+                f'{path.parent}; files written before are untouched.'
+            ) from error
+        raise
+    _fsync_folder(path.parent)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file if it is there and can be removed."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def _fsync_folder(folder: Path) -> None:
+    """Make a rename in ``folder`` durable; some file systems do not offer it."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def _free_space(folder: Path) -> str:
+    """Free space around ``folder`` in words: a zip writer that runs out of it speaks of positions."""
+    try:
+        return f'{shutil.disk_usage(folder).free / 1e6:.1f} MB are free there'
+    except OSError:
+        return 'its folder cannot be reached'
