@@ -142,7 +142,8 @@ class EncoderDecoder(BaseModel):
         # the speed is measured, and what the model says about it is supervised too
         supervision = {**(targets or {}), 'speed': inputs['speed']}
         self._require_targets(supervision)
-        predictions = self.predict_raw(inputs, teacher_inputs(supervision))
+        teacher = teacher_inputs(supervision) if self.uses_teacher_forcing else None
+        predictions = self.predict_raw(inputs, teacher)
         results: dict[str, Tensor] = {}
         for loss in self.losses:
             for name, value in loss(predictions, supervision).items():
@@ -174,8 +175,13 @@ class EncoderDecoder(BaseModel):
             for b in range(len(stages))
         ]
 
+    @property
+    def uses_teacher_forcing(self) -> bool:
+        """Whether a configured loss reads the teacher-forcing pass, which costs a second decoder pass."""
+        return any(getattr(loss, 'uses_teacher_forcing', False) for loss in self.losses)
+
     def _require_targets(self, targets: dict[str, Any]) -> None:
-        needed = dict.fromkeys(TEACHER_KEYS, 'the teacher-forcing pass')
+        needed = dict.fromkeys(TEACHER_KEYS if self.uses_teacher_forcing else (), 'the teacher-forcing pass')
         needed |= {
             key: type(loss).__name__ for loss in self.losses for key in getattr(loss, 'target_keys', ())
         }

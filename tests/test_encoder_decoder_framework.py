@@ -166,6 +166,34 @@ def test_mixed_precision_gives_nearly_the_same_losses() -> None:
     assert mixed.item() == pytest.approx(plain.item(), rel=0.1)
 
 
+def test_plan_is_accumulated_in_float32_under_autocast() -> None:
+    model = small_driver().eval()
+    for name, parameter in model.named_parameters():
+        if 'offset_module' in name or 'output_traj' in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    inputs = inputs_for()
+    with torch.autocast('cpu', torch.bfloat16):
+        predictions = model(inputs)
+    for name in ('pred_waypoints', 'pred_alpha', 'pred_beta', 'pred_speed', 'pred_value_traj'):
+        values = predictions[name]
+        assert values.dtype == torch.float32
+        assert not torch.equal(values, values.bfloat16().float()), f'{name} has the steps of bfloat16'
+
+
+def test_teacher_forcing_pass_runs_only_if_a_loss_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    others = [loss for loss in LOSSES if not loss['type'].startswith('Teacher')]
+    model = small_driver(losses=others).eval()
+    expected = small_driver().eval()
+    expected.load_state_dict(model.state_dict())
+    inputs, targets = inputs_for(), targets_for()
+    all_terms = expected(inputs, targets, mode='loss')
+    monkeypatch.setattr(model.decoder, 'follow_teacher', None)  # calling it would fail
+    terms = model(inputs, targets, mode='loss')
+    assert {name for name in all_terms if name.startswith('teacher')} == all_terms.keys() - terms.keys()
+    for name, value in terms.items():
+        assert torch.equal(value, all_terms[name])
+
+
 def test_missing_targets_are_named_with_who_needs_them() -> None:
     model = small_driver()
     targets = targets_for()

@@ -59,9 +59,11 @@ class DrivingDataPreprocessor(BaseDataPreprocessor):
         if data.get('targets') is not None:
             prepared['targets'] = self.cast_data(data['targets'])
         img = prepared['inputs']['img']
-        if training and self.photometric is not None:
-            img = self.augment(img, data.get('metas'))
-        prepared['inputs']['img'] = (img.float() - self.mean) / self.std
+        # mmengine calls this under the optimizer's autocast; the augmentation's color matrices need float32
+        with torch.autocast(img.device.type, enabled=False):
+            if training and self.photometric is not None:
+                img = self.augment(img, data.get('metas'))
+            prepared['inputs']['img'] = (img.float() - self.mean) / self.std
         return prepared
 
     def augment(self, img: Tensor, metas: Sequence[dict[str, Any]] | None) -> Tensor:

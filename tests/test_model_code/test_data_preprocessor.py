@@ -67,3 +67,14 @@ def test_missing_seed_is_named():
 
 def test_state_dict_stays_empty():
     assert not DrivingDataPreprocessor(photometric=PHOTOMETRIC).state_dict()
+
+
+def test_augmentation_is_the_same_under_autocast():
+    preprocessor = DrivingDataPreprocessor(photometric={'type': 'PhotometricAugmentation'})
+    preprocessor.set_iteration(100_000)
+    img = torch.randint(0, 256, (2, 2, 4, 3, 16, 24), dtype=torch.uint8)
+    data = {'inputs': {'img': img}, 'metas': [{'seed': 3}, {'seed': 4}]}
+    plain = preprocessor(data, training=True)['inputs']['img']
+    with torch.autocast('cpu', torch.bfloat16):
+        mixed = preprocessor(data, training=True)['inputs']['img']
+    assert torch.equal(mixed, plain)

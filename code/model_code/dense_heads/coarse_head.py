@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from thinktwice.model_code.dense_heads.interfaces import ACTION_DIM, WAYPOINT_DIM
-from thinktwice.model_code.dense_heads.layers import mlp
+from thinktwice.model_code.dense_heads.layers import in_float32, mlp
 from thinktwice.registry import MODELS
 
 
@@ -72,14 +72,14 @@ class CoarseHead(nn.Module):
         features_traj = self.join_traj(joint)
         features_ctrl = self.join_ctrl(joint)
         policy = self.policy_head(features_ctrl)
-        alpha = self.alpha_head(policy).view(-1, self.num_steps, ACTION_DIM)
-        beta = self.beta_head(policy).view(-1, self.num_steps, ACTION_DIM)
+        alpha = in_float32(self.alpha_head, policy).view(-1, self.num_steps, ACTION_DIM)
+        beta = in_float32(self.beta_head, policy).view(-1, self.num_steps, ACTION_DIM)
         return CoarsePrediction(
-            speed=self.speed_branch(bev_vector),
-            value_traj=self.value_branch_traj(features_traj),
-            value_ctrl=self.value_branch_ctrl(features_ctrl),
+            speed=in_float32(self.speed_branch, bev_vector),
+            value_traj=in_float32(self.value_branch_traj, features_traj),
+            value_ctrl=in_float32(self.value_branch_ctrl, features_ctrl),
             features_traj=features_traj,
             features_ctrl=features_ctrl,
-            waypoints=self.output_traj(features_traj).view(-1, self.num_steps, WAYPOINT_DIM),
+            waypoints=in_float32(self.output_traj, features_traj).view(-1, self.num_steps, WAYPOINT_DIM),
             controls=torch.cat([alpha, beta], dim=-1),
         )

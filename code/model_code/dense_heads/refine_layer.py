@@ -12,7 +12,7 @@ from thinktwice.model_code.dense_heads.interfaces import (
     LookModule,
     SceneState,
 )
-from thinktwice.model_code.dense_heads.layers import conv_with_broadcast, mlp
+from thinktwice.model_code.dense_heads.layers import conv_with_broadcast, in_float32, mlp
 from thinktwice.registry import MODELS
 
 
@@ -101,8 +101,8 @@ class RefineLayer(nn.Module):
             dim=-1,
         )
         hidden = self.mlp(features)  # (B, K, hidden)
-        waypoint_offset = self.traj_offset_module(torch.cat([waypoints, hidden], dim=-1))
-        control_offset = self.ctrl_offset_module(torch.cat([controls, hidden], dim=-1))
+        waypoint_offset = in_float32(self.traj_offset_module, torch.cat([waypoints, hidden], dim=-1))
+        control_offset = in_float32(self.ctrl_offset_module, torch.cat([controls, hidden], dim=-1))
         bev_map, bev_vector = self.update_scene(state, hidden.flatten(1))
         return waypoint_offset, control_offset, SceneState(bev_map, bev_vector, future)
 

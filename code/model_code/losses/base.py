@@ -21,12 +21,19 @@ class DrivingLoss(nn.Module):
 
     Attributes:
         target_keys: entries of the targets that are read.
+        uses_teacher_forcing: whether predictions named ``teacher_...`` are read; the model runs the
+            teacher-forcing pass only if some loss reads them.
         mean_over_ranks: maps a count to its mean over all processes; the runner sets it where
             there are several, so that each label weighs the same, whatever process it is on.
     """
 
     target_keys: tuple[str, ...] = ()
+<<<<<<< HEAD
     mean_over_ranks: Callable[[Tensor], Tensor] | None = None
+=======
+    uses_teacher_forcing: bool = False
+    mean_over_processes: Callable[[Tensor], Tensor] | None = None
+>>>>>>> 045307c (Keep the plan, its heads and the augmentation in float32 under autocast; run the teacher-forcing pass only where a loss reads it)
 
     def forward(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
         """Compute the terms from the model's raw predictions and the batch's targets."""

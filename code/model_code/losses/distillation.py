@@ -168,6 +168,7 @@ class TeacherForcingFeatureLoss(RefineFeatureLoss):
     """
 
     target_keys = ('grid_feature', 'feature', 'future_grid_feature')
+    uses_teacher_forcing = True
     prefix = 'teacher_refine'
 
     def __init__(
@@ -198,6 +199,8 @@ class TeacherForcingOffsetLoss(DrivingLoss):
         waypoint_weight: of the waypoints' offsets, meters.
         action_weight: of the controls' offsets before the softplus.
     """
+
+    uses_teacher_forcing = True
 
     def __init__(self, waypoint_weight: float, action_weight: float) -> None:
         super().__init__()

@@ -89,9 +89,33 @@ class DeformConv2dPack(nn.Module):
         # torchvision's kernel knows no half precision on the CPU and no bfloat16 anywhere
         dtype = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
-            operands = (tensor.to(dtype) for tensor in (x, offset, self.weight))
-            out = deform_conv2d(*operands, None, self.stride, self.padding, self.dilation)
+            out = _convolve(
+                x.to(dtype),
+                self.weight.to(dtype),
+                offset.to(dtype),
+                self.stride,
+                self.padding,
+                self.dilation,
+            )
         return out.to(x.dtype)
+
+
+def _convolve(
+    input: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+) -> Tensor:
+    """Torchvision's operator, NaN wherever an offset is NaN.
+
+    torchvision's CPU kernel takes a NaN offset as an index and crashes the process. An infinite one
+    samples the zeros outside the image.
+    """
+    is_nan = offset.isnan()
+    out = deform_conv2d(input, offset.masked_fill(is_nan, torch.inf), weight, None, stride, padding, dilation)
+    return out.masked_fill(is_nan.any(dim=1, keepdim=True), torch.nan)
 
 
 def deform_conv_forward(
@@ -108,7 +132,7 @@ def deform_conv_forward(
         sizes: dW, dH (stride), padW, padH, dilationW, dilationH.
     """
     stride, padding, dilation = _geometry(sizes)
-    output.copy_(deform_conv2d(input, offset, weight, None, stride, padding, dilation))
+    output.copy_(_convolve(input, weight, offset, stride, padding, dilation))
 
 
 def deform_conv_backward_input(
@@ -162,5 +186,5 @@ def _gradients(
     leaves = {id(tensor): tensor.detach().requires_grad_() for tensor in wanted}
     with torch.enable_grad():
         input, offset, weight = (leaves.get(id(tensor), tensor.detach()) for tensor in operands)
-        output = deform_conv2d(input, offset, weight, None, stride, padding, dilation)
+        output = _convolve(input, weight, offset, stride, padding, dilation)
     return torch.autograd.grad(output, [leaves[id(tensor)] for tensor in wanted], grad_output)

@@ -120,3 +120,25 @@ def test_a_backbone_of_mmdet_trains_with_deformable_stages() -> None:
     offsets = [p for name, p in backbone.named_parameters() if 'conv_offset' in name]
     assert len(offsets) == 2 * (4 + 6 + 3)
     assert all(p.grad is not None and p.grad.isfinite().all() for p in offsets)
+
+
+def test_nan_offset_reaches_the_output_and_does_not_crash() -> None:
+    layer = DeformConv2dPack(4, 8, 3)
+    image = torch.randn(2, 4, 7, 6)
+    expected = layer(image).detach()
+    offset = torch.zeros(2, 18, 7, 6)
+    offset[1, 5, 2, 3] = torch.nan
+    layer.conv_offset.forward = lambda _: offset
+    output = layer(image.requires_grad_())
+    assert output[1, :, 2, 3].isnan().all()
+    others = torch.ones(2, 1, 7, 6, dtype=torch.bool)
+    others[1, :, 2, 3] = False
+    torch.testing.assert_close(output.masked_select(others), expected.masked_select(others))
+    output.sum().backward()
+
+
+@pytest.mark.parametrize('offset', [torch.inf, -torch.inf, 1e30])
+def test_offset_beyond_the_image_samples_zeros(offset: float) -> None:
+    layer = DeformConv2dPack(4, 8, 3)
+    layer.conv_offset.bias.data.fill_(offset)
+    assert torch.equal(layer(torch.randn(1, 4, 5, 5)), torch.zeros(1, 8, 5, 5))
