@@ -187,7 +187,7 @@ def test_teacher_forcing_pass_runs_only_if_a_loss_reads_it(monkeypatch: pytest.M
     expected.load_state_dict(model.state_dict())
     inputs, targets = inputs_for(), targets_for()
     all_terms = expected(inputs, targets, mode='loss')
-    monkeypatch.setattr(model.decoder, 'follow_teacher', None)  # calling it would fail
+    monkeypatch.setattr(model.decoder, 'teacher_forcing_pass', None)  # calling it would fail
     terms = model(inputs, targets, mode='loss')
     assert {name for name in all_terms if name.startswith('teacher')} == all_terms.keys() - terms.keys()
     for name, value in terms.items():

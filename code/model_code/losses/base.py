@@ -28,12 +28,8 @@ class DrivingLoss(nn.Module):
     """
 
     target_keys: tuple[str, ...] = ()
-<<<<<<< HEAD
-    mean_over_ranks: Callable[[Tensor], Tensor] | None = None
-=======
     uses_teacher_forcing: bool = False
-    mean_over_processes: Callable[[Tensor], Tensor] | None = None
->>>>>>> 045307c (Keep the plan, its heads and the augmentation in float32 under autocast; run the teacher-forcing pass only where a loss reads it)
+    mean_over_ranks: Callable[[Tensor], Tensor] | None = None
 
     def forward(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
         """Compute the terms from the model's raw predictions and the batch's targets."""
