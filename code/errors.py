@@ -29,4 +29,4 @@ class WriteError(UserError, OSError):
 
 
 class TrainingDivergedError(UserError, RuntimeError):
-    """Too many steps in a row had a loss or a gradient that is not finite."""
+    """Losses or gradients of several steps in a row, or the results of an evaluation, are not finite."""

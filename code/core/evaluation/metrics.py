@@ -9,7 +9,7 @@ from mmengine.evaluator import BaseMetric
 from torch import Tensor
 
 from thinktwice.core.evaluation import functional
-from thinktwice.errors import ConfigError
+from thinktwice.errors import ConfigError, TrainingDivergedError
 from thinktwice.model_code.control import beta_mode_action
 from thinktwice.registry import METRICS
 
@@ -81,6 +81,7 @@ class OpenLoopMetric(BaseMetric):
 
         Raises:
             ConfigError: There is not one sample.
+            TrainingDivergedError: An error is NaN or infinite.
         """
         by_index = dict(results)
         if not by_index:
@@ -88,6 +89,12 @@ class OpenLoopMetric(BaseMetric):
                 'the evaluation saw no sample that could be read: is the validation split empty or damaged?'
             )
         rows = torch.tensor([by_index[index] for index in sorted(by_index)], dtype=torch.float64)
+        is_bad = ~rows.isfinite().all(dim=1)
+        if is_bad.any():
+            raise TrainingDivergedError(
+                f'{self.prefix}: the predictions of {int(is_bad.sum())} of {len(rows)} samples are not finite. '
+                'The weights are damaged or diverged: evaluate an earlier checkpoint, or lower the learning rate'
+            )
         return dict(zip(self.metric_names, rows.mean(dim=0).tolist(), strict=True), samples=len(rows))
 
     def evaluate(self, size: int) -> dict[str, Any]:

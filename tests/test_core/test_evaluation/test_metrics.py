@@ -13,6 +13,7 @@ from thinktwice.core.evaluation import (
     metrics,
 )
 from thinktwice.core.evaluation.table import comparison_table
+from thinktwice.errors import TrainingDivergedError
 
 N, K = 11, 4
 
@@ -127,7 +128,8 @@ def test_table_shows_every_predictor_on_the_same_samples():
     assert '7 held-out samples' in lines[3]
 
 
-def test_values_that_are_not_finite_are_not_taken_for_absent():
+def test_predictions_that_are_not_finite_end_the_evaluation():
     metric = OpenLoopMetric()
-    metric.results = [(0, [float('nan')] * 6), (1, [1.0] * 6)]
-    assert all(value != value for name, value in metric.evaluate(2).items() if name != 'open_loop/samples')
+    metric.results = [(0, [float('nan')] * 6), (1, [1.0] * 6), (2, [float('inf')] + [1.0] * 5)]
+    with pytest.raises(TrainingDivergedError, match='open_loop: .* 2 of 3 samples'):
+        metric.evaluate(3)
