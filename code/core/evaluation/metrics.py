@@ -92,8 +92,8 @@ class OpenLoopMetric(BaseMetric):
         is_bad = ~rows.isfinite().all(dim=1)
         if is_bad.any():
             raise TrainingDivergedError(
-                f'{self.prefix}: the predictions of {int(is_bad.sum())} of {len(rows)} samples are not finite. '
-                'The weights are damaged or diverged: evaluate an earlier checkpoint, or lower the learning rate'
+                f'{self.prefix}: predictions of {int(is_bad.sum())} of {len(rows)} samples are not finite: '
+                'the weights are damaged or diverged. Use an earlier checkpoint, or lower the learning rate'
             )
         return dict(zip(self.metric_names, rows.mean(dim=0).tolist(), strict=True), samples=len(rows))
 
