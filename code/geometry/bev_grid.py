@@ -1,10 +1,10 @@
-"""The bird's-eye-view grid: which cell holds a point, and how maps are oriented.
+"""The bird's-eye-view grid: which cell contains a point, and how maps are oriented.
 
-Points are in the ego frame: x forward, y right, z up, meters. A map that is indexed
-``[y index, x index]``, both growing with the coordinate, is called *index-ordered*; it is
-what scattering points into cells gives. Maps that are compared with the teacher's, or
-handed to the decoder, are in *teacher orientation*: row 0 is farthest ahead, column 0 is
-leftmost (docs/geometry).
+Points are in the ego frame: x forward, y right, z up, meters. A map indexed as
+``[y index, x index]``, both increasing with the coordinate, is called *index-ordered*;
+scattering points into cells gives such a map. Maps that are compared with the teacher's
+or passed to the decoder are in *teacher orientation*: row 0 is farthest ahead, column 0
+is leftmost.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from torch import Tensor
 #: lower bound, upper bound, cell size; meters
 Bounds = tuple[float, float, float]
 
-#: a range may miss a whole number of cells by this share of a cell (38.4 m hold 21.0008 cells of 1.8285 m)
+#: allowed deviation from a whole number of cells, in cells (38.4 m contain 21.0008 cells of 1.8285 m)
 CELL_TOLERANCE = 0.01
 
 
@@ -30,7 +30,7 @@ class BEVGrid:
         z_bounds: The same along z (up).
 
     Raises:
-        ValueError: If a range is empty or holds no whole number of cells.
+        ValueError: If a range is empty or does not contain a whole number of cells.
     """
 
     x_bounds: Bounds
@@ -45,22 +45,22 @@ class BEVGrid:
 
     @cached_property
     def num_x(self) -> int:
-        """Cells along x (forward)."""
+        """Number of cells along x (forward)."""
         return _count_cells('x_bounds', self.x_bounds)
 
     @cached_property
     def num_y(self) -> int:
-        """Cells along y (right)."""
+        """Number of cells along y (right)."""
         return _count_cells('y_bounds', self.y_bounds)
 
     @cached_property
     def num_z(self) -> int:
-        """Cells along z (up)."""
+        """Number of cells along z (up)."""
         return _count_cells('z_bounds', self.z_bounds)
 
     @property
     def num_cells(self) -> int:
-        """Cells of the ground plane."""
+        """Number of cells of the ground plane."""
         return self.num_x * self.num_y
 
     @property
@@ -84,10 +84,10 @@ class BEVGrid:
         return self.x_bounds[2], self.y_bounds[2], self.z_bounds[2]
 
     def axis_indices(self, points: Tensor) -> Tensor:
-        """Index of the cell along each axis, without a check of the range.
+        """Index of the cell along each axis, without a range check.
 
-        The index is floored: rounding toward zero, as in 2023, lets the first cell of
-        each axis collect what lies one cell below the range too.
+        The index is floored: rounding toward zero, as the 2023 release does, also puts
+        points up to one cell below the range into the first cell of each axis.
 
         Args:
             points: (..., 3) x, y, z in the ego frame, meters.
@@ -100,13 +100,13 @@ class BEVGrid:
         return torch.floor((points - lower) / size).long()
 
     def cell_index(self, points: Tensor) -> Tensor:
-        """Flat index of the cell that holds each point, in index order.
+        """Flat index of the cell that contains each point, in index order.
 
         Args:
             points: (..., 3) x, y, z in the ego frame, meters.
 
         Returns:
-            (...) int64: ``y index * num_x + x index``, or -1 for a point outside of the
+            (...) int64: ``y index * num_x + x index``, or -1 for a point outside the
             x, y or z range.
         """
         indices = self.axis_indices(points)
@@ -116,7 +116,7 @@ class BEVGrid:
         return torch.where(inside, flat, -1)
 
     def cell_centers(self) -> Tensor:
-        """Ground position of every cell of a map in teacher orientation.
+        """Ground positions of all cell centers of a map in teacher orientation.
 
         Returns:
             (num_x, num_y, 2) float32 x, y in meters.
@@ -126,14 +126,14 @@ class BEVGrid:
         return torch.stack(torch.meshgrid(x.flip(0), y, indexing='ij'), dim=-1)
 
     def teacher_coordinates(self, points: Tensor) -> Tensor:
-        """Continuous place of points in a map of teacher orientation.
+        """Normalized positions of points in a map in teacher orientation.
 
         Args:
             points: (..., >=2) x, y in the ego frame, meters.
 
         Returns:
-            (..., 2) column (lateral) and row (forward), the order that samplers take; 0
-            is the outer edge of the first column or row and 1 that of the last.
+            (..., 2) column (lateral) and row (forward), the order expected by samplers; 0
+            is the outer edge of the first column or row, 1 that of the last.
         """
         x_lower, x_upper, _ = self.x_bounds
         y_lower, y_upper, _ = self.y_bounds
@@ -143,7 +143,7 @@ class BEVGrid:
 
 
 def to_teacher_orientation(index_map: Tensor) -> Tensor:
-    """Turn an index-ordered map by a quarter, without mirroring it.
+    """Rotate an index-ordered map by 90 degrees, without mirroring it.
 
     ``out[r, c] = map[c, num_x - 1 - r]``, so that row 0 is farthest ahead and column 0 is
     leftmost, as in the teacher's maps.
@@ -174,11 +174,11 @@ def _count_cells(name: str, bounds: tuple[float, ...]) -> int:
         raise ValueError(f'{name} must be (lower, upper, cell size) in meters, got {bounds}')
     lower, upper, size = bounds
     if size <= 0 or upper <= lower:
-        raise ValueError(f'{name} {bounds} is empty: give lower < upper and a positive cell size')
+        raise ValueError(f'{name} {bounds} is empty: set lower < upper and a positive cell size')
     cells = (upper - lower) / size
     count = round(cells)
     if count < 1 or abs(cells - count) > CELL_TOLERANCE:
         raise ValueError(
-            f'{name} {bounds} holds {cells:.4f} cells: choose a cell size that divides {upper - lower:g} m'
+            f'{name} {bounds} contains {cells:.4f} cells: choose a cell size that divides {upper - lower:g} m'
         )
     return count

@@ -1,12 +1,13 @@
-"""Planar poses of the ego vehicle: GNSS to metres, headings, and transforms between frames.
+"""Planar poses: GNSS to meters, headings, and transforms between frames.
 
-Everything here is float64 numpy; callers cast once, at the end. Frames:
+Everything is float64 numpy; cast the final result. Frames:
 
-* **world**: x east, y south, z up (left-handed), the simulator's frame, metres;
-* **ego**: x forward, y right, z up (left-handed), origin on the ground under the LiDAR, metres.
+* **world**: x east, y south, z up (left-handed), the simulator's frame, meters;
+* **ego**: x forward, y right, z up (left-handed), origin on the ground under the LiDAR, meters.
 
-A pose is the row ``(x, y, yaw)`` of the ego origin in the world; yaw is 0 along world x and grows
-towards world y, that is clockwise seen from above. A matrix ``a2b`` maps column vectors of a to b.
+A pose ``(x, y, yaw)`` places the ego frame, or that of another object, in the world; yaw is 0 along
+world x and increases toward world y: clockwise seen from above. A matrix ``a2b`` maps column vectors
+in frame a to frame b.
 """
 
 import numpy as np
@@ -20,16 +21,16 @@ POSE_X, POSE_Y, POSE_YAW = 0, 1, 2
 def gnss_to_north_east(
     latitude: ArrayLike, longitude: ArrayLike, north_per_degree: float, east_per_degree: float
 ) -> tuple[Array, Array]:
-    """Scale degrees to metres from the map's origin (latitude = longitude = 0).
+    """Convert GNSS degrees to meters from the map's origin (latitude = longitude = 0).
 
     Args:
-        latitude: degrees, any shape.
-        longitude: degrees, any shape.
-        north_per_degree: metres per degree of latitude, from the dataset's calibration.
-        east_per_degree: metres per degree of longitude, from the dataset's calibration.
+        latitude: Degrees, any shape.
+        longitude: Degrees, the same shape.
+        north_per_degree: Meters per degree of latitude, from the dataset's calibration.
+        east_per_degree: Meters per degree of longitude, from the dataset's calibration.
 
     Returns:
-        North and east in metres, each of the shape given.
+        North and east in meters, each of the input's shape.
     """
     north = np.asarray(latitude, dtype=np.float64) * north_per_degree
     east = np.asarray(longitude, dtype=np.float64) * east_per_degree
@@ -40,11 +41,11 @@ def north_east_to_world(north: ArrayLike, east: ArrayLike) -> Array:
     """World position of a (north, east) position: x = east, y = -north.
 
     Args:
-        north: metres, any shape.
-        east: metres, the same shape.
+        north: Meters, any shape.
+        east: Meters, the same shape.
 
     Returns:
-        (..., 2) world x and y in metres.
+        (..., 2) world x and y in meters.
     """
     return np.stack([np.asarray(east, dtype=np.float64), -np.asarray(north, dtype=np.float64)], axis=-1)
 
@@ -58,7 +59,7 @@ def world_to_north_east(points: ArrayLike) -> tuple[Array, Array]:
 def gnss_to_world(
     latitude: ArrayLike, longitude: ArrayLike, north_per_degree: float, east_per_degree: float
 ) -> Array:
-    """World position (..., 2) in metres of GNSS degrees; see `gnss_to_north_east` for the factors."""
+    """World position (..., 2) in meters of GNSS degrees; see `gnss_to_north_east` for the factors."""
     return north_east_to_world(*gnss_to_north_east(latitude, longitude, north_per_degree, east_per_degree))
 
 
@@ -73,39 +74,40 @@ def wrap_angle(angle: ArrayLike) -> Array:
 
 
 def rotation_matrix(yaw: float) -> Array:
-    """(2, 2) rotation by `yaw` radians: ego directions to world directions."""
+    """(2, 2) rotation by `yaw` radians: rotates ego directions into the world."""
     cos, sin = np.cos(yaw), np.sin(yaw)
     return np.array([[cos, -sin], [sin, cos]], dtype=np.float64)
 
 
-def pose_matrix(pose: ArrayLike) -> Array:
+def pose_matrix(pose: ArrayLike, z: float = 0.0) -> Array:
     """`ego2world` of a planar pose.
 
     Args:
-        pose: (3,) x, y in metres and yaw in radians.
+        pose: (3,) x, y in meters and yaw in radians.
+        z: Height of the frame's origin above the world's, meters.
 
     Returns:
-        (4, 4) matrix; z passes through.
+        (4, 4) matrix.
     """
     x, y, yaw = np.asarray(pose, dtype=np.float64)
     matrix = np.eye(4)
     matrix[:2, :2] = rotation_matrix(yaw)
-    matrix[:2, 3] = x, y
+    matrix[:3, 3] = x, y, z
     return matrix
 
 
 def relative_pose(history: ArrayLike, key: ArrayLike) -> Array:
-    """`frame2key`: takes points of the history ego frame into the key ego frame.
+    """`frame2key`: maps points in the history ego frame to the key ego frame.
 
-    Computed from differences, not from two world matrices, so that it keeps its precision far
-    from the map's origin. A static point seen at p in the history frame is at ``frame2key @ p``.
+    It is computed from differences, not from two world matrices, and so stays precise far from the
+    map's origin. A static point seen at p in the history frame is at ``frame2key @ p`` in the key frame.
 
     Args:
-        history: (3,) pose of the history frame.
-        key: (3,) pose of the key frame.
+        history: (3,) Pose of the history frame.
+        key: (3,) Pose of the key frame.
 
     Returns:
-        (4, 4) matrix, the identity for equal poses.
+        (4, 4) matrix; the identity for equal poses.
     """
     history = np.asarray(history, dtype=np.float64)
     key = np.asarray(key, dtype=np.float64)
@@ -116,14 +118,14 @@ def relative_pose(history: ArrayLike, key: ArrayLike) -> Array:
 
 
 def world_to_ego(points: ArrayLike, pose: ArrayLike) -> Array:
-    """World positions in the ego frame of a pose.
+    """Transform world positions to the ego frame of a pose.
 
     Args:
-        points: (..., 2) or (..., 3) world positions in metres; z passes through.
-        pose: (3,) pose of the ego.
+        points: (..., 2) or (..., 3) world positions in meters; z is unchanged.
+        pose: (3,) x, y in meters and yaw in radians.
 
     Returns:
-        Positions of the same shape: forward, right(, up), metres.
+        Positions of the same shape: forward, right(, up), meters.
     """
     pose = np.asarray(pose, dtype=np.float64)
     ego = np.array(points, dtype=np.float64)
@@ -132,7 +134,15 @@ def world_to_ego(points: ArrayLike, pose: ArrayLike) -> Array:
     return ego
 
 
+def ego_to_world(points: ArrayLike, pose: ArrayLike) -> Array:
+    """Transform positions in the ego frame of a pose to the world; the inverse of `world_to_ego`."""
+    pose = np.asarray(pose, dtype=np.float64)
+    world = np.array(points, dtype=np.float64)
+    world[..., :2] = world[..., :2] @ rotation_matrix(pose[POSE_YAW]).T + pose[:POSE_YAW]
+    return world
+
+
 def transform_points(a2b: ArrayLike, points: ArrayLike) -> Array:
-    """Apply a (4, 4) rigid transform to points (..., 3); the homogeneous 1 is implied."""
+    """Apply a (4, 4) rigid transform to points (..., 3)."""
     matrix = np.asarray(a2b, dtype=np.float64)
     return np.asarray(points, dtype=np.float64) @ matrix[:3, :3].T + matrix[:3, 3]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from thinktwice.geometry.route_planner import RouteNode, RoutePlanner, thin_route
+from thinktwice.geometry.route_planner import RouteNode, RoutePlanner, downsample_route
 from thinktwice.minitown.expert.policy import Decision, decide
 from thinktwice.minitown.expert.teacher_view import ROUTE_POINTS, Snapshot, TeacherView
 from thinktwice.minitown.sensors.renderer import Scene
@@ -68,7 +68,7 @@ class Drive:
         self._control = Control()
         # from the start on: a node behind would never be reached and stay the target for good
         nodes = self.route.nodes(start)
-        sparse = thin_route(nodes)
+        sparse = downsample_route(nodes)
         self._planners = {
             'target': RoutePlanner(sparse, 4.0, 50.0),
             'far': RoutePlanner(sparse, 7.5, 25.0),
@@ -163,7 +163,7 @@ class Drive:
         )
 
     def shapes(self) -> PrimitiveSet:
-        """Return every shape but the ego's, lights in their present colours."""
+        """Return every shape but the ego's, lights in their present colors."""
         standing = self.town.shapes
         states = standing.state.copy()
         for head in self.town.light_heads:

@@ -13,10 +13,10 @@ def unproject(depth, intrinsics, cam2ego):
     return (camera @ np.asarray(cam2ego).T)[..., :3]
 
 
-def surface_distance(points, kind, centre, half, yaw):
+def surface_distance(points, kind, center, half, yaw):
     """How far points (N, 3) are from a shape's surface along its own axes; negative inside."""
     cos, sin = np.cos(yaw), np.sin(yaw)
-    offset = points - centre
+    offset = points - center
     x, y = cos * offset[:, 0] + sin * offset[:, 1], -sin * offset[:, 0] + cos * offset[:, 1]
     z = offset[:, 2]
     if kind == BOX:
@@ -32,15 +32,15 @@ def random_shapes(seed: int) -> PrimitiveSet:
     for number in range(40):
         angle, far = rng.uniform(0, 2 * np.pi), rng.uniform(8, 60)
         half = tuple(rng.uniform(0.3, 4, 3))
-        centre = (far * np.cos(angle), far * np.sin(angle), rng.uniform(0, 5))
+        center = (far * np.cos(angle), far * np.sin(angle), rng.uniform(0, 5))
         yaw = 0.0 if number % 3 == CYLINDER else rng.uniform(-3, 3)
-        builder.add(number % 3, centre, half, 30 + number % 3, (200, 100, 50), yaw)
+        builder.add(number % 3, center, half, 30 + number % 3, (200, 100, 50), yaw)
     return builder.build()
 
 
 def shape_in_ego(shapes: PrimitiveSet, index: int, pose):
-    """Kind, ego centre, half extents and ego yaw of one shape."""
+    """Kind, ego center, half extents and ego yaw of one shape."""
     x, y, yaw = pose
     matrix = np.array([[np.cos(yaw), np.sin(yaw)], [-np.sin(yaw), np.cos(yaw)]])
-    centre = np.append(matrix @ (shapes.centre[index, :2] - (x, y)), shapes.centre[index, 2])
-    return shapes.kind[index], centre, shapes.half[index], shapes.yaw[index] - yaw
+    center = np.append(matrix @ (shapes.center[index, :2] - (x, y)), shapes.center[index, 2])
+    return shapes.kind[index], center, shapes.half[index], shapes.yaw[index] - yaw

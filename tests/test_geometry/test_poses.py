@@ -21,7 +21,7 @@ def pose_of(north: float, east: float, theta: float) -> np.ndarray:
     return np.array([*poses.north_east_to_world(north, east), poses.compass_to_yaw(theta)])
 
 
-def test_gnss_degrees_become_world_metres() -> None:
+def test_gnss_degrees_become_world_meters() -> None:
     world = poses.gnss_to_world(-0.0004491576420520, 0.0008983152841195, NORTH_PER_DEGREE, EAST_PER_DEGREE)
     np.testing.assert_allclose(world, [100.0, 50.002298], atol=1e-6)
     north, east = poses.gnss_to_north_east(
@@ -101,8 +101,22 @@ def test_relative_pose_equals_the_product_of_pose_matrices(history: np.ndarray, 
 
 
 @given(pose_strategy)
-def test_pose_matrix_brings_the_ego_origin_home(pose: np.ndarray) -> None:
+def test_pose_matrix_maps_the_ego_origin_to_the_pose(pose: np.ndarray) -> None:
     np.testing.assert_allclose(poses.world_to_ego(pose[:2], pose), [0, 0], atol=1e-9)
     np.testing.assert_allclose(poses.pose_matrix(pose)[:2, 3], pose[:2])
     ahead = poses.transform_points(poses.pose_matrix(pose), [1.0, 0.0, 0.0])
     np.testing.assert_allclose(ahead[:2] - pose[:2], [np.cos(pose[2]), np.sin(pose[2])], atol=1e-9)
+    np.testing.assert_array_equal(poses.pose_matrix(pose, 1.5)[2], [0, 0, 1, 1.5])
+
+
+@given(pose_strategy, offset)
+def test_ego_to_world_is_the_pose_matrix_and_the_inverse_of_world_to_ego(
+    pose: np.ndarray, point: np.ndarray
+) -> None:
+    world = poses.ego_to_world(point, pose)
+    np.testing.assert_allclose(world, poses.transform_points(poses.pose_matrix(pose), point), atol=1e-9)
+    np.testing.assert_allclose(poses.world_to_ego(world, pose), point, atol=1e-9)
+    # Independent of both: complex numbers turn the plane.
+    turned = complex(*point[:2]) * np.exp(1j * pose[2]) + complex(*pose[:2])
+    rows = poses.ego_to_world(np.tile(point[:2], (4, 1)), pose)
+    np.testing.assert_allclose(rows, np.tile([turned.real, turned.imag], (4, 1)), atol=1e-9)

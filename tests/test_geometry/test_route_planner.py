@@ -1,6 +1,6 @@
 import pytest
 
-from thinktwice.geometry.route_planner import RouteNode, RoutePlanner, thin_route
+from thinktwice.geometry.route_planner import RouteNode, RoutePlanner, downsample_route
 
 NODES = [
     RouteNode(0, 0, 4),
@@ -36,5 +36,5 @@ def test_an_empty_route_is_refused():
 
 def test_thinning_keeps_changes_of_command_long_gaps_and_the_end():
     dense = [RouteNode(0, east, 1 if 120 <= east < 130 else 4) for east in range(0, 201)]
-    kept = [(node.east, node.command) for node in thin_route(dense)]
+    kept = [(node.east, node.command) for node in downsample_route(dense)]
     assert kept == [(0, 4), (51, 4), (102, 4), (120, 1), (130, 4), (181, 4), (200, 4)]

@@ -87,7 +87,7 @@ def test_a_wall_that_passes_the_camera_is_drawn_up_to_the_picture_edge():
 
 
 def light_verdict(view) -> str:
-    """Colour of the biggest light by the rule of the 2023 labels: saturated, bright pixels by hue."""
+    """Color of the biggest light by the rule of the 2023 labels: saturated, bright pixels by hue."""
     count, components = cv2.connectedComponents((view.classes == TRAFFIC_LIGHT).astype(np.uint8))
     sizes = [(components == index).sum() for index in range(1, count)]
     region = components == 1 + int(np.argmax(sizes))
@@ -102,7 +102,7 @@ def light_verdict(view) -> str:
 
 @pytest.mark.parametrize('size', [(90, 160), (225, 400)])
 @pytest.mark.parametrize(('state', 'verdict'), [(RED, 'red'), (GREEN, 'green'), (YELLOW, 'undecided')])
-def test_colour_of_a_light_is_found_by_the_label_rule(state, verdict, size):
+def test_color_of_a_light_is_found_by_the_label_rule(state, verdict, size):
     builder = PrimitiveBuilder()
     builder.add(BOX, (18, 3, 4.3), (0.25, 0.45, 1.05), TRAFFIC_LIGHT, (34, 36, 36), np.pi, LIGHT_HEAD, state)
     view = Renderer(CameraRig(size)).render(Scene(builder.build()), (0.0, 0.0, 0.0))[0]

@@ -64,7 +64,7 @@ def test_a_short_history_is_clamped_to_its_oldest_entry():
         np.testing.assert_array_equal(mask, masks[6])
 
 
-def test_walkers_are_doubled_far_actors_left_out_and_lights_coloured():
+def test_walkers_are_doubled_far_actors_left_out_and_lights_colored():
     lines = [[(10 + 3 * i, -2), (10 + 3 * i, 2)] for i in range(3)]
     view = TeacherView(plain_ground())
     walkers = [(6.0, 5.0, 0.0, 0.6, 0.6), (39.5, 0.0, 0.0, 0.3, 0.3)]

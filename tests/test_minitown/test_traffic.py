@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 
+from thinktwice.geometry.route_planner import RoadOption
 from thinktwice.minitown import Control, Drive
 from thinktwice.minitown.traffic.ego_dynamics import EGO_HALF
 from thinktwice.minitown.traffic.vehicles import follow
 from thinktwice.minitown.world.classes import GREEN, RED, YELLOW
-from thinktwice.minitown.world.lanes import FOLLOW, LEFT, RIGHT
 from thinktwice.minitown.world.layout import build_layout
 from thinktwice.minitown.world.town import TOWN_NUMBERS
 
@@ -103,7 +103,9 @@ def test_drives_have_turns_both_ways_stops_and_many_speeds(logs):
     steer = np.concatenate([log.steer for log in logs])
     assert steer.min() < -0.2
     assert steer.max() > 0.2
-    assert {LEFT, RIGHT, FOLLOW} <= set.union(*(log.options for log in logs))
+    assert {RoadOption.LEFT, RoadOption.RIGHT, RoadOption.LANE_FOLLOW} <= set.union(
+        *(log.options for log in logs)
+    )
 
 
 def test_cars_of_the_town_do_not_run_into_each_other():
@@ -119,8 +121,8 @@ def test_cars_of_the_town_do_not_run_into_each_other():
             for second in cars[:place]:
                 if math.hypot(first.pose[0] - second.pose[0], first.pose[1] - second.pose[1]) < 7.0:
                     assert not boxes_overlap(box(first.pose, first.half), box(second.pose, second.half))
-    travelled = [np.ptp(np.array(places), axis=0).max() for places in moved.values()]
-    assert np.mean(np.array(travelled) > 20.0) > 0.7
+    traveled = [np.ptp(np.array(places), axis=0).max() for places in moved.values()]
+    assert np.mean(np.array(traveled) > 20.0) > 0.7
 
 
 def test_lights_change_in_order_and_crossing_streets_never_both_go():

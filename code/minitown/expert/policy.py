@@ -28,7 +28,7 @@ HAZARD_SPEED = 0.2
 HAZARD_REACH = 20.0
 HAZARD_SPACING = 0.5
 HAZARD_MARGIN = 0.15
-"""The hazard rule: least speed in m/s, then reach, spacing of points and room beside the ego in metres."""
+"""The hazard rule: least speed in m/s, then reach, spacing of points and room beside the ego in meters."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def decide(
     Args:
         state: of the ego.
         route: to follow.
-        along: the ego's place on it, metres.
+        along: the ego's place on it, meters.
         target_acceleration: from the traffic rules, m/s^2.
         vehicles: (V, 5) boxes of the other cars as in `is_hazard`.
         people: (P, 5) boxes of the people.

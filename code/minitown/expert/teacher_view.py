@@ -22,7 +22,7 @@ from thinktwice.minitown.world.classes import (
 )
 
 SIZE = 192
-PIXELS_PER_METRE = 5.0
+PIXELS_PER_METER = 5.0
 PIXELS_AHEAD = 152.0
 _SCALE = (SIZE - 1) / SIZE
 HISTORY_TICKS = (-16, -11, -6, -1)
@@ -43,9 +43,9 @@ _LINE_VALUES[GROUND_BROKEN_LINE] = BROKEN_VALUE
 
 
 def ego_to_view(points: np.ndarray) -> np.ndarray:
-    """Map ego points (..., 2) in metres to (column, row) of the view."""
-    column = _SCALE * (PIXELS_PER_METRE * points[..., 1] + SIZE / 2)
-    row = _SCALE * (PIXELS_AHEAD - PIXELS_PER_METRE * points[..., 0])
+    """Map ego points (..., 2) in meters to (column, row) of the view."""
+    column = _SCALE * (PIXELS_PER_METER * points[..., 1] + SIZE / 2)
+    row = _SCALE * (PIXELS_AHEAD - PIXELS_PER_METER * points[..., 0])
     return np.stack([column, row], axis=-1)
 
 
@@ -100,12 +100,12 @@ class TeacherView:
         return masks
 
     def _ground_codes(self, pose: tuple[float, float, float]) -> np.ndarray:
-        """Sample the ground map at the centres of the view's pixels, nearest."""
-        step = 1.0 / (_SCALE * PIXELS_PER_METRE)
+        """Sample the ground map at the centers of the view's pixels, nearest."""
+        step = 1.0 / (_SCALE * PIXELS_PER_METER)
         view2ego = np.array(
             [
-                [0.0, -step, PIXELS_AHEAD / PIXELS_PER_METRE],
-                [step, 0.0, -SIZE / 2 / PIXELS_PER_METRE],
+                [0.0, -step, PIXELS_AHEAD / PIXELS_PER_METER],
+                [step, 0.0, -SIZE / 2 / PIXELS_PER_METER],
                 [0.0, 0.0, 1.0],
             ]
         )

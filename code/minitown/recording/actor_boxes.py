@@ -17,7 +17,7 @@ REACH = 50.0
 
 @dataclass(frozen=True)
 class _Actor:
-    """Name, kind, world pose (x, y, yaw), height of the bottom and half extents in metres, and motion."""
+    """Name, kind, world pose (x, y, yaw), height of the bottom and half extents in meters, and motion."""
 
     name: str
     kind: str
@@ -30,7 +30,7 @@ class _Actor:
 
 @njit(cache=True)
 def count_points(points, boxes):  # type: ignore[no-untyped-def]
-    """Count LiDAR points (P, 4) inside boxes (N, 7): centre x, y, z, half x, y, z, yaw in the ego frame."""
+    """Count LiDAR points (P, 4) inside boxes (N, 7): center x, y, z, half x, y, z, yaw in the ego frame."""
     counts = np.zeros(len(boxes), dtype=np.int64)
     for index in range(len(boxes)):
         box = boxes[index]
@@ -61,7 +61,7 @@ def _actors(drive: Drive) -> list[_Actor]:
     for person in drive.crowd.people:
         actors.append(_Actor(f'walker{person.index}', 'walker', person.pose, PERSON_HALF, 0.0, person.speed))
     for number, head in enumerate(drive.town.light_heads):
-        x, y, _ = drive.town.shapes.centre[head.shape]
+        x, y, _ = drive.town.shapes.center[head.shape]
         pose = (float(x), float(y), float(drive.town.shapes.yaw[head.shape]))
         bottom = LIGHT_HEIGHT - LIGHT_HALF[2]
         actors.append(_Actor(f'traffic_light{number}', 'traffic_light', pose, LIGHT_HALF, bottom))

@@ -1,16 +1,16 @@
-"""The debugging picture of a frame: the teacher's masks in colour beside some numbers."""
+"""The debugging picture of a frame: the teacher's masks in color beside some numbers."""
 
 from typing import Any
 
 import cv2
 import numpy as np
 
-ROAD_COLOUR = (60, 60, 66)
-ROUTE_COLOUR = (140, 128, 60)
-MARK_COLOUR = (210, 90, 200)
-VEHICLE_COLOUR = (40, 110, 230)
-WALKER_COLOUR = (0, 220, 220)
-LIGHT_COLOURS = {80: (0, 220, 0), 170: (240, 220, 0), 255: (255, 0, 0)}
+ROAD_COLOR = (60, 60, 66)
+ROUTE_COLOR = (140, 128, 60)
+MARK_COLOR = (210, 90, 200)
+VEHICLE_COLOR = (40, 110, 230)
+WALKER_COLOR = (0, 220, 220)
+LIGHT_COLORS = {80: (0, 220, 0), 170: (240, 220, 0), 255: (255, 0, 0)}
 
 
 def draw_bev(masks: np.ndarray, measurements: dict[str, Any], action: np.ndarray) -> np.ndarray:
@@ -24,15 +24,15 @@ def draw_bev(masks: np.ndarray, measurements: dict[str, Any], action: np.ndarray
     size = masks.shape[-1]
     picture = np.zeros((size, 2 * size, 3), dtype=np.uint8)
     view = picture[:, :size]
-    view[masks[0] > 0] = ROAD_COLOUR
-    view[masks[1] > 0] = ROUTE_COLOUR
-    view[masks[2] > 0] = MARK_COLOUR
-    for value, colour in LIGHT_COLOURS.items():
-        view[masks[14] == value] = colour
+    view[masks[0] > 0] = ROAD_COLOR
+    view[masks[1] > 0] = ROUTE_COLOR
+    view[masks[2] > 0] = MARK_COLOR
+    for value, color in LIGHT_COLORS.items():
+        view[masks[14] == value] = color
     for step in range(4):
         fade = 0.4 + 0.2 * step
-        view[masks[3 + step] > 0] = np.array(VEHICLE_COLOUR) * fade
-        view[masks[7 + step] > 0] = np.array(WALKER_COLOUR) * fade
+        view[masks[3 + step] > 0] = np.array(VEHICLE_COLOR) * fade
+        view[masks[7 + step] > 0] = np.array(WALKER_COLOR) * fade
     cv2.rectangle(view, (93, 139), (98, 163), (255, 255, 255), -1)
     lines = (
         f'speed {measurements["speed"]:.2f} m/s',

@@ -50,13 +50,13 @@ class RouteJob:
 
 
 def encode_depth(depth: np.ndarray) -> np.ndarray:
-    """Return the (H, W, 3) RGB code of z-depth in metres: R + 256 G + 65536 B counts 1000 m / (256^3 - 1)."""
+    """Return the (H, W, 3) RGB code of z-depth in meters: R + 256 G + 65536 B counts 1000 m / (256^3 - 1)."""
     code = np.round(np.clip(depth, 0.0, FAR) * (DEPTH_STEPS / FAR)).astype(np.uint32)
     return np.stack([code & 255, (code >> 8) & 255, code >> 16], axis=-1).astype(np.uint8)
 
 
 def _png(image: np.ndarray) -> bytes:
-    """Encode an RGB (H, W, 3) or grey (H, W) uint8 image."""
+    """Encode an RGB (H, W, 3) or gray (H, W) uint8 image."""
     channels_last = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
     done, data = cv2.imencode('.png', channels_last, _PNG_LEVEL)
     if not done:

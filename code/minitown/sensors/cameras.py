@@ -1,7 +1,7 @@
 """The four pinhole cameras: rig, calibration and viewing rays.
 
 Camera frame: x right, y down, z along the optical axis. Integer pixel
-coordinates are pixel centres.
+coordinates are pixel centers.
 """
 
 import math
@@ -21,7 +21,7 @@ TEACHER_VIEW_Y = (-19.2, 19.2)
 
 @dataclass(frozen=True)
 class Camera:
-    """Where a camera sits: `position` in the ego frame in metres, `yaw` in radians (right positive)."""
+    """Where a camera sits: `position` in the ego frame in meters, `yaw` in radians (right positive)."""
 
     name: str
     position: tuple[float, float, float]
@@ -45,7 +45,7 @@ CARLA_CAMERAS = (
     Camera('right', (0.0, 0.3, 2.5), math.pi / 2),
     Camera('back', (-1.6, 0.0, 2.5), math.pi),
 )
-"""Positions of the recording cars of the CARLA dataset, all labels taken from the colour camera's place."""
+"""Positions of the recording cars of the CARLA dataset, all labels taken from the color camera's place."""
 
 
 @dataclass(frozen=True)

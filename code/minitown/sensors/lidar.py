@@ -18,8 +18,8 @@ class Lidar:
         channels: beams between `upper` and `lower`.
         columns: firings a turn; 64 x 937 are the 60,000 rays of a full sweep.
         upper, lower: elevation of the first and last beam, degrees.
-        max_range: metres.
-        attenuation: intensity is exp(-attenuation * range), per metre.
+        max_range: meters.
+        attenuation: intensity is exp(-attenuation * range), per meter.
         drop_rate: share of returns lost at random.
         drop_intensity: returns weaker than this are lost more often ...
         drop_weak: ... up to this share at intensity 0.

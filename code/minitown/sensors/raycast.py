@@ -1,6 +1,6 @@
 """Ray casting against boxes, upright cylinders, ellipsoids and the ground plane.
 
-Everything here works in the ego frame (x forward, y right, z up, metres). The
+Everything here works in the ego frame (x forward, y right, z up, meters). The
 kernels are compiled once and cached by numba; loops are sequential, so a result
 does not depend on the number of threads.
 """
@@ -15,7 +15,7 @@ from thinktwice.minitown.world.primitives import BOX, CYLINDER
 GROUND = -1
 NOTHING = -2
 FAR = 1000.0
-"""Distance that stands for the sky, metres."""
+"""Distance that stands for the sky, meters."""
 NEAR = 0.05
 
 
@@ -142,7 +142,7 @@ def cast_image(rays, origin, ego2cam, lens, shapes, kinds, depth, owner):  # typ
         lens: (4,) fx, fy, cx, cy in pixels.
         shapes: (P, 8) geometry table.
         kinds: (P,) kinds of the shapes.
-        depth: (H, W) float64, filled with z-depth in metres, `FAR` for the sky.
+        depth: (H, W) float64, filled with z-depth in meters, `FAR` for the sky.
         owner: (H, W) int32, filled with the shape's index, `GROUND` or `NOTHING`.
     """
     height, width = depth.shape
@@ -192,7 +192,7 @@ def cast_sweep(directions, origin, shapes, kinds, max_range: float, distance, ow
         origin: (3,) sensor position.
         shapes: (P, 8) geometry table.
         kinds: (P,) kinds of the shapes.
-        max_range: metres.
+        max_range: meters.
         distance: (C, A) float64 output.
         owner: (C, A) int32 output: the shape's index, `GROUND` or `NOTHING`.
     """

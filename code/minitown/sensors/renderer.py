@@ -8,11 +8,11 @@ import numpy as np
 from thinktwice.minitown.sensors.cameras import CameraRig
 from thinktwice.minitown.sensors.raycast import cast_image
 from thinktwice.minitown.sensors.shading import Air, Ground, Solids, shade_ground, shade_sky, shade_solids
-from thinktwice.minitown.world.classes import GROUND_COLOURS, GROUND_ROAD, GROUND_TO_CLASS
+from thinktwice.minitown.world.classes import GROUND_COLORS, GROUND_ROAD, GROUND_TO_CLASS
 from thinktwice.minitown.world.primitives import PrimitiveSet
 
 VIEW_DISTANCE = 160.0
-"""Shapes farther from the ego than this are not drawn, metres."""
+"""Shapes farther from the ego than this are not drawn, meters."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class GroundMap:
 
     Attributes:
         codes: (R, C) uint8 ground codes.
-        world2grid: (2, 3) matrix from world (X, Y, 1) to (column, row), cell centres at integers.
+        world2grid: (2, 3) matrix from world (X, Y, 1) to (column, row), cell centers at integers.
     """
 
     codes: np.ndarray
@@ -44,7 +44,7 @@ class GroundMap:
 
 
 def plain_ground(code: int = GROUND_ROAD, reach: float = 200.0) -> GroundMap:
-    """Return ground of one code over +-`reach` metres around the world origin."""
+    """Return ground of one code over +-`reach` meters around the world origin."""
     cells = int(reach)
     codes = np.full((2 * cells, 2 * cells), code, dtype=np.uint8)
     return GroundMap(codes, np.array([[1.0, 0.0, cells], [0.0, 1.0, cells]]))
@@ -56,25 +56,25 @@ class Lighting:
 
     Attributes:
         sun: (3,) vector towards the sun in the world frame.
-        ambient, direct: shares of the base colour lit from everywhere and by the sun.
-        haze: share of light lost per metre.
-        haze_colour, sky_colour: RGB at the horizon and overhead.
+        ambient, direct: shares of the base color lit from everywhere and by the sun.
+        haze: share of light lost per meter.
+        haze_color, sky_color: RGB at the horizon and overhead.
     """
 
     sun: tuple[float, float, float] = (0.4, 0.5, 0.77)
     ambient: float = 0.55
     direct: float = 0.5
     haze: float = 0.002
-    haze_colour: tuple[float, float, float] = (205.0, 213.0, 220.0)
-    sky_colour: tuple[float, float, float] = (104.0, 148.0, 205.0)
+    haze_color: tuple[float, float, float] = (205.0, 213.0, 220.0)
+    sky_color: tuple[float, float, float] = (104.0, 148.0, 205.0)
 
     def in_ego(self, yaw: float) -> Air:
         """Return the light as seen in an ego frame with heading `yaw`, for the shader."""
         x, y, z = np.array(self.sun) / np.linalg.norm(self.sun)
         cos, sin = math.cos(yaw), math.sin(yaw)
         sun = np.array([cos * x + sin * y, -sin * x + cos * y, z])
-        colours = np.array([self.haze_colour, self.sky_colour], dtype=np.float64)
-        return Air(sun, self.ambient, self.direct, self.haze, colours[0], colours[1])
+        colors = np.array([self.haze_color, self.sky_color], dtype=np.float64)
+        return Air(sun, self.ambient, self.direct, self.haze, colors[0], colors[1])
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class CameraView:
 
     Attributes:
         rgb: (H, W, 3) uint8.
-        depth: (H, W) float64 z-depth in metres, 1000 for the sky.
+        depth: (H, W) float64 z-depth in meters, 1000 for the sky.
         classes: (H, W) uint8 semantic ids.
     """
 
@@ -111,11 +111,11 @@ class Renderer:
         self._lens = np.array(rig.intrinsics)
 
     def render(self, scene: Scene, pose: tuple[float, float, float]) -> list[CameraView]:
-        """Return one view per camera, seen from an ego at `pose` (world x, y in metres, yaw in radians)."""
+        """Return one view per camera, seen from an ego at `pose` (world x, y in meters, yaw in radians)."""
         shapes = scene.shapes.near(np.array(pose[:2]), VIEW_DISTANCE)
         table = shapes.in_ego(pose)
-        solids = Solids(table, shapes.kind, shapes.colour, shapes.texture, shapes.state, shapes.class_id)
-        ground = Ground(scene.ground.codes, scene.ground.ego2grid(pose), GROUND_TO_CLASS, GROUND_COLOURS)
+        solids = Solids(table, shapes.kind, shapes.color, shapes.texture, shapes.state, shapes.class_id)
+        ground = Ground(scene.ground.codes, scene.ground.ego2grid(pose), GROUND_TO_CLASS, GROUND_COLORS)
         air = scene.lighting.in_ego(pose[2])
         views = []
         for camera, rays, ego2cam in zip(self.rig.cameras, self._rays, self._ego2cam, strict=True):

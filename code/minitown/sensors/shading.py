@@ -1,7 +1,7 @@
-"""Colours of cast pixels: surface patterns, sun, haze and sky.
+"""Colors of cast pixels: surface patterns, sun, haze and sky.
 
 A pixel's class and depth come from the caster; this module only paints, so the
-colour image agrees with both by construction.
+color image agrees with both by construction.
 """
 
 import math
@@ -24,7 +24,7 @@ from thinktwice.minitown.world.primitives import (
     SIGN_PLATE,
 )
 
-LAMP_COLOURS = np.array([(20.0, 236.0, 140.0), (245.0, 200.0, 30.0), (255.0, 20.0, 60.0)])
+LAMP_COLORS = np.array([(20.0, 236.0, 140.0), (245.0, 200.0, 30.0), (255.0, 20.0, 60.0)])
 """RGB of a lit lamp by state: hues 76, 24 and 175 of OpenCV's 0..179."""
 
 
@@ -33,7 +33,7 @@ class Solids(NamedTuple):
 
     shapes: np.ndarray
     kinds: np.ndarray
-    colours: np.ndarray
+    colors: np.ndarray
     textures: np.ndarray
     states: np.ndarray
     classes: np.ndarray
@@ -45,7 +45,7 @@ class Ground(NamedTuple):
     codes: np.ndarray
     ego2grid: np.ndarray
     classes: np.ndarray
-    colours: np.ndarray
+    colors: np.ndarray
 
 
 class Air(NamedTuple):
@@ -55,8 +55,8 @@ class Air(NamedTuple):
     ambient: float
     direct: float
     haze: float
-    haze_colour: np.ndarray
-    sky_colour: np.ndarray
+    haze_color: np.ndarray
+    sky_color: np.ndarray
 
 
 @njit(cache=True)
@@ -97,60 +97,60 @@ def _surface(local, shape, kind: int, normal) -> None:  # type: ignore[no-untype
 
 
 @njit(cache=True)
-def _pattern(texture: int, state: int, local, shape, normal, colour) -> bool:  # type: ignore[no-untyped-def]
-    """Change `colour` (3,) by the surface's pattern; return whether the spot shines by itself."""
+def _pattern(texture: int, state: int, local, shape, normal, color) -> bool:  # type: ignore[no-untyped-def]
+    """Change `color` (3,) by the surface's pattern; return whether the spot shines by itself."""
     across = local[1] if abs(normal[0]) > 0.5 else local[0]
     if texture == FACADE and abs(normal[2]) < 0.5:
         height = local[2] + shape[5]
-        column, storey = math.floor(across / 2.4), math.floor(height / 3.0)
-        inside_x, inside_z = across / 2.4 - column, height / 3.0 - storey
+        column, story = math.floor(across / 2.4), math.floor(height / 3.0)
+        inside_x, inside_z = across / 2.4 - column, height / 3.0 - story
         if 0.25 < inside_x < 0.75 and 0.3 < inside_z < 0.8:
-            lit = _noise(int(column), int(storey), int(shape[5] * 977))
+            lit = _noise(int(column), int(story), int(shape[5] * 977))
             for index in range(3):
-                colour[index] = 50.0 + 45.0 * lit + 12.0 * index
+                color[index] = 50.0 + 45.0 * lit + 12.0 * index
     elif texture == FOLIAGE:
         grain = 0.65 + 0.6 * _noise(int(local[0] * 5), int(local[1] * 5), int(local[2] * 5 + 997))
         for index in range(3):
-            colour[index] *= grain
+            color[index] *= grain
     elif texture == CAR_BODY:
         if abs(local[2]) < 0.5 * shape[5] and abs(local[1]) > 0.55 * shape[4]:
             if normal[0] > 0.5:
-                colour[0], colour[1], colour[2] = 235.0, 235.0, 215.0
+                color[0], color[1], color[2] = 235.0, 235.0, 215.0
             elif normal[0] < -0.5:
-                colour[0], colour[1], colour[2] = (255.0 if state else 130.0), 25.0, 25.0
+                color[0], color[1], color[2] = (255.0 if state else 130.0), 25.0, 25.0
                 return state != 0
         elif local[2] < -0.6 * shape[5]:
             for index in range(3):
-                colour[index] *= 0.3
+                color[index] *= 0.3
     elif texture == CAR_CABIN and abs(normal[2]) < 0.5 and local[2] < 0.75 * shape[5]:
-        colour[0], colour[1], colour[2] = 38.0, 46.0, 56.0
+        color[0], color[1], color[2] = 38.0, 46.0, 56.0
     elif texture == LIGHT_HEAD and normal[0] > 0.5:
         slot = local[2] / shape[5] * 1.5
         lamp = YELLOW if abs(slot) < 0.5 else (RED if slot > 0 else GREEN)
-        centre = 1.0 if lamp == RED else (0.0 if lamp == YELLOW else -1.0)
-        if lamp == state and abs(slot - centre) < 0.44 and abs(local[1]) < 0.85 * shape[4]:
+        center = 1.0 if lamp == RED else (0.0 if lamp == YELLOW else -1.0)
+        if lamp == state and abs(slot - center) < 0.44 and abs(local[1]) < 0.85 * shape[4]:
             for index in range(3):
-                colour[index] = LAMP_COLOURS[state, index]
+                color[index] = LAMP_COLORS[state, index]
             return True
     elif texture == SIGN_PLATE and normal[0] > 0.5:
         rim = max(abs(local[1]) / shape[4], abs(local[2]) / shape[5])
         if rim < 0.72:
             for index in range(3):
-                colour[index] = 235.0
+                color[index] = 235.0
             if rim < 0.4 and (abs(local[2]) < 0.2 * shape[5] or abs(local[1]) < 0.2 * shape[4]):
                 for index in range(3):
-                    colour[index] = 35.0
+                    color[index] = 35.0
     elif texture == CLOTHES and local[2] < 0.0:
         for index in range(3):
-            colour[index] *= 0.45
+            color[index] *= 0.45
     return False
 
 
 @njit(cache=True)
-def _blend(colour: float, bright: float, haze: float, haze_colour: float) -> int:
-    """One channel of a lit colour seen through haze, 0..255."""
-    value = colour * bright
-    value += (haze_colour - value) * haze
+def _blend(color: float, bright: float, haze: float, haze_color: float) -> int:
+    """One channel of a lit color seen through haze, 0..255."""
+    value = color * bright
+    value += (haze_color - value) * haze
     return int(min(255.0, max(0.0, value)))
 
 
@@ -159,7 +159,7 @@ def _blend(colour: float, bright: float, haze: float, haze_colour: float) -> int
 @njit(cache=True)
 def shade_sky(rays, owner, air, image, labels) -> None:  # type: ignore[no-untyped-def]
     """Paint the pixels whose rays meet nothing; arguments as in `shade_solids`."""
-    haze_colour, sky_colour = air.haze_colour, air.sky_colour
+    haze_color, sky_color = air.haze_color, air.sky_color
     for v in range(owner.shape[0]):
         for u in range(owner.shape[1]):
             if owner[v, u] != NOTHING:
@@ -168,15 +168,15 @@ def shade_sky(rays, owner, air, image, labels) -> None:  # type: ignore[no-untyp
             x, y, z = rays[v, u, 0], rays[v, u, 1], rays[v, u, 2]
             share = min(1.0, 1.8 * max(0.0, z / math.sqrt(x * x + y * y + z * z)))
             for channel in range(3):
-                change = sky_colour[channel] - haze_colour[channel]
-                image[v, u, channel] = np.uint8(haze_colour[channel] + change * share)
+                change = sky_color[channel] - haze_color[channel]
+                image[v, u, channel] = np.uint8(haze_color[channel] + change * share)
 
 
 @njit(cache=True)
 def shade_ground(rays, origin, depth, owner, ground, air, image, labels) -> None:  # type: ignore[no-untyped-def]
     """Paint the pixels of the ground plane; arguments as in `shade_solids`, `ground` a `Ground`."""
-    codes, grid, classes, colours = ground.codes, ground.ego2grid, ground.classes, ground.colours
-    haze_colour = air.haze_colour
+    codes, grid, classes, colors = ground.codes, ground.ego2grid, ground.classes, ground.colors
+    haze_color = air.haze_color
     lit = air.ambient + air.direct * max(0.0, air.sun[2])
     for v in range(owner.shape[0]):
         for u in range(owner.shape[1]):
@@ -196,7 +196,7 @@ def shade_ground(rays, origin, depth, owner, ground, air, image, labels) -> None
             haze = 1.0 - math.exp(-air.haze * distance)
             for channel in range(3):
                 image[v, u, channel] = _blend(
-                    colours[code, channel], lit * (1.0 + grain), haze, haze_colour[channel]
+                    colors[code, channel], lit * (1.0 + grain), haze, haze_color[channel]
                 )
 
 
@@ -207,16 +207,16 @@ def shade_solids(rays, origin, depth, owner, solids, air, image, labels) -> None
     Args:
         rays: (H, W, 3), as given to `raycast.cast_image`.
         origin: (3,) camera position in the ego frame.
-        depth: (H, W) metres, from the caster.
+        depth: (H, W) meters, from the caster.
         owner: (H, W) shape indices, from the caster.
         solids: `Solids`, the shapes given to the caster.
         air: `Air`.
         image: (H, W, 3) uint8 RGB output.
         labels: (H, W) uint8 output, semantic classes.
     """
-    shapes, kinds, colours, classes = solids.shapes, solids.kinds, solids.colours, solids.classes
-    textures, states, sun, haze_colour = solids.textures, solids.states, air.sun, air.haze_colour
-    colour, local, normal = np.empty(3), np.empty(3), np.empty(3)
+    shapes, kinds, colors, classes = solids.shapes, solids.kinds, solids.colors, solids.classes
+    textures, states, sun, haze_color = solids.textures, solids.states, air.sun, air.haze_color
+    color, local, normal = np.empty(3), np.empty(3), np.empty(3)
     for v in range(owner.shape[0]):
         for u in range(owner.shape[1]):
             index = owner[v, u]
@@ -230,8 +230,8 @@ def shade_solids(rays, origin, depth, owner, solids, air, image, labels) -> None
             local[2] = origin[2] + dz - shape[2]
             _surface(local, shape, kinds[index], normal)
             for channel in range(3):
-                colour[channel] = colours[index, channel]
-            if _pattern(textures[index], states[index], local, shape, normal, colour):
+                color[channel] = colors[index, channel]
+            if _pattern(textures[index], states[index], local, shape, normal, color):
                 bright, haze = 1.0, 0.0
             else:
                 facing = normal[2] * sun[2]
@@ -240,4 +240,4 @@ def shade_solids(rays, origin, depth, owner, solids, air, image, labels) -> None
                 bright = air.ambient + air.direct * max(0.0, facing)
                 haze = 1.0 - math.exp(-air.haze * math.sqrt(dx * dx + dy * dy + dz * dz))
             for channel in range(3):
-                image[v, u, channel] = _blend(colour[channel], bright, haze, haze_colour[channel])
+                image[v, u, channel] = _blend(color[channel], bright, haze, haze_color[channel])

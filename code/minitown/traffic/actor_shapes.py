@@ -28,19 +28,19 @@ def _add_vehicle(builder: PrimitiveBuilder, vehicle: Vehicle) -> None:
     braking = int(vehicle.is_braking)
     body_top = top if height > 0.95 else VEHICLE_CLEARANCE + 0.45 * (top - VEHICLE_CLEARANCE) + 0.1
     half = (length, width, (body_top - VEHICLE_CLEARANCE) / 2)
-    centre = (x, y, (body_top + VEHICLE_CLEARANCE) / 2)
-    builder.add(BOX, centre, half, VEHICLE, vehicle.colour, yaw, CAR_BODY, braking)
+    center = (x, y, (body_top + VEHICLE_CLEARANCE) / 2)
+    builder.add(BOX, center, half, VEHICLE, vehicle.color, yaw, CAR_BODY, braking)
     if body_top < top:
         back = 0.12 * length
         cabin = (x - back * math.cos(yaw), y - back * math.sin(yaw), (top + body_top) / 2)
         half = (0.55 * length, 0.86 * width, (top - body_top) / 2)
-        builder.add(BOX, cabin, half, VEHICLE, vehicle.colour, yaw, CAR_CABIN)
+        builder.add(BOX, cabin, half, VEHICLE, vehicle.color, yaw, CAR_CABIN)
 
 
 def _add_person(builder: PrimitiveBuilder, person: Pedestrian) -> None:
     """A body and a head."""
     x, y, yaw = person.pose
-    builder.add(CYLINDER, (x, y, 0.74), (0.26, 0.26, 0.74), PEDESTRIAN, person.colour, yaw, CLOTHES)
+    builder.add(CYLINDER, (x, y, 0.74), (0.26, 0.26, 0.74), PEDESTRIAN, person.color, yaw, CLOTHES)
     builder.add(ELLIPSOID, (x, y, 1.62), (0.14, 0.14, 0.16), PEDESTRIAN, (206, 164, 136), yaw)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 STEP_SECONDS = 0.05
 FRONT_AXLE = -0.090769015
 REAR_AXLE = 1.4178275
-"""Distances of the axles from the car's origin in metres, as identified (the front one is negative)."""
+"""Distances of the axles from the car's origin in meters, as identified (the front one is negative)."""
 WHEEL_ANGLE = 0.36848336
 """Wheel angle at full steer, radians."""
 THROTTLE_GAIN = 4.0
@@ -18,7 +18,7 @@ BRAKE_GAIN = 8.0
 DRAG = 0.15
 """m/s^2 at full throttle, at full brake, and lost per m/s."""
 EGO_HALF = (2.45, 1.06, 0.75)
-"""Half length, width and height of the ego, metres."""
+"""Half length, width and height of the ego, meters."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Control:
 
 @dataclass(frozen=True)
 class EgoState:
-    """World x, y in metres, yaw in radians, forward speed in m/s, forward acceleration, yaw rate."""
+    """World x, y in meters, yaw in radians, forward speed in m/s, forward acceleration, yaw rate."""
 
     x: float
     y: float

@@ -10,7 +10,7 @@ from thinktwice.minitown.world.lanes import LANE_OFFSET
 from thinktwice.minitown.world.layout import Crosswalk, Layout
 
 EDGE = 5.0
-"""Where a person waits, metres from the middle of the street."""
+"""Where a person waits, meters from the middle of the street."""
 ROAD_EDGE = 3.9
 LANE_MARGIN = 2.4
 SIDEWALK_MIDDLE = 5.2
@@ -23,7 +23,7 @@ class Pedestrian:
     Attributes:
         index: number among all people.
         start, end: (2,) world ends of the path, walked to and fro.
-        along: metres from `start`.
+        along: meters from `start`.
         forward: 1 towards `end`, -1 back.
         pace: walking speed when moving, m/s.
         speed: present speed, m/s.
@@ -37,14 +37,14 @@ class Pedestrian:
     along: float
     forward: int
     pace: float
-    colour: tuple[float, float, float]
+    color: tuple[float, float, float]
     crosswalk: int = -1
     speed: float = 0.0
     wait: float = 0.0
 
     @property
     def length(self) -> float:
-        """Length of the path, metres."""
+        """Length of the path, meters."""
         return float(np.hypot(*(self.end - self.start)))
 
     @property
@@ -70,12 +70,12 @@ class Crowd:
             for _ in range(int(rng.integers(1, 3))):
                 self._add_crosser(index, crosswalk)
 
-    def _colour(self) -> tuple[float, float, float]:
+    def _color(self) -> tuple[float, float, float]:
         red, green, blue = self.rng.uniform(60, 230, 3)
         return float(red), float(green), float(blue)
 
     def _add_stroller(self, first: int, second: int, quarter: int, side: int) -> None:
-        a, b = self.layout.junctions[first].centre, self.layout.junctions[second].centre
+        a, b = self.layout.junctions[first].center, self.layout.junctions[second].center
         ahead = (b - a) / np.linalg.norm(b - a)
         beside = side * SIDEWALK_MIDDLE * np.array([-ahead[1], ahead[0]])
         start, end = (
@@ -89,14 +89,14 @@ class Crowd:
             along=float(self.rng.uniform(0, np.linalg.norm(end - start))),
             forward=int(self.rng.choice([-1, 1])),
             pace=float(self.rng.uniform(0.8, 1.7)),
-            colour=self._colour(),
+            color=self._color(),
         )
         person.speed = person.pace
         self.people.append(person)
 
     def _add_crosser(self, index: int, crosswalk: Crosswalk) -> None:
         along_street = np.array([crosswalk.across[1], -crosswalk.across[0]])
-        middle = crosswalk.centre + float(self.rng.uniform(-1.1, 1.1)) * along_street
+        middle = crosswalk.center + float(self.rng.uniform(-1.1, 1.1)) * along_street
         person = Pedestrian(
             index=len(self.people),
             start=middle - EDGE * crosswalk.across,
@@ -104,7 +104,7 @@ class Crowd:
             along=0.0,
             forward=1,
             pace=float(self.rng.uniform(1.2, 2.0)),
-            colour=self._colour(),
+            color=self._color(),
             crosswalk=index,
             wait=float(self.rng.uniform(0.0, 8.0)),
         )

@@ -5,15 +5,20 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from thinktwice.geometry.route_planner import RouteNode
-from thinktwice.minitown.world.lanes import FOLLOW, LEFT, RIGHT, STRAIGHT, Lane
+from thinktwice.geometry.route_planner import RoadOption, RouteNode
+from thinktwice.minitown.world.lanes import Lane
 
-TURN_CHANCES = {LEFT: 0.42, RIGHT: 0.33, STRAIGHT: 0.25, FOLLOW: 1.0}
+TURN_CHANCES = {
+    RoadOption.LEFT: 0.42,
+    RoadOption.RIGHT: 0.33,
+    RoadOption.STRAIGHT: 0.25,
+    RoadOption.LANE_FOLLOW: 1.0,
+}
 """Left turns wait for others most, so they are drawn more often to be recorded as often."""
 
 
 def draw_route(lanes: list[Lane], start: int, length: float, rng: np.random.Generator) -> list[int]:
-    """Return lane indices from `start` on, at least `length` metres, turns preferred to straights."""
+    """Return lane indices from `start` on, at least `length` meters, turns preferred to straights."""
     route, covered = [start], lanes[start].length
     while covered < length or lanes[route[-1]].is_connector:
         choices = lanes[route[-1]].successors
@@ -30,15 +35,15 @@ class Route:
 
     Attributes:
         lane_indices: in driving order.
-        points: (N, 2) world metres; `along` (N,) metres from the start.
-        starts: where each lane begins, metres from the start.
+        points: (N, 2) world meters; `along` (N,) meters from the start.
+        starts: where each lane begins, meters from the start.
     """
 
     lane_indices: list[int]
     points: np.ndarray
     along: np.ndarray
     starts: list[float]
-    options: list[int] = field(default_factory=list)
+    options: list[RoadOption] = field(default_factory=list)
 
     @classmethod
     def over(cls, lanes: list[Lane], lane_indices: list[int]) -> 'Route':
@@ -55,18 +60,18 @@ class Route:
 
     @property
     def length(self) -> float:
-        """Metres from start to end."""
+        """Meters from start to end."""
         return float(self.along[-1])
 
     def position(self, along: float) -> tuple[float, float]:
-        """Return the world point `along` metres from the start."""
+        """Return the world point `along` meters from the start."""
         return (
             float(np.interp(along, self.along, self.points[:, 0])),
             float(np.interp(along, self.along, self.points[:, 1])),
         )
 
     def project(self, x: float, y: float, hint: float, window: float = 8.0) -> float:
-        """Return the place along the route nearest to (x, y), within `window` metres of `hint`."""
+        """Return the place along the route nearest to (x, y), within `window` meters of `hint`."""
         first = max(0, int(np.searchsorted(self.along, hint - window)) - 1)
         last = min(len(self.along), int(np.searchsorted(self.along, hint + window)) + 2)
         start, end = self.points[first : last - 1], self.points[first + 1 : last]
@@ -84,7 +89,7 @@ class Route:
         return place, along - self.starts[place]
 
     def nodes(self, start: float = 0.0, spacing: float = 1.0) -> list[RouteNode]:
-        """Return the dense route from `start` metres on as planner nodes, `spacing` metres apart."""
+        """Return the dense route from `start` meters on as planner nodes, `spacing` meters apart."""
         result = []
         for along in np.arange(start, self.length, spacing):
             place, _ = self.lane_at(float(along))

@@ -1,4 +1,4 @@
-"""Traffic light programmes: the two streets of a junction take turns."""
+"""Traffic light programs: the two streets of a junction take turns."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ CLEAR_TIME = 1.2
 
 
 @dataclass(frozen=True)
-class Programme:
+class Program:
     """Green times of the two streets and a shift, all in seconds."""
 
     green: tuple[float, float]
@@ -34,8 +34,8 @@ class Signals:
     """The lights of a town during one drive."""
 
     def __init__(self, layout: Layout, rng: np.random.Generator) -> None:
-        self._programmes = {
-            junction.index: Programme(
+        self._programs = {
+            junction.index: Program(
                 (float(rng.uniform(4.5, 6.5)), float(rng.uniform(4.5, 6.5))), float(rng.uniform(0, 30))
             )
             for junction in layout.junctions
@@ -44,5 +44,5 @@ class Signals:
 
     def state(self, junction: int, approach: int, time: float) -> int:
         """Return the state shown to traffic heading `approach` quarter turns, green without a light."""
-        programme = self._programmes.get(junction)
-        return GREEN if programme is None else programme.state(approach % 2, time)
+        program = self._programs.get(junction)
+        return GREEN if program is None else program.state(approach % 2, time)

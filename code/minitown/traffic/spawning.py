@@ -11,18 +11,16 @@ from thinktwice.minitown.world.layout import Layout
 
 EGO = 0
 EGO_CRUISE = 8.0
-METRES_PER_CAR = 100.0
+METERS_PER_CAR = 100.0
 SPAWN_GAP = 11.0
 LEADER_CHANCE = 0.5
 CAR_SIZES = ((2.2, 0.95, 0.74), (2.0, 0.9, 0.78), (2.4, 0.98, 0.72), (2.9, 1.05, 1.2))
-CAR_COLOURS = ((190, 40, 42), (40, 74, 150), (222, 222, 220), (36, 38, 42), (150, 154, 160), (200, 150, 40))
+CAR_COLORS = ((190, 40, 42), (40, 74, 150), (222, 222, 220), (36, 38, 42), (150, 154, 160), (200, 150, 40))
 
 
 def _draw_car(index: int, lane: int, distance: float, rng: np.random.Generator) -> Vehicle:
     """Draw a car's kind and temper."""
-    colour = np.clip(
-        np.array(CAR_COLOURS[int(rng.integers(len(CAR_COLOURS)))]) + rng.normal(0, 10, 3), 15, 240
-    )
+    color = np.clip(np.array(CAR_COLORS[int(rng.integers(len(CAR_COLORS)))]) + rng.normal(0, 10, 3), 15, 240)
     return Vehicle(
         index=index,
         route=[lane],
@@ -30,7 +28,7 @@ def _draw_car(index: int, lane: int, distance: float, rng: np.random.Generator) 
         speed=0.0,
         cruise=float(rng.uniform(4.5, 9.0)),
         half=CAR_SIZES[int(rng.integers(len(CAR_SIZES)))],
-        colour=(float(colour[0]), float(colour[1]), float(colour[2])),
+        color=(float(color[0]), float(color[1]), float(color[2])),
     )
 
 
@@ -50,7 +48,7 @@ def spawn_vehicles(
         signals: of the drive.
         crowd: of the drive.
         route: of the ego.
-        start: the ego's place on it, metres.
+        start: the ego's place on it, meters.
         ego: its state there.
         rng: of the traffic.
     """
@@ -62,7 +60,7 @@ def spawn_vehicles(
     if rng.random() < LEADER_CHANCE:
         _spawn_leader(traffic, route, start, rng)
     streets = [lane for lane in layout.lanes if not lane.is_connector]
-    wanted = 1 + round(sum(lane.length for lane in streets) / METRES_PER_CAR)
+    wanted = 1 + round(sum(lane.length for lane in streets) / METERS_PER_CAR)
     for _ in range(20 * wanted):
         if len(traffic.vehicles) >= wanted:
             break

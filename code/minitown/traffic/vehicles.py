@@ -1,7 +1,7 @@
 """Cars on lanes: car following, right of way at lights and junctions, crosswalks.
 
 Every car, the ego included, is known by its lane and the distance along it.
-Longitudinal behaviour is the Intelligent Driver Model (Treiber et al., 2000)
+Longitudinal behavior is the Intelligent Driver Model (Treiber et al., 2000)
 towards the most demanding of: the car ahead, a stop line, a crosswalk in use,
 a slower lane.
 """
@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from thinktwice.geometry.route_planner import RoadOption
 from thinktwice.minitown.traffic.signals import Signals
 from thinktwice.minitown.world.classes import GREEN, RED, YELLOW
-from thinktwice.minitown.world.lanes import LEFT, STEP, Lane
+from thinktwice.minitown.world.lanes import STEP, Lane
 from thinktwice.minitown.world.layout import Layout
 
 LOOK_AHEAD = 60.0
@@ -26,11 +27,11 @@ TIME_HEADWAY = 1.2
 SPEED_CHANGE_BRAKE = 1.6
 ONCOMING_REACH = 22.0
 SHARED_START = 5.0
-"""Metres over which ways from the same lane into a junction have not parted yet."""
+"""Meters over which ways from the same lane into a junction have not parted yet."""
 CLEARING_SECONDS = 1.2
 PAUSE_RATE = 0.004
 PAUSE_CLEARANCE = 28.0
-"""Unplanned stops a second, and their least distance to a junction in metres."""
+"""Unplanned stops a second, and their least distance to a junction in meters."""
 
 
 @dataclass
@@ -40,10 +41,10 @@ class Vehicle:
     Attributes:
         index: 0 is the ego.
         route: lane indices from the present one on.
-        distance: of the car's middle along `route[0]`, metres.
+        distance: of the car's middle along `route[0]`, meters.
         speed: m/s; `acceleration` m/s^2.
         cruise: the driver's top speed, m/s.
-        half: (half length, half width, half height) in metres.
+        half: (half length, half width, half height) in meters.
         pose: world x, y, yaw.
         pause: seconds left of an unplanned stop.
     """
@@ -54,7 +55,7 @@ class Vehicle:
     speed: float
     cruise: float
     half: tuple[float, float, float]
-    colour: tuple[float, float, float] = (180.0, 180.0, 180.0)
+    color: tuple[float, float, float] = (180.0, 180.0, 180.0)
     acceleration: float = 0.0
     pose: tuple[float, float, float] = (0.0, 0.0, 0.0)
     pause: float = 0.0
@@ -71,7 +72,7 @@ def follow(speed: float, cruise: float, gap: float, approach: float) -> float:
     Args:
         speed: own speed, m/s.
         cruise: wanted speed, m/s.
-        gap: metres to the obstacle, infinite without one.
+        gap: meters to the obstacle, infinite without one.
         approach: own speed minus the obstacle's, m/s.
     """
     free = 1.0 - (speed / max(cruise, 0.1)) ** 4
@@ -160,7 +161,7 @@ class Traffic:
 
     @staticmethod
     def _stop(vehicle: Vehicle, to_line: float) -> float:
-        """Acceleration that stops the car's front half a metre before a line."""
+        """Acceleration that stops the car's front half a meter before a line."""
         return follow(vehicle.speed, 30.0, max(to_line, 0.0) + STANDSTILL_GAP - 0.5, vehicle.speed)
 
     def _may_enter(self, vehicle: Vehicle, lane: Lane, connector: Lane, to_line: float) -> bool:
@@ -173,7 +174,7 @@ class Traffic:
         needed = vehicle.speed**2 / (2 * 3.5)
         # Whoever waits at the line to turn left clears the junction on yellow, if that still lasts.
         later = self.signals.state(junction.index, lane.heading_index, self.time + CLEARING_SECONDS)
-        may_clear = later == YELLOW and connector.option == LEFT and to_line < 2.0
+        may_clear = later == YELLOW and connector.option == RoadOption.LEFT and to_line < 2.0
         if state != GREEN and to_line > needed and not (holds and to_line < 0.3) and not may_clear:
             if holds:
                 del self.entered[vehicle.index]
@@ -197,7 +198,7 @@ class Traffic:
         cars = self._lane_cars.get(exit_lane, [])
         if cars and cars[0].distance - cars[0].half[0] < 2 * vehicle.half[0] + 2.0 and cars[0].speed < 2.0:
             return True
-        if connector.option != LEFT:
+        if connector.option != RoadOption.LEFT:
             return False
         return any(
             other.index != vehicle.index

@@ -34,11 +34,11 @@ GROUND_CROSSING = 5
 GROUND_TO_CLASS = np.array([TERRAIN, ROAD, ROAD_LINE, ROAD_LINE, SIDEWALK, ROAD_LINE], dtype=np.uint8)
 """Semantic class of each ground code."""
 
-GROUND_COLOURS = np.array(
+GROUND_COLORS = np.array(
     [(92, 116, 62), (74, 75, 78), (222, 222, 216), (222, 216, 190), (156, 148, 140), (214, 214, 208)],
     dtype=np.float32,
 )
-"""Base RGB colour of each ground code."""
+"""Base RGB color of each ground code."""
 
 # States of a traffic light, also the `state` of a light's primitive.
 GREEN = 0

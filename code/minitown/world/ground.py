@@ -18,7 +18,7 @@ from thinktwice.minitown.world.lanes import LANE_WIDTH, direction
 from thinktwice.minitown.world.layout import JUNCTION_REACH, ROAD_HALF, SIDEWALK_HALF, Layout
 
 CELL = 0.1
-"""Side of a cell of the ground map, metres."""
+"""Side of a cell of the ground map, meters."""
 MARGIN = 20.0
 LINE_WIDTH = 0.2
 DASH = 3.0
@@ -27,7 +27,7 @@ _SHIFT_BITS = 6
 
 
 class _Painter:
-    """Fills polygons given in grid-frame metres."""
+    """Fills polygons given in grid-frame meters."""
 
     def __init__(self, low: np.ndarray, high: np.ndarray) -> None:
         self.low = low
@@ -47,21 +47,21 @@ class _Painter:
         sides: tuple[float, float],
         code: int,
     ) -> None:
-        """Fill a rectangle: `span` metres ahead of `start`, `sides` metres to its right."""
+        """Fill a rectangle: `span` meters ahead of `start`, `sides` meters to its right."""
         ahead, right = direction(quarter), direction(quarter + 1)
         corners = [(span[0], sides[0]), (span[1], sides[0]), (span[1], sides[1]), (span[0], sides[1])]
         self.polygon(np.array([start + a * ahead + r * right for a, r in corners]), code)
 
-    def ring(self, centre: np.ndarray, quarter: int, inner: float, outer: float, code: int) -> None:
+    def ring(self, center: np.ndarray, quarter: int, inner: float, outer: float, code: int) -> None:
         """Fill the part of a ring that lies in the quadrant from `quarter` to `quarter + 1`."""
         angle = np.linspace(0, math.pi / 2, 25) + quarter * math.pi / 2
         unit = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-        self.polygon(np.concatenate([centre + outer * unit, (centre + max(inner, 0.0) * unit)[::-1]]), code)
+        self.polygon(np.concatenate([center + outer * unit, (center + max(inner, 0.0) * unit)[::-1]]), code)
 
 
-def _paint_bend(painter: _Painter, centre: np.ndarray, quarter: int) -> None:
+def _paint_bend(painter: _Painter, center: np.ndarray, quarter: int) -> None:
     """Paint a bend whose arms point to `quarter` and `quarter + 1`."""
-    pivot = centre + JUNCTION_REACH * (direction(quarter) + direction(quarter + 1))
+    pivot = center + JUNCTION_REACH * (direction(quarter) + direction(quarter + 1))
     facing = quarter + 2
     reach = JUNCTION_REACH
     painter.ring(pivot, facing, reach - SIDEWALK_HALF, reach + SIDEWALK_HALF, GROUND_SIDEWALK)
@@ -74,28 +74,28 @@ def _paint_bend(painter: _Painter, centre: np.ndarray, quarter: int) -> None:
 
 
 def _paint_crossing_area(
-    painter: _Painter, centre: np.ndarray, arms: set[int], half: float, code: int
+    painter: _Painter, center: np.ndarray, arms: set[int], half: float, code: int
 ) -> None:
     """Paint arms of half width `half` up to the stop lines, corners rounded."""
     for quarter in arms:
-        painter.strip(centre, quarter, (-half, JUNCTION_REACH), (-half, half), code)
+        painter.strip(center, quarter, (-half, JUNCTION_REACH), (-half, half), code)
     angle = np.linspace(0, math.pi / 2, 25)
     radius = JUNCTION_REACH - half
     for quarter in arms:
         if (quarter + 1) % 4 not in arms:
             continue
         ahead, right = direction(quarter), direction(quarter + 1)
-        pivot = centre + JUNCTION_REACH * (ahead + right)
+        pivot = center + JUNCTION_REACH * (ahead + right)
         arc = pivot - radius * (np.sin(angle)[:, None] * ahead + np.cos(angle)[:, None] * right)
-        painter.polygon(np.concatenate([centre[None], arc]), code)
+        painter.polygon(np.concatenate([center[None], arc]), code)
 
 
 def _paint_marks(painter: _Painter, layout: Layout) -> None:
     """Paint lane lines, stop lines and zebras of all streets."""
     half = LINE_WIDTH / 2
     for place, (first, second, quarter) in enumerate(layout.streets):
-        start = layout.junctions[first].centre + JUNCTION_REACH * direction(quarter)
-        length = float(np.linalg.norm(layout.junctions[second].centre - layout.junctions[first].centre))
+        start = layout.junctions[first].center + JUNCTION_REACH * direction(quarter)
+        length = float(np.linalg.norm(layout.junctions[second].center - layout.junctions[first].center))
         length -= 2 * JUNCTION_REACH
         for side in (-LANE_WIDTH, LANE_WIDTH):
             painter.strip(start, quarter, (0, length), (side - half, side + half), GROUND_SOLID_LINE)
@@ -115,22 +115,22 @@ def _paint_marks(painter: _Painter, layout: Layout) -> None:
 
 
 def paint_ground(layout: Layout) -> GroundMap:
-    """Return the ground map of a town, cells of `CELL` metres along the streets."""
-    centres = np.array([junction.centre for junction in layout.junctions])
-    painter = _Painter(centres.min(0) - MARGIN, centres.max(0) + MARGIN)
+    """Return the ground map of a town, cells of `CELL` meters along the streets."""
+    centers = np.array([junction.center for junction in layout.junctions])
+    painter = _Painter(centers.min(0) - MARGIN, centers.max(0) + MARGIN)
     for half, code in ((SIDEWALK_HALF, GROUND_SIDEWALK), (ROAD_HALF, GROUND_ROAD)):
         for first, second, quarter in layout.streets:
-            start = layout.junctions[first].centre
-            length = float(np.linalg.norm(layout.junctions[second].centre - start))
+            start = layout.junctions[first].center
+            length = float(np.linalg.norm(layout.junctions[second].center - start))
             span = (JUNCTION_REACH - 0.2, length - JUNCTION_REACH + 0.2)
             painter.strip(start, quarter, span, (-half, half), code)
         for junction in layout.junctions:
             if not junction.is_bend:
-                _paint_crossing_area(painter, junction.centre, set(junction.arms), half, code)
+                _paint_crossing_area(painter, junction.center, set(junction.arms), half, code)
     for junction in layout.junctions:
         if junction.is_bend:
             first, second = sorted(junction.arms)
-            _paint_bend(painter, junction.centre, first if second - first == 1 else second)
+            _paint_bend(painter, junction.center, first if second - first == 1 else second)
     _paint_marks(painter, layout)
     return GroundMap(painter.codes, _world_to_cells(layout, painter.low))
 

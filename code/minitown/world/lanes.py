@@ -1,6 +1,6 @@
-"""Lanes: centre lines with headings, what follows them and how fast they are driven.
+"""Lanes: center lines with headings, what follows them and how fast they are driven.
 
-World frame W: X east, Y south (metres, left-handed); headings are yaw angles,
+World frame W: X east, Y south (meters, left-handed); headings are yaw angles,
 positive from X to Y, so a right turn adds to them. Traffic keeps to the right.
 """
 
@@ -9,16 +9,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from thinktwice.geometry.route_planner import RoadOption
+
 LANE_WIDTH = 3.5
 LANE_OFFSET = LANE_WIDTH / 2
 STEP = 0.5
-"""Spacing of centre-line points, metres (the last step of a lane may be shorter)."""
-
-# Road options of the route commands.
-LEFT = 1
-RIGHT = 2
-STRAIGHT = 3
-FOLLOW = 4
+"""Spacing of center-line points, meters (the last step of a lane may be shorter)."""
 
 
 @dataclass
@@ -27,9 +23,9 @@ class Lane:
 
     Attributes:
         index: position in the town's list.
-        points: (N, 2) centre line in world metres, about `STEP` apart.
+        points: (N, 2) center line in world meters, about `STEP` apart.
         headings: (N,) radians, continuous.
-        option: road option of the lane, `FOLLOW` outside of junctions.
+        option: road option of the lane, `LANE_FOLLOW` outside of junctions.
         start, end: junction indices; the same for a way through one.
         heading_index: 0..3, quarter turns of the lane's end in the town's grid.
         is_connector: whether this is a way through a junction.
@@ -44,7 +40,7 @@ class Lane:
     index: int
     points: np.ndarray
     headings: np.ndarray
-    option: int
+    option: RoadOption
     start: int
     end: int
     heading_index: int
@@ -64,7 +60,7 @@ class Lane:
         self._heading = self.headings.tolist()
 
     def pose(self, distance: float) -> tuple[float, float, float]:
-        """Return x, y, yaw at `distance` metres along the lane, clamped to its ends."""
+        """Return x, y, yaw at `distance` meters along the lane, clamped to its ends."""
         place = min(max(distance / self._spacing, 0.0), len(self._x) - 1.0)
         index = min(int(place), len(self._x) - 2)
         share = place - index
@@ -81,7 +77,7 @@ def direction(quarter: int) -> np.ndarray:
 
 
 def straight_line(start: np.ndarray, end: np.ndarray, quarter: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return points (N, 2) and headings (N,) of a straight centre line."""
+    """Return points (N, 2) and headings (N,) of a straight center line."""
     count = max(2, round(float(np.linalg.norm(end - start)) / STEP) + 1)
     share = np.linspace(0.0, 1.0, count)[:, None]
     return start + share * (end - start), np.full(count, quarter * math.pi / 2)
@@ -89,18 +85,18 @@ def straight_line(start: np.ndarray, end: np.ndarray, quarter: int) -> tuple[np.
 
 def turn_line(start: np.ndarray, quarter: int, side: int, radius: float) -> tuple[np.ndarray, np.ndarray]:
     """Return points (N, 2) and headings (N,) of a quarter circle to the right (side 1) or left (-1)."""
-    centre = start + side * radius * direction(quarter + 1)
+    center = start + side * radius * direction(quarter + 1)
     count = max(3, round(radius * math.pi / 2 / STEP) + 1)
     angle = np.linspace(0.0, math.pi / 2, count) * side
     headings = quarter * math.pi / 2 + angle
     outward = np.stack([np.sin(headings), -np.cos(headings)], axis=1) * side
-    return centre + radius * outward, headings
+    return center + radius * outward, headings
 
 
 def find_conflicts(lanes: list[Lane], connectors: list[int], gap: float = 2.6) -> None:
     """Fill `conflicts` and `siblings` of the connectors of one junction.
 
-    Two ways conflict where their centre lines come nearer than `gap` metres,
+    Two ways conflict where their center lines come nearer than `gap` meters,
     unless they start on the same lane, where the cars follow each other anyway.
     """
     for first in connectors:

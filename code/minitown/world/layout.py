@@ -9,12 +9,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from thinktwice.geometry.route_planner import RoadOption
 from thinktwice.minitown.world.lanes import (
-    FOLLOW,
     LANE_OFFSET,
-    LEFT,
-    RIGHT,
-    STRAIGHT,
     Lane,
     direction,
     find_conflicts,
@@ -23,7 +20,7 @@ from thinktwice.minitown.world.lanes import (
 )
 
 JUNCTION_REACH = 9.0
-"""Distance from a junction's centre to its stop lines, metres."""
+"""Distance from a junction's center to its stop lines, meters."""
 SIDE_ACCELERATION = 2.6
 """Comfortable lateral acceleration that sets the speed in turns, m/s^2."""
 ROAD_HALF = 3.8
@@ -35,13 +32,13 @@ class Junction:
     """A crossing, a T or a bend.
 
     Attributes:
-        centre: (2,) in the grid frame.
+        center: (2,) in the grid frame.
         arms: quarter-turn direction -> index of the junction at the arm's other end.
         connectors: lane indices of the ways through it.
     """
 
     index: int
-    centre: np.ndarray
+    center: np.ndarray
     arms: dict[int, int] = field(default_factory=dict)
     connectors: list[int] = field(default_factory=list)
 
@@ -61,12 +58,12 @@ class Crosswalk:
     """A zebra crossing in the middle of a street.
 
     Attributes:
-        centre: (2,) in the world frame.
+        center: (2,) in the world frame.
         across: (2,) unit vector over the street; lane `lanes[0]` lies at +1.75 m of it.
         lanes: the two lane indices.
     """
 
-    centre: np.ndarray
+    center: np.ndarray
     across: np.ndarray
     lanes: tuple[int, int]
 
@@ -146,10 +143,12 @@ def _street_lanes(
         limit = float(rng.choice([6.0, 7.0, 8.0]))
         for start, end, heading in ((first, second, quarter), (second, first, quarter + 2)):
             ahead, right = direction(heading), direction(heading + 1)
-            a = junctions[start].centre + JUNCTION_REACH * ahead + LANE_OFFSET * right
-            b = junctions[end].centre - JUNCTION_REACH * ahead + LANE_OFFSET * right
+            a = junctions[start].center + JUNCTION_REACH * ahead + LANE_OFFSET * right
+            b = junctions[end].center - JUNCTION_REACH * ahead + LANE_OFFSET * right
             points, headings = straight_line(a, b, heading)
-            lanes.append(Lane(len(lanes), points, headings, FOLLOW, start, end, heading, False, limit))
+            lanes.append(
+                Lane(len(lanes), points, headings, RoadOption.LANE_FOLLOW, start, end, heading, False, limit)
+            )
     return lanes
 
 
@@ -159,7 +158,7 @@ def _connect(junctions: list[Junction], lanes: list[Lane]) -> None:
     by_exit = {(lane.start, lane.heading_index): lane for lane in street_lanes}
     for lane in street_lanes:
         junction = junctions[lane.end]
-        for turn, option in ((0, STRAIGHT), (1, RIGHT), (-1, LEFT)):
+        for turn, option in ((0, RoadOption.STRAIGHT), (1, RoadOption.RIGHT), (-1, RoadOption.LEFT)):
             heading = (lane.heading_index + turn) % 4
             if heading not in junction.arms:
                 continue
@@ -175,7 +174,7 @@ def _connect(junctions: list[Junction], lanes: list[Lane]) -> None:
                 index=len(lanes),
                 points=points,
                 headings=headings,
-                option=option if junction.has_lights else FOLLOW,
+                option=option if junction.has_lights else RoadOption.LANE_FOLLOW,
                 start=junction.index,
                 end=junction.index,
                 heading_index=heading,
@@ -210,8 +209,8 @@ def build_layout(number: int) -> Layout:
     angle = float(rng.uniform(-math.pi, math.pi))
     cos, sin = math.cos(angle), math.sin(angle)
     turn = np.array([[cos, -sin], [sin, cos]])
-    centre = np.mean([junction.centre for junction in junctions], axis=0)
-    shift = rng.uniform(-150, 150, 2) - turn @ centre
+    center = np.mean([junction.center for junction in junctions], axis=0)
+    shift = rng.uniform(-150, 150, 2) - turn @ center
     grid2world = np.column_stack([turn, shift])
     lanes = _to_world(lanes, grid2world, angle)
     layout = Layout(number, grid2world, junctions, streets, lanes, [], [])
@@ -219,10 +218,10 @@ def build_layout(number: int) -> Layout:
     for place in chosen:
         first, second, quarter = streets[place]
         forward, backward = lanes[2 * place], lanes[2 * place + 1]
-        centre = layout.to_world((junctions[first].centre + junctions[second].centre) / 2)
+        center = layout.to_world((junctions[first].center + junctions[second].center) / 2)
         across = turn @ direction(quarter + 1)
         for lane in (forward, backward):
             lane.crosswalk, lane.crosswalk_index = lane.length / 2, len(layout.crosswalks)
-        layout.crosswalks.append(Crosswalk(centre, across, (forward.index, backward.index)))
+        layout.crosswalks.append(Crosswalk(center, across, (forward.index, backward.index)))
         layout.crosswalk_streets.append(place)
     return layout

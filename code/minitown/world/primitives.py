@@ -22,7 +22,7 @@ SIGN_PLATE = 6
 CLOTHES = 7
 
 GEOMETRY_COLUMNS = 8
-"""Columns of the caster's table: centre x, y, z, half x, y, z, cos yaw, sin yaw."""
+"""Columns of the caster's table: center x, y, z, half x, y, z, cos yaw, sin yaw."""
 
 
 @dataclass(frozen=True)
@@ -31,22 +31,22 @@ class PrimitiveSet:
 
     Attributes:
         kind: (P,) int8, `BOX`, `CYLINDER` or `ELLIPSOID`.
-        centre: (P, 3) float64 in world metres.
-        half: (P, 3) float64, half extents in metres along the shape's own axes;
+        center: (P, 3) float64 in world meters.
+        half: (P, 3) float64, half extents in meters along the shape's own axes;
             a cylinder's radius is its first entry.
         yaw: (P,) float64 in radians.
         class_id: (P,) uint8 semantic class.
-        colour: (P, 3) float32 base RGB, 0..255.
+        color: (P, 3) float32 base RGB, 0..255.
         texture: (P,) int8 surface pattern.
-        state: (P,) int8, a light's colour or a car's brake lamps.
+        state: (P,) int8, a light's color or a car's brake lamps.
     """
 
     kind: np.ndarray
-    centre: np.ndarray
+    center: np.ndarray
     half: np.ndarray
     yaw: np.ndarray
     class_id: np.ndarray
-    colour: np.ndarray
+    color: np.ndarray
     texture: np.ndarray
     state: np.ndarray
 
@@ -58,8 +58,8 @@ class PrimitiveSet:
         return PrimitiveSet(**{name: getattr(self, name)[index] for name in self.__dataclass_fields__})
 
     def near(self, position: np.ndarray, radius: float) -> 'PrimitiveSet':
-        """Return the shapes that reach into a circle of `radius` metres around `position` (2,)."""
-        offset = self.centre[:, :2] - np.asarray(position)[:2]
+        """Return the shapes that reach into a circle of `radius` meters around `position` (2,)."""
+        offset = self.center[:, :2] - np.asarray(position)[:2]
         reach = radius + np.hypot(self.half[:, 0], self.half[:, 1])
         return self.select((offset**2).sum(1) <= reach**2)
 
@@ -67,11 +67,11 @@ class PrimitiveSet:
         """Return the (P, 8) geometry table in the ego frame of `pose` (x, y, yaw)."""
         x, y, yaw = pose
         cos, sin = np.cos(yaw), np.sin(yaw)
-        offset = self.centre[:, :2] - (x, y)
+        offset = self.center[:, :2] - (x, y)
         table = np.empty((len(self), GEOMETRY_COLUMNS))
         table[:, 0] = cos * offset[:, 0] + sin * offset[:, 1]
         table[:, 1] = -sin * offset[:, 0] + cos * offset[:, 1]
-        table[:, 2] = self.centre[:, 2]
+        table[:, 2] = self.center[:, 2]
         table[:, 3:6] = self.half
         table[:, 6] = np.cos(self.yaw - yaw)
         table[:, 7] = np.sin(self.yaw - yaw)
@@ -93,16 +93,16 @@ class PrimitiveBuilder:
     def add(
         self,
         kind: int,
-        centre: tuple[float, float, float],
+        center: tuple[float, float, float],
         half: tuple[float, float, float],
         class_id: int,
-        colour: tuple[float, float, float],
+        color: tuple[float, float, float],
         yaw: float = 0.0,
         texture: int = PLAIN,
         state: int = 0,
     ) -> int:
         """Add one shape and return its index. Units as in `PrimitiveSet`."""
-        self.rows.append((kind, centre, half, yaw, class_id, colour, texture, state))
+        self.rows.append((kind, center, half, yaw, class_id, color, texture, state))
         return len(self.rows) - 1
 
     def build(self) -> PrimitiveSet:
@@ -110,11 +110,11 @@ class PrimitiveBuilder:
         columns = list(zip(*self.rows, strict=True)) if self.rows else [()] * 8
         return PrimitiveSet(
             kind=np.array(columns[0], dtype=np.int8),
-            centre=np.array(columns[1], dtype=np.float64).reshape(-1, 3),
+            center=np.array(columns[1], dtype=np.float64).reshape(-1, 3),
             half=np.array(columns[2], dtype=np.float64).reshape(-1, 3),
             yaw=np.array(columns[3], dtype=np.float64),
             class_id=np.array(columns[4], dtype=np.uint8),
-            colour=np.array(columns[5], dtype=np.float32).reshape(-1, 3),
+            color=np.array(columns[5], dtype=np.float32).reshape(-1, 3),
             texture=np.array(columns[6], dtype=np.int8),
             state=np.array(columns[7], dtype=np.int8),
         )

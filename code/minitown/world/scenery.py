@@ -20,11 +20,11 @@ from thinktwice.minitown.world.primitives import (
     PrimitiveSet,
 )
 
-KERB = 4.6
-"""Distance of lamps and signs from the middle of the street, metres."""
+CURB = 4.6
+"""Distance of lamps and signs from the middle of the street, meters."""
 LIGHT_HALF = (0.25, 0.45, 1.05)
 LIGHT_HEIGHT = 4.3
-WALL_COLOURS = (
+WALL_COLORS = (
     (176, 148, 122),
     (150, 92, 76),
     (190, 184, 172),
@@ -32,7 +32,7 @@ WALL_COLOURS = (
     (206, 190, 150),
     (120, 128, 116),
 )
-SIGN_COLOURS = ((205, 40, 45), (40, 80, 180), (225, 180, 40))
+SIGN_COLORS = ((205, 40, 45), (40, 80, 180), (225, 180, 40))
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,14 @@ class _Planner:
         self.builder = PrimitiveBuilder()
         self.taken: list[tuple[float, float, float, float]] = []
         for first, second, quarter in layout.streets:
-            a, b = layout.junctions[first].centre, layout.junctions[second].centre
+            a, b = layout.junctions[first].center, layout.junctions[second].center
             wide = SIDEWALK_HALF + 0.8
             side = wide * np.abs(direction(quarter + 1)) + JUNCTION_REACH * np.abs(direction(quarter))
             self.taken.append((*(a - side), *(b + side)))
 
-    def claim(self, centre: np.ndarray, half: np.ndarray, gap: float = 0.4) -> bool:
+    def claim(self, center: np.ndarray, half: np.ndarray, gap: float = 0.4) -> bool:
         """Take a rectangle of ground if it is free."""
-        low, high = centre - np.abs(half) - gap, centre + np.abs(half) + gap
+        low, high = center - np.abs(half) - gap, center + np.abs(half) + gap
         for x0, y0, x1, y1 in self.taken:
             if low[0] < x1 and high[0] > x0 and low[1] < y1 and high[1] > y0:
                 return False
@@ -74,18 +74,18 @@ class _Planner:
         z: float,
         half: tuple[float, float, float],
         class_id: int,
-        colour: tuple[float, float, float],
+        color: tuple[float, float, float],
         quarter: float = 0.0,
         texture: int = 0,
     ) -> int:
         """Add a shape at grid point `place`, its x axis turned by `quarter` quarter turns in the grid."""
         x, y = self.layout.to_world(np.asarray(place, dtype=np.float64))
         yaw = self.layout.angle + quarter * math.pi / 2
-        return self.builder.add(kind, (x, y, z), half, class_id, colour, yaw, texture)
+        return self.builder.add(kind, (x, y, z), half, class_id, color, yaw, texture)
 
-    def tint(self, colour: tuple[int, int, int], spread: float = 18.0) -> tuple[float, float, float]:
-        """Return the colour with a small random change."""
-        red, green, blue = np.clip(np.array(colour) + self.rng.normal(0, spread, 3), 10, 245)
+    def tint(self, color: tuple[int, int, int], spread: float = 18.0) -> tuple[float, float, float]:
+        """Return the color with a small random change."""
+        red, green, blue = np.clip(np.array(color) + self.rng.normal(0, spread, 3), 10, 245)
         return float(red), float(green), float(blue)
 
     def tree(self, place: np.ndarray) -> None:
@@ -95,8 +95,8 @@ class _Planner:
             return
         self.put(CYLINDER, place, height / 2, (0.18, 0.18, height / 2), VEGETATION, (92, 70, 52))
         crown = (radius, radius, radius * self.rng.uniform(0.9, 1.4))
-        colour = self.tint((70, 112, 48), 12.0)
-        self.put(ELLIPSOID, place, height + crown[2] * 0.7, crown, VEGETATION, colour, texture=FOLIAGE)
+        color = self.tint((70, 112, 48), 12.0)
+        self.put(ELLIPSOID, place, height + crown[2] * 0.7, crown, VEGETATION, color, texture=FOLIAGE)
 
     def building(self, start: np.ndarray, quarter: int, side: int, along: float) -> float:
         """Try to put a house with its front along the street; return the street length it takes."""
@@ -107,9 +107,9 @@ class _Planner:
         half = width / 2 * direction(quarter) + depth / 2 * direction(quarter + 1)
         if not self.claim(place, half):
             return 3.0
-        colour = self.tint(WALL_COLOURS[int(self.rng.integers(len(WALL_COLOURS)))])
+        color = self.tint(WALL_COLORS[int(self.rng.integers(len(WALL_COLORS)))])
         size = (width / 2, depth / 2, height / 2)
-        self.put(BOX, place, height / 2, size, BUILDING, colour, quarter, FACADE)
+        self.put(BOX, place, height / 2, size, BUILDING, color, quarter, FACADE)
         if self.rng.random() < 0.5:
             roof = (size[0] * 0.55, size[1] * 0.55, 0.9)
             self.put(BOX, place, height + 0.9, roof, BUILDING, (96, 90, 88), quarter)
@@ -133,18 +133,18 @@ def _along_street(planner: _Planner, start: np.ndarray, quarter: int, length: fl
                         planner.put(BOX, fence, 0.6, (3.0, 0.06, 0.6), FENCE, (140, 118, 90), quarter)
                 along += rng.uniform(4.0, 8.0)
         for place_along in np.arange(8.0 + 6.0 * (side > 0), length - 4.0, 24.0):
-            place = start + place_along * direction(quarter) + side * KERB * direction(quarter + 1)
+            place = start + place_along * direction(quarter) + side * CURB * direction(quarter + 1)
             planner.put(CYLINDER, place, 2.75, (0.11, 0.11, 2.75), POLE, (112, 116, 118))
             arm = place - side * 0.7 * direction(quarter + 1)
             planner.put(BOX, arm, 5.45, (0.12, 0.8, 0.09), POLE, (112, 116, 118), quarter)
         # A sign for the traffic on this side, which comes towards its face.
         heading = quarter if side > 0 else quarter + 2
         for share in rng.uniform(0.1, 0.9, 2):
-            place = start + share * length * direction(quarter) + side * KERB * direction(quarter + 1)
+            place = start + share * length * direction(quarter) + side * CURB * direction(quarter + 1)
             planner.put(CYLINDER, place, 1.2, (0.06, 0.06, 1.2), POLE, (130, 132, 134))
-            colour = SIGN_COLOURS[int(rng.integers(len(SIGN_COLOURS)))]
+            color = SIGN_COLORS[int(rng.integers(len(SIGN_COLORS)))]
             face = place - 0.1 * direction(heading)
-            planner.put(BOX, face, 2.5, (0.04, 0.45, 0.45), TRAFFIC_SIGN, colour, heading + 2, SIGN_PLATE)
+            planner.put(BOX, face, 2.5, (0.04, 0.45, 0.45), TRAFFIC_SIGN, color, heading + 2, SIGN_PLATE)
 
 
 def _traffic_lights(planner: _Planner) -> list[LightHead]:
@@ -157,9 +157,9 @@ def _traffic_lights(planner: _Planner) -> list[LightHead]:
         goes_on = lane.heading_index in junction.arms
         ahead, right = direction(lane.heading_index), direction(lane.heading_index + 1)
         if goes_on:
-            place = junction.centre + (JUNCTION_REACH - 1.0) * ahead + KERB * right
+            place = junction.center + (JUNCTION_REACH - 1.0) * ahead + CURB * right
         else:
-            place = junction.centre + KERB * ahead + LANE_OFFSET * right
+            place = junction.center + CURB * ahead + LANE_OFFSET * right
         planner.put(CYLINDER, place + 0.4 * ahead, 2.7, (0.13, 0.13, 2.7), POLE, (70, 72, 74))
         shape = planner.put(
             BOX,
@@ -180,11 +180,11 @@ def build_scenery(layout: Layout) -> tuple[PrimitiveSet, list[LightHead]]:
     planner = _Planner(layout, np.random.default_rng([20231, layout.number]))
     heads = _traffic_lights(planner)
     for first, second, quarter in layout.streets:
-        start = layout.junctions[first].centre + JUNCTION_REACH * direction(quarter)
-        length = float(np.linalg.norm(layout.junctions[second].centre - layout.junctions[first].centre))
+        start = layout.junctions[first].center + JUNCTION_REACH * direction(quarter)
+        length = float(np.linalg.norm(layout.junctions[second].center - layout.junctions[first].center))
         _along_street(planner, start, quarter, length - 2 * JUNCTION_REACH)
-    centres = np.array([junction.centre for junction in layout.junctions])
-    low, high = centres.min(0) - 16.0, centres.max(0) + 16.0
+    centers = np.array([junction.center for junction in layout.junctions])
+    low, high = centers.min(0) - 16.0, centers.max(0) + 16.0
     for place in planner.rng.uniform(low, high, (160, 2)):
         planner.tree(place)
     return planner.builder.build(), heads

@@ -45,6 +45,6 @@ def make_lighting(weather: dict[str, float]) -> Lighting:
         ambient=0.42 + 0.22 * clouds + 0.1 * height,
         direct=(0.35 + 0.3 * height) * (1 - 0.8 * clouds),
         haze=0.0012 + 0.0004 * weather['fog_density'],
-        haze_colour=(float(haze[0]), float(haze[1]), float(haze[2])),
-        sky_colour=(float(sky[0]), float(sky[1]), float(sky[2])),
+        haze_color=(float(haze[0]), float(haze[1]), float(haze[2])),
+        sky_color=(float(sky[0]), float(sky[1]), float(sky[2])),
     )
