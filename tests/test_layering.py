@@ -34,6 +34,7 @@ ALLOWED = {
     'encoder_decoder_framework': FOUNDATION | {'geometry', 'model_code'},
     'release_2023': FOUNDATION | {'geometry', 'checkpoint', 'distributed', 'config'} | PARTS - {'core'},
     'core': FOUNDATION | {'geometry', 'checkpoint', 'distributed', 'config', 'release_2023'} | PARTS,
+    'closed_loop': FOUNDATION | {'geometry', 'datasets', 'model_code', 'minitown'},
     'benchmark': FOUNDATION | {'geometry', 'checkpoint', 'distributed', 'config'} | PARTS,
     'apis': FOUNDATION
     | COMMANDS

@@ -1,0 +1,1 @@
+"""Driving in closed loop: agent, controllers, environment, criteria and scores."""
