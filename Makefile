@@ -1,8 +1,9 @@
 # `make demo` and `make test` are all a new user needs; both set up first.
 
-# The first of these that runs and is new enough.
-SYSTEM_PYTHON ?= $(shell for python in python3.11 python3; do \
-	$$python -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$python && break; done)
+# The exit code of Python 3.11 to 3.13 is 0; setup.py and code/environment.py name the same versions.
+IS_SUPPORTED := -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null
+SYSTEM_PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
+	$$python $(IS_SUPPORTED) && echo $$python && break; done)
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.set-up
@@ -22,8 +23,9 @@ setup: $(STAMP) ## make .venv and install what is pinned in requirements/
 	@$(PYTHON) code/environment.py || { rm -f $(STAMP); $(MAKE) --no-print-directory $(STAMP); }
 
 $(STAMP): $(wildcard requirements/*.txt) setup.py
-	@test -n "$(SYSTEM_PYTHON)" || { echo "No Python 3.10 or later found: install Python 3.11, or name one: make setup SYSTEM_PYTHON=..."; exit 1; }
-	@test -x $(PYTHON) || $(SYSTEM_PYTHON) -m venv $(VENV) \
+	@$(PYTHON) $(IS_SUPPORTED) || $(or $(SYSTEM_PYTHON),false) $(IS_SUPPORTED) \
+		|| { echo "$(or $(SYSTEM_PYTHON),No python here) is not Python 3.11 to 3.13: install one, or name it with make setup SYSTEM_PYTHON=..."; exit 1; }
+	@$(PYTHON) $(IS_SUPPORTED) || $(SYSTEM_PYTHON) -m venv --clear $(VENV) \
 		|| { rm -rf $(VENV); echo "$(SYSTEM_PYTHON) cannot make a virtual environment: on Debian, install python3-venv"; exit 1; }
 	$(PYTHON) -m pip install --disable-pip-version-check --quiet --progress-bar off \
 		-r requirements/torch.txt -r requirements/runtime.txt -r requirements/dev.txt

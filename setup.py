@@ -35,7 +35,7 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     license_files=['LICENSE'],
-    python_requires='>=3.10',
+    python_requires='>=3.11,<3.14',
     install_requires=[*read_requirements('torch'), *read_requirements('runtime')],
     extras_require={'dev': read_requirements('dev'), 'ray': read_requirements('ray')},
     package_dir={'thinktwice': 'code', 'thinktwice.requirements': 'requirements'},

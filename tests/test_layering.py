@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE = ROOT / 'code'
-FOUNDATION = {'errors', 'files', 'registry', 'version'}
+FOUNDATION = {'errors', 'files', 'registry', 'tables', 'version'}
 PARTS = {'datasets', 'model_code', 'encoder_decoder_framework', 'core'}
 
 COMMANDS = {'command_line', 'number_flags', 'start'}
@@ -21,6 +21,7 @@ ALLOWED = {
     'version': set(),
     'environment': set(),
     'registry': {'errors'},
+    'tables': set(),
     'number_flags': set(),
     'start': {'environment', 'errors', 'command_line'},
     'command_line': FOUNDATION | {'datasets', 'distributed'},
@@ -33,7 +34,9 @@ ALLOWED = {
     'minitown': FOUNDATION | {'geometry'},
     'encoder_decoder_framework': FOUNDATION | {'geometry', 'model_code'},
     'release_2023': FOUNDATION | {'geometry', 'checkpoint', 'distributed', 'config'} | PARTS - {'core'},
-    'core': FOUNDATION | {'geometry', 'checkpoint', 'distributed', 'config', 'release_2023'} | PARTS,
+    'core': FOUNDATION
+    | {'environment', 'geometry', 'checkpoint', 'distributed', 'config', 'release_2023'}
+    | PARTS,
     'closed_loop': FOUNDATION | {'geometry', 'datasets', 'model_code', 'minitown'},
     'benchmark': FOUNDATION | {'geometry', 'checkpoint', 'distributed', 'config'} | PARTS,
     'apis': FOUNDATION

@@ -1,16 +1,16 @@
-"""Prints versions and devices, for bug reports and run logs."""
+"""Print the versions and devices that a bug report needs; problems with dependencies come first.
+
+Example:
+    python tools/print_env.py
+"""
 
 import argparse
 
-EXAMPLE = """example:
-  python tools/print_env.py
-"""
-
 
 def main() -> None:
-    """Print one ``name: value`` line each; problems with dependencies first."""
+    """Print the same table that a run writes to its log."""
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.parse_args()
 
@@ -18,10 +18,10 @@ def main() -> None:
 
     for problem in find_problems():
         print(f'! {problem.message}')
-    environment = collect_environment()
-    width = max(map(len, environment))
-    for name, value in environment.items():
-        print(f'{name:<{width}}  {value}')
+
+    from thinktwice.tables import format_table
+
+    print(format_table(('name', 'value'), collect_environment().items()))
 
 
 if __name__ == '__main__':

@@ -9,7 +9,6 @@ from mmengine.config import Config
 from mmengine.dist import barrier
 
 from thinktwice.apis.data_check import check_datasets
-from thinktwice.apis.run_info import write_run_info
 from thinktwice.checkpoint.file import named_by_pointer
 from thinktwice.command_line import (
     add_common_flags,
@@ -143,8 +142,6 @@ def train(cfg: Config) -> int:
 
     runner = setup_phase(lambda: DrivingRunner.from_cfg(cfg))
     runner.register_hook(OfficialWeightsHook())
-    if runner.rank == 0:
-        write_run_info(runner.log_dir)
     setup_phase(runner.build_all)
     runner.train()
     barrier()  # nobody tears its connections down while another still talks

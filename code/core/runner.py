@@ -26,7 +26,9 @@ from thinktwice.core.loops import TrainPosition
 from thinktwice.core.schedules import continue_schedules
 from thinktwice.core.start_report import describe_run, file_only
 from thinktwice.distributed.collectives import load_statistics, on_first_process, statistics_of_all
+from thinktwice.environment import collect_environment, write_environment
 from thinktwice.errors import CheckpointError
+from thinktwice.tables import format_table
 from thinktwice.version import __version__
 
 CHECKPOINT_FORMAT = 1
@@ -111,9 +113,17 @@ class DrivingRunner(Runner):
         super().setup_env(env_cfg)
 
     def _log_env(self, env_cfg: dict) -> None:
-        """Write environment and config, hundreds of lines, to the log file only."""
+        """Write environment and config, hundreds of lines, to the log folder only."""
+        if self.rank != 0:
+            return
+        environment = collect_environment()
+        write_environment(self.log_dir, environment)
+        settings = {**env_cfg, **self._randomness_cfg, 'seed': self.seed, 'launcher': self._launcher}
+        settings['world size'] = self.world_size
+        rows = [*environment.items(), *((name, str(value)) for name, value in settings.items())]
         with file_only(self.logger):
-            super()._log_env(env_cfg)
+            self.logger.info(f'environment:\n{format_table(("name", "value"), rows)}')
+            self.logger.info(f'config:\n{self.cfg.pretty_text}')
         self.logger.info(f'logs, config and environment: {self.log_dir}')
 
     def get_hooks_info(self) -> str:

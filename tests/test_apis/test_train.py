@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,7 @@ def test_run_leaves_logs_checkpoints_and_what_is_needed_to_repeat_it(whole_run):
     assert names >= {'epoch_1.pth', 'epoch_2.pth', 'epoch_3.pth', 'best_open_loop_ade.pth'}
     assert 'seed=3' in (folder / 'toy_config.py').read_text()
     environment = json.loads(next(folder.glob('*/environment.json')).read_text())
-    assert environment['environment']['PyTorch'] == torch.__version__
+    assert environment['environment']['torch'] == version('torch')
     assert next(folder.glob('*/vis_data/events.out.tfevents*'))
     lines = scalars(folder)
     training = [line for line in lines if 'train/loss' in line]
