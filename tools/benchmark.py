@@ -1,134 +1,117 @@
-"""Measure parts of the framework on this machine.
+"""Measure data loading and training on this machine.
 
 Examples:
     python tools/benchmark.py loader configs/thinktwice.py
     python tools/benchmark.py loader configs/thinktwice.py --data-root raw/ packed/ --workers 0 1 2
-    python tools/benchmark.py scaling configs/thinktwice_minitown.py --processes 1 2
+    torchrun --nproc_per_node 1 tools/benchmark.py scaling CONFIG --launcher pytorch --json 1.json
+    torchrun --nproc_per_node 2 tools/benchmark.py scaling CONFIG --launcher pytorch --json 2.json
+    python tools/benchmark.py compare 1.json 2.json
 """
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from mmengine.dist import is_main_process
 from mmengine.registry import init_default_scope
 
-from thinktwice.benchmark.loader import format_table, made_up_png, measure_loader
-from thinktwice.benchmark.scaling import format_scaling, measure_process, measure_scaling, write_figures
+from thinktwice.benchmark.loader import format_timings, measure_loader
+from thinktwice.benchmark.scaling import ScalingFigures, format_figures, measure_scaling
 from thinktwice.command_line import KeyValueAction, run_command
 from thinktwice.config.load import load_config
 from thinktwice.datasets import collate_samples
 from thinktwice.distributed.launch import start_distributed, stop_distributed
-from thinktwice.errors import ConfigError
+from thinktwice.distributed.ranks import LAUNCHERS
 from thinktwice.number_flags import natural, positive
 
 
-def add_loader_command(commands: argparse._SubParsersAction) -> None:
-    """Add ``benchmark.py loader``."""
-    parser = commands.add_parser(
-        'loader',
-        help='samples a second and yardsticks a stage of the data loader',
-        description='Time the training data of a config: one sample a batch, one thread a process. '
-        'A yardstick is the decoding of one 1600x900 PNG in the same run.',
-    )
-    parser.add_argument('config', help='config file')
-    parser.add_argument('--loader', default='train_dataloader', help='key of the loader in the config')
-    parser.add_argument(
-        '--data-root', nargs='+', help='datasets to compare, recorded or packed; default: that of the config'
-    )
-    parser.add_argument(
-        '--workers', type=natural, nargs='+', default=[0, 1, 2], help='numbers of worker processes'
-    )
-    parser.add_argument('--samples', type=positive, default=30, help='samples to time in each run')
-    parser.add_argument('--yardstick', type=Path, help='a 1600x900 PNG; default: a made-up one')
-    parser.add_argument('--json', type=Path, help='also write the figures to this file')
-    parser.add_argument('--cfg-options', nargs='+', action=KeyValueAction, help='overrides of the config')
-    parser.set_defaults(run=run_loader)
-
-
-def run_loader(options: argparse.Namespace) -> int:
-    """Time each dataset with each number of workers and print the table."""
-    config = load_config(options.config, options.cfg_options)
-    init_default_scope(config.default_scope)
-    if options.loader not in config:
-        raise ConfigError(f'--loader {options.loader}: {options.config} has no such key')
-    if options.samples < 1 or min(options.workers) < 0:
-        raise ConfigError('--samples must be at least 1 and --workers at least 0')
-    dataset = config[options.loader].dataset.to_dict()
-    png = options.yardstick.read_bytes() if options.yardstick else made_up_png()
-    timings = [
-        measure_loader({**dataset, 'data_root': root}, collate_samples, workers, options.samples, png)
-        for root in options.data_root or [dataset['data_root']]
-        for workers in options.workers
-    ]
-    print(format_table(timings))
-    if options.json:
-        options.json.write_text(json.dumps([asdict(timing) for timing in timings], indent=1))
-    return 0
-
-
-def add_scaling_command(commands: argparse._SubParsersAction) -> None:
-    """Add ``benchmark.py scaling``."""
-    parser = commands.add_parser(
-        'scaling',
-        help='step time, loader, gradient bytes and overlap with one process and with several',
-        description='Weak scaling on this machine: each process trains on batches of the same size. '
-        'The columns are explained in docs/training.md.',
-    )
-    parser.add_argument('config', help='config file')
-    parser.add_argument('--processes', type=positive, nargs='+', default=[1, 2], help='numbers of processes')
-    parser.add_argument('--steps', type=positive, default=8, help='steps to time in each run')
-    parser.add_argument('--json', type=Path, help='also write the figures to this file')
-    parser.add_argument('--cfg-options', nargs='+', action=KeyValueAction, help='overrides of the config')
-    parser.add_argument('--one-process', type=Path, help=argparse.SUPPRESS)
-    parser.set_defaults(run=run_scaling)
-
-
-def run_scaling(options: argparse.Namespace) -> int:
-    """Measure each number of processes and print the table."""
-    if options.one_process:
-        return run_one_process(options)
-    if options.steps < 1 or min(options.processes) < 1:
-        raise ConfigError('--steps and --processes must be at least 1')
-    load_config(options.config, options.cfg_options)  # what is wrong with it shows once, here
-    words = [word.replace('{', '{{').replace('}', '}}') for word in sys.argv[1:]]
-    with tempfile.TemporaryDirectory() as folder:
-        command = [str(Path(__file__).resolve()), *words, '--one-process', '{out}']
-        figures = measure_scaling(command, options.processes, Path(folder))
-    print(format_scaling(figures))
-    if options.json:
-        options.json.write_text(json.dumps([asdict(row) for row in figures], indent=1))
-    return 0
-
-
-def run_one_process(options: argparse.Namespace) -> int:
-    """Measure as one of the processes that ``run_scaling`` starts. Collective."""
-    cfg = load_config(options.config, options.cfg_options)
-    cfg.launcher, cfg.work_dir = 'pytorch', str(options.one_process.with_suffix(''))
-    cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
-    cfg.default_hooks.checkpoint = None
-    start_distributed('pytorch')
-    figures = measure_process(cfg, options.steps)
-    if os.environ['RANK'] == '0':
-        write_figures(figures, options.one_process)
-    stop_distributed()
-    return 0
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the command line and run the command asked for."""
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
-    add_loader_command(commands)
-    add_scaling_command(commands)
-    options = parser.parse_args(arguments)
-    return options.run(options)
+    loader = commands.add_parser(
+        'loader',
+        help='samples/s of the training data and time per stage',
+        description='Time the training data of a config with a batch size of 1 and one thread per process.',
+    )
+    loader.add_argument(
+        '--data-root', nargs='+', help='datasets to compare, recorded or packed; default: that of the config'
+    )
+    loader.add_argument(
+        '--workers', type=natural, nargs='+', default=[0, 1, 2], help='numbers of worker processes'
+    )
+    loader.add_argument('--samples', type=positive, default=30, help='samples to time in each run')
+    loader.set_defaults(run=run_loader)
+    scaling = commands.add_parser(
+        'scaling',
+        help='time of a training step, of gradient exchange and of loading',
+        description='Time training steps with the world size that this was started with; the batch size '
+        'per rank is that of the config. The columns are explained in docs/training.md.',
+    )
+    scaling.add_argument('--launcher', choices=LAUNCHERS, default='none', help='how the ranks were started')
+    scaling.add_argument('--steps', type=positive, default=8, help='steps to time')
+    scaling.set_defaults(run=run_scaling)
+    for command in (loader, scaling):
+        command.add_argument('config', help='config file')
+        command.add_argument('--json', type=Path, help='also write the figures to this file')
+        command.add_argument(
+            '--cfg-options', nargs='+', action=KeyValueAction, help='overrides of the config'
+        )
+    compare = commands.add_parser('compare', help='files of `scaling --json` in one table')
+    compare.add_argument('files', type=Path, nargs='+', help='files, that of the smallest world size first')
+    compare.set_defaults(run=run_compare)
+    return parser.parse_args(arguments)
+
+
+def run_loader(options: argparse.Namespace) -> None:
+    """Time each dataset with each number of workers."""
+    config = load_config(options.config, options.cfg_options)
+    init_default_scope(config.default_scope)
+    dataset = config.train_dataloader.dataset.to_dict()
+    timings = [
+        measure_loader({**dataset, 'data_root': root}, collate_samples, workers, options.samples)
+        for root in options.data_root or [dataset['data_root']]
+        for workers in options.workers
+    ]
+    print(format_timings(timings))
+    if options.json:
+        options.json.write_text(json.dumps([asdict(timing) for timing in timings], indent=1))
+
+
+def run_scaling(options: argparse.Namespace) -> None:
+    """Time training with the world size of the launcher. Collective."""
+    cfg = load_config(options.config, options.cfg_options)
+    cfg.launcher, cfg.log_level = options.launcher, 'WARNING'
+    cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
+    cfg.default_hooks.checkpoint = None
+    start_distributed(options.launcher, **cfg.get('env_cfg', {}).get('dist_cfg', {}))
+    try:
+        with tempfile.TemporaryDirectory() as cfg.work_dir:
+            figures = measure_scaling(cfg, options.steps)
+        if is_main_process():
+            print(format_figures([figures]))
+            if options.json:
+                options.json.write_text(json.dumps(asdict(figures), indent=1))
+    finally:
+        stop_distributed()
+
+
+def run_compare(options: argparse.Namespace) -> None:
+    """Print the figures of several runs in one table."""
+    print(format_figures([ScalingFigures(**json.loads(file.read_text())) for file in options.files]))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that the arguments name."""
+    options = parse_arguments(arguments)
+    options.run(options)
+    return 0
 
 
 if __name__ == '__main__':

@@ -1,14 +1,9 @@
-"""How quickly a dataset loads, in samples a second and in yardsticks.
+"""How fast a dataset loads: samples/s, time per stage, memory per process."""
 
-A yardstick is the time of decoding one 1600x900 colour PNG in the same run, on
-the same core: it carries figures from one machine to another.
-"""
-
-import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,160 +13,68 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from thinktwice.datasets.samplers import SampleKey
-from thinktwice.datasets.storage import is_packed
 from thinktwice.registry import DATASETS, TRANSFORMS
-
-YARDSTICK_SIZE = (900, 1600)
-READS = ('rgb', 'depth_code', 'class_ids', 'points', 'supervision', 'measurements')
+from thinktwice.tables import format_table
 
 
-def made_up_png() -> bytes:
-    """Make an image that costs about as much to decode as a recorded one (1.5 MB).
+class _Timed:
+    """A callable that adds the time of its calls to a table; timed calls within it count twice."""
 
-    Returns:
-        bytes: A PNG file of 1600x900 pixels, always the same.
-    """
-    generator = np.random.default_rng(0)
-    height, width = YARDSTICK_SIZE
-    image = np.zeros((height, width, 3), np.float32)
-    for size, contrast in ((200, 60), (30, 25), (6, 6), (3, 2.5)):  # pixels, grey levels
-        noise = generator.standard_normal((height // size + 2, width // size + 2, 3), np.float32)
-        image += cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC) * contrast
-    # Adaptive filters, as most writers use: slower to decode than OpenCV's default of one filter.
-    options = [cv2.IMWRITE_PNG_COMPRESSION, 6, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_ALL_FILTERS]
-    return cv2.imencode('.png', (image + 127).clip(0, 255).astype(np.uint8), options)[1].tobytes()
+    def __init__(self, name: str, function: Callable[..., Any], seconds: dict[str, float]) -> None:
+        self._name, self._function, self._seconds = name, function, seconds
 
-
-def measure_yardstick(png: bytes, repeats: int = 7) -> float:
-    """Time the decoding of a PNG on one thread.
-
-    Args:
-        png (bytes): The file.
-        repeats (int): Decodings; the median counts.
-
-    Returns:
-        float: Seconds.
-
-    Raises:
-        ValueError: If it is not a 1600x900 image.
-    """
-    data, times = np.frombuffer(png, np.uint8), []
-    for _ in range(repeats):
+    def __call__(self, *args: Any) -> Any:
         start = time.perf_counter()
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
-        times.append(time.perf_counter() - start)
-    if image is None or image.shape[:2] != YARDSTICK_SIZE:
-        raise ValueError(f'the yardstick must be an image of {YARDSTICK_SIZE[0]}x{YARDSTICK_SIZE[1]} pixels')
-    return statistics.median(times)
+        try:
+            return self._function(*args)
+        finally:
+            self._seconds[self._name] += time.perf_counter() - start
 
 
 class _TimedReader:
-    """Passes reads on and adds their time to a table."""
+    """The reader of a route with all its methods timed."""
 
-    def __init__(self, reader: Any, times: dict[str, float]) -> None:
-        self._reader, self._times = reader, times
+    def __init__(self, reader: Any, seconds: dict[str, float]) -> None:
+        self._reader, self._seconds = reader, seconds
 
     def __getattr__(self, name: str) -> Any:
-        method = getattr(self._reader, name)
-        return partial(self._timed, name, method) if name in READS else method
-
-    def _timed(self, name: str, method: Callable[..., Any], *args: Any) -> Any:
-        start = time.perf_counter()
-        try:
-            return method(*args)
-        finally:
-            self._times[f'read {name}'] = self._times.get(f'read {name}', 0) + time.perf_counter() - start
-
-
-class _TimedStep:
-    """A step of the pipeline whose time, without its reads, is added to a table."""
-
-    def __init__(self, step: Callable[[dict], dict], times: dict[str, float]) -> None:
-        self._step, self._times = step, times
-
-    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
-        if not isinstance(results['reader'], _TimedReader):
-            results['reader'] = _TimedReader(results['reader'], self._times)
-        reads = sum(seconds for stage, seconds in self._times.items() if stage.startswith('read '))
-        start = time.perf_counter()
-        output = self._step(results)
-        elapsed = time.perf_counter() - start
-        reads = sum(seconds for stage, seconds in self._times.items() if stage.startswith('read ')) - reads
-        name = type(self._step).__name__
-        self._times[name] = self._times.get(name, 0) + elapsed - reads
-        return output
+        member = getattr(self._reader, name)
+        return _Timed(f'reader.{name}', member, self._seconds) if callable(member) else member
 
 
 @dataclass
 class LoaderTiming:
-    """What one run of a loader took.
+    """Measurement of one dataset with one number of workers.
 
     Attributes:
-        label (str): Format of the data and number of workers.
-        samples (int): Samples that were timed.
-        seconds (float): Wall time of them.
-        yardstick (float): Seconds, measured beside the run (without workers
-            after every sample).
-        memory (float): MB a process (its own and its share of what is shared);
-            NaN where the system does not tell.
-        stages (dict[str, float]): Seconds a sample by stage, without workers.
+        data_root: Folder of the dataset.
+        workers: Number of worker processes.
+        samples: Number of timed samples.
+        seconds: Wall time of all of them.
+        memory: MB per worker, or of this process without workers: its own pages and its share of
+            the shared ones. NaN where the system does not report it.
+        stages: Seconds per sample of each pipeline step and of each method of the reader that the
+            steps call; measured without workers only.
     """
 
-    label: str
+    data_root: str
+    workers: int
     samples: int
     seconds: float
-    yardstick: float
     memory: float
     stages: dict[str, float] = field(default_factory=dict)
 
-    @property
-    def samples_per_second(self) -> float:
-        """Throughput.
 
-        Returns:
-            float: Samples a second.
-        """
-        return self.samples / self.seconds
-
-    @property
-    def yardsticks(self) -> float:
-        """Cost of a sample.
-
-        Returns:
-            float: Wall time a sample in yardsticks.
-        """
-        return self.seconds / self.samples / self.yardstick
-
-
-class _Keys:
-    """Samples in a shuffled order, over and over, as training reads them."""
-
-    def __init__(self, length: int, count: int) -> None:
-        self._length, self._count = length, count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __iter__(self) -> Iterator[SampleKey]:
-        order = np.random.default_rng(0).permutation(self._length)
-        for position in range(self._count):
-            epoch, place = divmod(position, self._length)
-            yield SampleKey(int(order[place]), epoch)
-
-
-def _one_thread(_worker: int = 0) -> None:
+def _use_one_thread(worker_id: int = 0) -> None:
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
 
 
 def process_memory(process: int | str = 'self') -> float:
-    """Give the memory of a process, shared pages divided among their users.
+    """Return the proportional set size of a process in MB, NaN where the system does not report it.
 
     Args:
-        process (int | str): Its id.
-
-    Returns:
-        float: MB; NaN where the system does not tell.
+        process: Process id.
     """
     try:
         text = Path(f'/proc/{process}/smaps_rollup').read_text()
@@ -181,98 +84,75 @@ def process_memory(process: int | str = 'self') -> float:
 
 
 def measure_loader(
-    dataset_config: Mapping[str, Any],
-    collate: Callable[[list], Any],
-    workers: int,
-    samples: int,
-    yardstick_png: bytes,
+    dataset_config: Mapping[str, Any], collate: Callable[[list], Any], workers: int, samples: int
 ) -> LoaderTiming:
-    """Time a dataset behind a loader of single samples.
+    """Time a dataset behind a loader with a batch size of 1 and one thread per process.
 
     Args:
-        dataset_config (Mapping[str, Any]): Of the dataset, with ``data_root``
-            and ``pipeline``.
-        collate (Callable[[list], Any]): Makes a batch.
-        workers (int): Worker processes; 0 reads in this one and times stages.
-        samples (int): Samples to time, after one a worker to warm up.
-        yardstick_png (bytes): See :func:`measure_yardstick`.
-
-    Returns:
-        LoaderTiming: The figures.
+        dataset_config: Config of the dataset with ``data_root`` and ``pipeline``.
+        collate: Collate function of the loader.
+        workers: Number of worker processes; with 0, stages are timed.
+        samples: Samples to time, in random order, after one per worker to warm up.
     """
-    _one_thread()
-    times: dict[str, float] = {}
+    _use_one_thread()
+    seconds: dict[str, float] = defaultdict(float)
+
+    def time_reader(results: dict[str, Any]) -> dict[str, Any]:
+        return {**results, 'reader': _TimedReader(results['reader'], seconds)}
+
     config = dict(dataset_config)
     if workers == 0:
-        steps = [TRANSFORMS.build(step) if isinstance(step, dict) else step for step in config['pipeline']]
-        config['pipeline'] = [_TimedStep(step, times) for step in steps]
+        steps = [TRANSFORMS.build(step) for step in config['pipeline']]
+        config['pipeline'] = [time_reader, *(_Timed(type(step).__name__, step, seconds) for step in steps)]
     dataset: Dataset = DATASETS.build(config)
     warm_up = max(1, workers)
-    keys = _Keys(len(dataset), samples + warm_up)  # type: ignore[arg-type]
+    order = np.random.default_rng(0).permutation(len(dataset))  # type: ignore[arg-type]
     loader: DataLoader = DataLoader(
         dataset,
         batch_size=1,
-        sampler=keys,
+        sampler=[SampleKey(int(index), 0) for index in np.resize(order, samples + warm_up)],
         num_workers=workers,
         collate_fn=collate,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_use_one_thread,
     )
-    yardsticks = [measure_yardstick(yardstick_png)]
     batches = iter(loader)
     for _ in range(warm_up):
         next(batches)
-    times.clear()
-    seconds = 0.0
+    seconds.clear()
+    start = time.perf_counter()
     for _ in range(samples):
-        start = time.perf_counter()
         next(batches)
-        seconds += time.perf_counter() - start
-        if workers == 0:  # side by side, so that other load on the machine cancels out
-            yardsticks.append(measure_yardstick(yardstick_png, repeats=1))
+    elapsed = time.perf_counter() - start
     processes = [worker.pid for worker in getattr(batches, '_workers', [])] or ['self']
-    memory = max(process_memory(process) for process in processes)
-    del batches
-    yardsticks.append(measure_yardstick(yardstick_png))
-    name = 'packed' if is_packed(config['data_root']) else 'raw'
     return LoaderTiming(
-        label=f'{name}, {workers} workers',
+        data_root=str(config['data_root']),
+        workers=workers,
         samples=samples,
-        seconds=seconds,
-        yardstick=statistics.mean(yardsticks),
-        memory=memory,
-        stages={stage: total / samples for stage, total in times.items()},
+        seconds=elapsed,
+        memory=max(map(process_memory, processes)),
+        stages={stage: total / samples for stage, total in seconds.items()},
     )
 
 
-def format_table(timings: list[LoaderTiming]) -> str:
-    """Write timings as Markdown tables: the loaders, then their stages.
-
-    Args:
-        timings (list[LoaderTiming]): In order.
-
-    Returns:
-        str: The text.
-    """
-    lines = [
-        '| data | samples/s | ms/sample | yardsticks/sample | MB/process |',
-        '| --- | --- | --- | --- | --- |',
-    ]
-    for timing in timings:
-        milliseconds = timing.seconds / timing.samples * 1e3
-        lines.append(
-            f'| {timing.label} | {timing.samples_per_second:.2f} | {milliseconds:.0f} '
-            f'| {timing.yardsticks:.2f} | {timing.memory:.0f} |'
-        )
+def format_timings(timings: Sequence[LoaderTiming]) -> str:
+    """Format timings as tables: one of all runs, one of the stages of the runs without workers."""
+    text = format_table(
+        ('data', 'workers', 'samples/s', 'ms per sample', 'MB per process'),
+        [
+            (
+                timing.data_root,
+                str(timing.workers),
+                f'{timing.samples / timing.seconds:.2f}',
+                f'{timing.seconds / timing.samples * 1e3:.1f}',
+                f'{timing.memory:.0f}',
+            )
+            for timing in timings
+        ],
+    )
     staged = [timing for timing in timings if timing.stages]
-    if staged:
-        names = sorted(
-            {name for timing in staged for name in timing.stages}, key=lambda n: (n[:5] != 'read ', n)
-        )
-        lines += ['', '| stage, yardsticks/sample | ' + ' | '.join(t.label for t in staged) + ' |']
-        lines.append('| --- |' + ' --- |' * len(staged))
-        for name in names:
-            costs = [timing.stages.get(name, 0) / timing.yardstick for timing in staged]
-            lines.append(f'| {name} | ' + ' | '.join(f'{cost:.2f}' for cost in costs) + ' |')
-    yardsticks = ', '.join(f'{timing.yardstick * 1e3:.1f}' for timing in timings)
-    lines += ['', f'One yardstick (decoding a 1600x900 PNG) took {yardsticks} ms beside these runs.']
-    return '\n'.join(lines)
+    if not staged:
+        return text
+    stages = dict.fromkeys(stage for timing in staged for stage in timing.stages)
+    rows = [(stage, *(f'{timing.stages.get(stage, 0) * 1e3:.1f}' for timing in staged)) for stage in stages]
+    header = ('stage, ms per sample', *(timing.data_root for timing in staged))
+    return f'{text}\n\n{format_table(header, rows)}\n\nThe time of a step includes that of the reader.'

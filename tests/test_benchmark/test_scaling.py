@@ -1,4 +1,4 @@
-"""Figures of weak scaling are derived as documented, and the command measures two processes."""
+"""Figures of scaling are derived as documented, and the command measures one rank and two."""
 
 import json
 import math
@@ -10,38 +10,52 @@ import pytest
 from helpers.killed_runs import TOY_CONFIG
 from helpers.ranks import HELPERS
 
-from thinktwice.benchmark.scaling import ScalingFigures, format_scaling
+from thinktwice.benchmark.scaling import ScalingFigures, format_figures
 
 
-def figures(processes=2, step=1.2, exchange_alone=0.4):
-    return ScalingFigures(processes, 8, step, 1.0, exchange_alone, 0.1, 400)
+def figures(world_size=2, step=1.2, exchange=0.4):
+    return ScalingFigures(world_size, 8, step, 1.0, exchange, 0.1)
 
 
-def test_bytes_and_overlap():
-    assert figures(processes=16).bytes_sent == 2 * 15 / 16 * 400
-    assert figures().overlap == pytest.approx(0.5)  # 0.2 of 0.4 s show
+def cells(line):
+    return [cell.strip() for cell in line.strip('|').split('|')]
+
+
+def test_overlap_and_throughput():
+    assert figures().overlap == pytest.approx(0.5)  # 0.2 of 0.4 s are not hidden
     assert figures(step=1.6).overlap == 0
     assert figures(step=1.0).overlap == 1
-    assert math.isnan(figures(processes=1, exchange_alone=0.0).overlap)
+    assert math.isnan(figures(world_size=1, exchange=0.0).overlap)
     assert figures().samples_per_second == pytest.approx(16 / 1.2)
 
 
-def test_table_compares_with_its_first_row():
-    lines = format_scaling([figures(1, 1.0, 0.0), figures(2, 1.25)]).splitlines()
-    assert lines[0].split()[0] == 'processes'
-    assert (lines[1].split()[-1], lines[2].split()[-1]) == ('100%', '80%')
+def test_efficiency_is_relative_to_the_first_row():
+    header, _, one, two = format_figures([figures(1, 1.0, 0.0), figures(2, 1.25)]).splitlines()
+    assert cells(header)[0] == 'ranks'
+    assert cells(one) == ['1', '1000.0', '1000.0', '-', '-', '100.0', '8.00', '100%']
+    assert cells(two) == ['2', '1250.0', '1000.0', '400.0', '38%', '100.0', '12.80', '80%']
 
 
 @pytest.mark.slow
-def test_command_measures_one_and_two_processes(repository, tmp_path):
-    out = tmp_path / 'figures.json'
-    done = subprocess.run(
-        [sys.executable, 'tools/benchmark.py', 'scaling', TOY_CONFIG, '--steps', '3', '--json', str(out)],
-        cwd=repository, capture_output=True, text=True, check=False, timeout=300,
-        env={**os.environ, 'PYTHONPATH': HELPERS},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    one, two = json.loads(out.read_text())
-    assert (one['processes'], two['processes']) == (1, 2)
-    assert one['gradient_bytes'] == two['gradient_bytes'] == 4 * (2 * 8 + 2 * 8 + 9 * 8)
-    assert one['exchange_alone'] == 0 < two['exchange_alone']
+def test_command_measures_one_rank_and_two_and_compares_them(repository, tmp_path):
+    def run(*arguments):
+        done = subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            cwd=repository, capture_output=True, text=True, check=False, timeout=300,
+            env={**os.environ, 'PYTHONPATH': os.pathsep.join([HELPERS, os.environ.get('PYTHONPATH', '')])},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    files = [tmp_path / f'{ranks}.json' for ranks in (1, 2)]
+    command = ('tools/benchmark.py', 'scaling', TOY_CONFIG, '--steps', '3', '--json')
+    run(*command, files[0])
+    run(
+        *('-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2'),
+        *(*command, files[1], '--launcher', 'pytorch'),
+    )
+    one, two = (json.loads(file.read_text()) for file in files)
+    assert (one['world_size'], two['world_size']) == (1, 2)
+    assert one['exchange'] == 0 < two['exchange']
+    table = run('tools/benchmark.py', 'compare', *files)
+    assert [cells(line)[0] for line in table.splitlines()[2:]] == ['1', '2']
