@@ -5,6 +5,7 @@ A config holds a table ``data_modes`` with the entries ``default``, ``full`` and
 the value of the chosen mode is put; what is set explicitly stays.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 from mmengine.config import Config
@@ -46,8 +47,23 @@ def _fill(node: Any, table: dict, path: str) -> None:
             )
         if node[key] is None:
             node[key] = value
+        elif key == 'split':
+            continue  # one value: a split of the config is not completed from another one
         elif isinstance(value, dict) and isinstance(node[key], dict):
-            _fill(node[key], value, here)
+            inner = leaf_datasets(node[key], here) if key == 'dataset' else [(here, node[key])]
+            for place, part in inner:
+                _fill(part, value, place)
+
+
+def leaf_datasets(dataset: dict, path: str) -> Iterator[tuple[str, dict]]:
+    """Yield path and config of a dataset, or those of the datasets in a wrapper such as ``ConcatDataset``."""
+    inner = {f'{path}.dataset': dataset.get('dataset')}
+    inner |= {f'{path}.datasets.{i}': part for i, part in enumerate(dataset.get('datasets') or ())}
+    wrapped = {place: part for place, part in inner.items() if isinstance(part, dict)}
+    if not wrapped:
+        yield path, dataset
+    for place, part in wrapped.items():
+        yield from leaf_datasets(part, place)
 
 
 def resolve_modes(cfg: Config) -> None:
@@ -95,6 +111,6 @@ def resolve_loaders(cfg: Config) -> None:
             loader.pop('prefetch_factor', None)
         if 'batch_size' in loader.get('sampler', {}):
             loader['sampler']['batch_size'] = loader['batch_size']
-        dataset = loader.get('dataset', {})
-        if 'seed' in dataset and dataset['seed'] is None:
-            dataset['seed'] = seed
+        for _, dataset in leaf_datasets(loader.get('dataset', {}), f'{name}.dataset'):
+            if 'seed' in dataset and dataset['seed'] is None:
+                dataset['seed'] = seed

@@ -1,4 +1,4 @@
-"""Recorded drives: files, splits, pipelines, samplers, batches."""
+"""Recorded drives: datasets, splits, pipelines, samplers, collation."""
 
 from .carla_dataset import CarlaDataset
 from .collate import collate_samples
@@ -6,10 +6,13 @@ from .corrupt_samples import SkippedSampleTally, UnusableSampleError
 from .samplers import EvalSampler, SampleKey, TrainSampler
 from .splits import SplitSpec
 from .storage import SampleReadError
+from .wrappers import ConcatDataset, RepeatDataset
 
 __all__ = [
     'CarlaDataset',
+    'ConcatDataset',
     'EvalSampler',
+    'RepeatDataset',
     'SampleKey',
     'SampleReadError',
     'SkippedSampleTally',

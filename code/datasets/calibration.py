@@ -1,7 +1,7 @@
-"""The sensor rig of a dataset: data that travels with it, not constants in code.
+"""The sensor rig of a dataset, read from ``calibration.json`` at its root.
 
-A dataset holds ``calibration.json`` at its root. One without it (the recordings
-of 2023) is read with the package's ``calibrations/carla.json``.
+The 2023 recordings have no such file: a dataset without one uses the rig in
+``calibrations/carla.json`` of this package.
 """
 
 import json
@@ -14,7 +14,9 @@ import numpy as np
 
 from thinktwice.errors import ConfigError
 
+from .metadata import DatasetMetadata
 from .storage import DatasetStorage, SampleReadError, check_name, parse_json
+from .storage.images import PNG_SIGNATURE
 
 SCHEMA_VERSION = 1
 CALIBRATION_FILE = 'calibration.json'
@@ -24,23 +26,23 @@ CALIBRATION_FILE = 'calibration.json'
 class CameraCalibration:
     """One camera.
 
-    The stored image is what the files hold: distorted and of full size as
-    recorded, or already undistorted and smaller in a packed dataset. The image
-    after undistortion has ``Calibration.image_size`` and ``intrinsics``.
+    The stored image is the one in the files: distorted and full size as
+    recorded, or undistorted and smaller in a packed dataset. The undistorted
+    image has ``Calibration.image_size`` and ``intrinsics``.
 
     Attributes:
-        name (str): Such as ``front``.
-        rgb (str): Folder of the colour images.
-        depth (str): Folder of the depth images.
-        seg (str): Folder of the semantic images.
-        raw_intrinsics (np.ndarray): (4,) float64 fx, fy, cx, cy of the stored
-            image, pixels; integers are pixel centres.
-        distortion (np.ndarray): (5,) float64 k1, k2, p1, p2, k3; zeros for a
+        name: Name, such as ``front``.
+        rgb: Folder of the color images.
+        depth: Folder of the depth images.
+        seg: Folder of the semantic images.
+        raw_intrinsics: (4,) float64 fx, fy, cx, cy of the stored
+            image, pixels; integers are pixel centers.
+        distortion: (5,) float64 k1, k2, p1, p2, k3; zeros for a
             pinhole.
-        intrinsics (np.ndarray): (4,) float64 fx, fy, cx, cy after undistortion.
-        cam2ego (np.ndarray): (4, 4) float64, camera (x right, y down, z
+        intrinsics: (4,) float64 fx, fy, cx, cy after undistortion.
+        cam2ego: (4, 4) float64, camera (x right, y down, z
             forward) to ego (x forward, y right, z up).
-        depth_offset (float): Metres to add to a recorded depth.
+        depth_offset: Offset to add to a recorded depth, meters.
     """
 
     name: str
@@ -55,29 +57,20 @@ class CameraCalibration:
 
     @property
     def is_pinhole(self) -> bool:
-        """Whether the stored image has no lens distortion.
-
-        Returns:
-            bool: True for a pinhole.
-        """
+        """Whether the stored image has no lens distortion."""
         return not self.distortion.any()
 
     @property
     def intrinsic_matrix(self) -> np.ndarray:
-        """The matrix of ``intrinsics``.
-
-        Returns:
-            np.ndarray: (3, 3) float64.
-        """
+        """``intrinsics`` as a (3, 3) float64 matrix."""
         fx, fy, cx, cy = self.intrinsics
         return np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
 
     @property
     def ego2img(self) -> np.ndarray:
-        """From ego points to undistorted pixels (before resizing and cropping).
+        """Projection of ego points to undistorted pixels, before resizing and cropping.
 
-        Returns:
-            np.ndarray: (4, 4) float64; divide rows 0 and 1 by row 2.
+        (4, 4) float64; divide rows 0 and 1 of the product by row 2.
         """
         matrix = np.eye(4)
         matrix[:3, :3] = self.intrinsic_matrix
@@ -86,22 +79,22 @@ class CameraCalibration:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The rig and the constants of one dataset.
+    """The sensor rig and the constants of one dataset.
 
     Attributes:
-        cameras (tuple[CameraCalibration, ...]): In the order of the sample's
+        cameras: In the order of the sample's
             camera axis.
-        image_size (tuple[int, int]): Height and width that ``intrinsics`` and
-            ``ida_mats`` refer to, pixels.
-        stored_size (tuple[int, int]): Height and width of the files.
-        frame_interval (float): Seconds between frames.
-        north_per_degree (float): Metres a degree of latitude.
-        east_per_degree (float): Metres a degree of longitude.
-        lidar_height (float): Metres from the ground to the LiDAR.
-        bev_x (tuple[float, float]): Range ahead, metres in the ego frame.
-        bev_y (tuple[float, float]): Range to the right, metres.
-        lights_split (bool): Whether the semantic images tell red and green
-            lights apart already (ids 24 and 25), as packed ones do.
+        image_size: Height and width that ``intrinsics`` and ``ida_mats``
+            refer to, pixels.
+        stored_size: Height and width of the images in the files.
+        frame_interval: Seconds between frames.
+        north_per_degree: Meters per degree of latitude.
+        east_per_degree: Meters per degree of longitude.
+        lidar_height: Height of the LiDAR above the ground, meters.
+        bev_x: Range of the bird's-eye view along x (forward), meters.
+        bev_y: Range of the bird's-eye view along y (right), meters.
+        lights_split: Whether the semantic images already have separate ids
+            for red and green lights (24 and 25), as in packed datasets.
     """
 
     cameras: tuple[CameraCalibration, ...]
@@ -119,13 +112,10 @@ class Calibration:
         """Find a camera by name.
 
         Args:
-            name (str): Such as ``front``.
-
-        Returns:
-            CameraCalibration: The camera.
+            name: Name, such as ``front``.
 
         Raises:
-            ValueError: If there is none of that name.
+            ValueError: If there is no camera of that name.
         """
         for camera in self.cameras:
             if camera.name == name:
@@ -134,18 +124,13 @@ class Calibration:
         raise ValueError(f'no camera {name!r} in the calibration, it has: {names}')
 
     def select(self, names: Sequence[str] | None) -> 'Calibration':
-        """Give the rig with some of its cameras.
+        """Return the rig reduced to some of its cameras.
 
         Args:
-            names (Sequence[str] | None): Cameras in the order of the result, or
-                None for all as they are.
-
-        Returns:
-            Calibration: The smaller rig.
+            names: Cameras in the order of the result, or None for all cameras.
 
         Raises:
-            ConfigError: If there is none of a name; the message lists those that
-                there are.
+            ConfigError: If a name is unknown; the message lists the known names.
         """
         if names is None:
             return self
@@ -156,18 +141,15 @@ class Calibration:
 
 
 def parse_calibration(data: dict[str, Any], path: str) -> Calibration:
-    """Check a calibration and turn it into arrays.
+    """Check a calibration and convert it to arrays.
 
     Args:
-        data (dict[str, Any]): Parsed ``calibration.json``.
-        path (str): Where it came from, for the message.
-
-    Returns:
-        Calibration: The rig.
+        data: Parsed ``calibration.json``.
+        path: Path of the file, for error messages.
 
     Raises:
-        ValueError: If a key is missing or a value can't be right; the message
-            names the file and the key.
+        ValueError: If a key is missing or a value is invalid; the message names
+            the file and the key.
     """
     reader = _Fields(data, path)
     if reader.get('schema_version') != SCHEMA_VERSION:
@@ -217,7 +199,7 @@ def _parse_camera(data: Any, place: str) -> CameraCalibration:
 
 
 class _Fields:
-    """Typed access to one JSON object, with the place in every error."""
+    """Typed access to one JSON object; every error names the file and key."""
 
     def __init__(self, data: Any, place: str) -> None:
         if not isinstance(data, dict):
@@ -271,14 +253,7 @@ class _Fields:
 
 
 def calibration_to_dict(calibration: Calibration) -> dict[str, Any]:
-    """Give the JSON form of a calibration; :func:`parse_calibration` reads it back.
-
-    Args:
-        calibration (Calibration): The rig.
-
-    Returns:
-        dict[str, Any]: Plain lists, numbers and text.
-    """
+    """Convert a calibration to JSON values; the inverse of :func:`parse_calibration`."""
     return {
         'schema_version': SCHEMA_VERSION,
         'frame_interval': calibration.frame_interval,
@@ -309,36 +284,57 @@ def calibration_to_dict(calibration: Calibration) -> dict[str, Any]:
 
 
 def package_calibration(name: str = 'carla') -> Calibration:
-    """Give a rig that comes with the package.
+    """Read a rig included in the package.
 
     Args:
-        name (str): ``carla``: the rig of the 2023 recordings.
-
-    Returns:
-        Calibration: The rig.
+        name: File name without ending; ``carla`` is the rig of the 2023 recordings.
     """
     file = resources.files('thinktwice.datasets') / 'calibrations' / f'{check_name(name, "calibration")}.json'
     return parse_calibration(json.loads(file.read_text(encoding='utf-8')), str(file))
 
 
-def load_calibration(storage: DatasetStorage) -> Calibration:
-    """Read the calibration of a dataset, or the package's where it has none.
+def load_calibration(storage: DatasetStorage, metadata: DatasetMetadata | None = None) -> Calibration:
+    """Read the calibration of a dataset, or the package's CARLA rig if it has none.
 
     Args:
-        storage (DatasetStorage): The dataset.
-
-    Returns:
-        Calibration: The rig.
+        storage: Storage of the dataset.
+        metadata: Metadata of the dataset. If given, the CARLA rig is used only if it
+            fits the size of the dataset's first image.
 
     Raises:
         ValueError: If the file is not a valid calibration.
-        SampleReadError: If it can't be read or is not JSON.
+        ConfigError: If the file is missing and the images don't fit the CARLA rig.
+        SampleReadError: If the file can't be read or is not JSON.
     """
+    path = storage.location(CALIBRATION_FILE)
     try:
         data = storage.read_bytes(CALIBRATION_FILE)
     except SampleReadError as error:
-        if error.missing:
-            return package_calibration()
-        raise
-    path = storage.location(CALIBRATION_FILE)
+        if not error.missing:
+            raise
+        rig = package_calibration()
+        size = _first_image_size(storage, metadata, rig) if metadata else None
+        if size is not None and size != rig.stored_size:
+            raise ConfigError(
+                f'{path} is missing: the images have {size[0]}x{size[1]} pixels (height x width), not the '
+                f'{rig.stored_size[0]}x{rig.stored_size[1]} of the CARLA rig that is used without this '
+                'file. Put the calibration of the dataset there'
+            ) from error
+        return rig
     return parse_calibration(parse_json(data, path), path)
+
+
+def _first_image_size(
+    storage: DatasetStorage, metadata: DatasetMetadata, rig: Calibration
+) -> tuple[int, int] | None:
+    """Height and width in the header of the first PNG image, None if there is no readable one."""
+    first = next(((town, route) for town, routes in metadata.towns.items() for route in routes), None)
+    if first is None:
+        return None
+    try:
+        data = storage.route(*first).image_bytes(rig.cameras[0].rgb, 0)
+    except SampleReadError:
+        return None  # reported when the sample is read
+    if not data.startswith(PNG_SIGNATURE) or len(data) < 24:
+        return None
+    return int.from_bytes(data[20:24], 'big'), int.from_bytes(data[16:20], 'big')

@@ -1,4 +1,4 @@
-"""The recorded drives as a dataset of training samples."""
+"""Dataset of training samples from recorded drives."""
 
 import logging
 import os
@@ -17,6 +17,7 @@ from .calibration import load_calibration
 from .corrupt_samples import SkippedSample, UnusableSampleError
 from .metadata import load_metadata, recording_command
 from .pipelines import LoadCameras
+from .pipelines.measurements import NUM_COMMANDS
 from .samplers import SampleKey
 from .splits import SplitSpec, build_index
 from .storage import DatasetStorage, SampleReadError, open_storage
@@ -25,11 +26,11 @@ ERROR_POLICIES = ('raise', 'skip')
 
 
 class UnreadableSplitError(DamagedDataError):
-    """Neither a sample nor any of its replacements can be read: the data are damaged or not what they seem.
+    """Neither a sample nor any of its replacements can be read.
 
     Args:
-        message: one line; or a worker's traceback that ends with it, since that is what torch makes the
-            error from again in the main process.
+        message: one line, or the traceback of a worker that ends with it: torch raises the error
+            again in the main process with the traceback as its message.
     """
 
     def __init__(self, message: str) -> None:
@@ -39,40 +40,41 @@ class UnreadableSplitError(DamagedDataError):
 
 @DATASETS.register_module()
 class CarlaDataset(Dataset):
-    """Samples of recorded drives: a queue of frames, what the teacher did, and what came next.
+    """Samples of recorded drives: a queue of frames, the teacher's outputs, and the future waypoints.
 
     A sample is ``dict(inputs, targets, metas)`` of plain tensors, see `PackSample`. All of its
-    randomness is a function of (seed, epoch, index), so it does not depend on worker processes
-    or on what was read before.
+    randomness is a function of (seed, epoch, index), independent of workers and of the order in
+    which samples are read.
 
-    A sample with a damaged file follows `on_error`. A sample with a frame that has no heading
-    (NaN) is always replaced, since such frames are a known gap of the recordings; listed as
-    ``invalid_frames`` in the metadata they are left out of the index instead. The replacement is
-    another sample of the split, chosen by (seed, epoch, index). ``metas`` tell the sample that
-    was asked for (`requested_index`), the one that was read (`index`), and every one in between
-    with its file and reason (`skipped`); see `SkippedSampleTally`.
+    `on_error` decides what happens to a sample with a damaged file. A sample with a frame without
+    a heading (NaN) is always replaced, since such frames are a known gap of the recordings; if
+    they are listed as ``invalid_frames`` in the metadata, they are excluded from the index
+    instead. The replacement is another sample of the split, chosen by (seed, epoch, index).
+    ``metas`` contain the index that was requested (`requested_index`), the index that was read
+    (`index`), and the skipped samples with file and reason (`skipped`); see `SkippedSampleTally`.
 
     Args:
-        data_root: the dataset's folder or address.
-        pipeline: steps as config dictionaries or callables, run in order; the last makes the
-            sample.
-        split: a `SplitSpec` or its arguments as a dictionary; None takes everything.
+        data_root: folder or address of the dataset.
+        pipeline: steps as config dictionaries or callables, run in order; the last one returns
+            the sample.
+        split: a `SplitSpec` or its arguments as a dictionary; None selects everything.
         num_frames: frames of the queue, the key frame included (T).
         horizon: future frames of the targets (K).
         seed: seed of all randomness, >= 0.
         test_mode: passed to the pipeline and to `metas`.
-        with_targets: whether labels are read; without them a sample needs no future frames.
+        with_targets: whether to load labels; without them a sample needs no future frames.
         on_error: ``raise`` or ``skip``, see above.
-        max_replacements: replacements tried for one sample before giving up.
+        max_replacements: replacements tried for one sample before an error is raised.
         backend_args: arguments of mmengine's file backend, None to choose by `data_root`.
 
     Attributes:
-        calibration: the dataset's sensor rig, with the cameras that `LoadCameras` uses.
+        calibration: sensor rig of the dataset, with the cameras that `LoadCameras` uses.
 
     Raises:
         FileNotFoundError: if there is no dataset or no metadata at `data_root`.
-        ValueError: if the split holds no sample, or an argument is out of range.
-        ConfigError: if a camera that the pipeline names is not in the calibration.
+        ValueError: if the split has no samples, or an argument is out of range.
+        ConfigError: if a camera of the pipeline is not in the calibration, or images of another
+            size than the CARLA rig's have no calibration.
     """
 
     def __init__(
@@ -106,10 +108,12 @@ class CarlaDataset(Dataset):
         if isinstance(split, Mapping):
             split = SplitSpec(**split)
         self._index = build_index(metadata, split, num_frames - 1, horizon if with_targets else 0)
-        self.calibration = load_calibration(self.storage)
+        self.calibration = load_calibration(self.storage, metadata)
+        self._num_classes: int | None = None
         for step in self._steps:
             if isinstance(step, LoadCameras):
                 self.calibration = self.calibration.select(step.cameras)
+                self._num_classes = step.num_classes
 
     def __len__(self) -> int:
         return len(self._index)
@@ -118,14 +122,14 @@ class CarlaDataset(Dataset):
         """Read a sample.
 
         Args:
-            key: index and epoch, or an index alone for epoch 0.
+            key: index and epoch; a plain index means epoch 0.
 
         Returns:
-            What the last step of the pipeline makes.
+            The result of the last step of the pipeline.
 
         Raises:
-            SampleReadError: if a file is damaged and the policy is to raise.
-            UnreadableSplitError: if no replacement can be used either.
+            SampleReadError: if a file is damaged and `on_error` is ``raise``.
+            UnreadableSplitError: if no replacement can be read either.
             IndexError: if the index is out of range.
         """
         requested, epoch = key if isinstance(key, tuple) else (int(key), 0)
@@ -143,16 +147,16 @@ class CarlaDataset(Dataset):
         raise UnreadableSplitError(
             f'data_root {self.data_root}: {len(skipped)} samples in a row could not be read, for example '
             f'{"; ".join(list(files)[:2])}. Check the data with `python tools/check_dataset.py '
-            f'{self.data_root}`; with --repair it keeps damaged frames out'
+            f'{self.data_root}`; with --repair it excludes damaged frames'
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        # File clients don't travel; every process opens its own.
+        # File clients can't be pickled; every process opens its own.
         return {**self.__dict__, '_storage': None, '_storage_process': -1}
 
     @property
     def storage(self) -> DatasetStorage:
-        """The dataset's files, opened by the process that asks (also after a fork)."""
+        """Files of the dataset, opened once per process (also after a fork)."""
         if self._storage is None or self._storage_process != os.getpid():
             self._storage = open_storage(self.data_root, self._backend_args)
             self._storage_process = os.getpid()
@@ -160,13 +164,15 @@ class CarlaDataset(Dataset):
 
     @property
     def metainfo(self) -> dict[str, Any]:
-        """What metrics and visualizers need to know of the dataset."""
+        """Properties of the dataset that metrics, visualizers and checks of the model use."""
         return {
             'dataset': type(self).__name__,
             'data_root': self.data_root,
             'frame_interval': self.frame_interval,
             'horizon': self.horizon,
             'cameras': [camera.name for camera in self.calibration.cameras],
+            'num_commands': NUM_COMMANDS,
+            'num_classes': self._num_classes,
         }
 
     @property
@@ -185,9 +191,9 @@ class CarlaDataset(Dataset):
         return f'{town}/{route}/{frame:04d}'
 
     def _candidates(self, index: int, epoch: int) -> Iterator[int]:
-        """The sample asked for, then its replacements.
+        """Yield the requested index, then its replacements.
 
-        Drawn from the whole split: the neighbours of a damaged frame use the same file.
+        They are drawn from the whole split: the neighbors of a damaged frame use the same file.
         """
         yield index
         generator = np.random.default_rng((self.seed, epoch, index, 1))
@@ -210,7 +216,7 @@ class CarlaDataset(Dataset):
             'index': index,
             'requested_index': requested,
             'epoch': epoch,
-            # A signed 63-bit number: what torch's generators take.
+            # 63 bits, because torch's generators take signed seeds.
             'seed': int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1)),
             'skipped': list(skipped),
             'test_mode': self.test_mode,
@@ -233,14 +239,14 @@ def _check_arguments(num_frames: int, horizon: int, seed: int, with_targets: boo
 
 
 def _checked_root(data_root: str | os.PathLike[str], backend_args: dict[str, Any] | None) -> str:
-    """The root as an absolute path, or as it is where it is not a local folder."""
+    """Return a local root as an absolute path, any other root unchanged."""
     root = os.fspath(data_root)
     is_local = '://' not in root and (backend_args or {}).get('backend', 'local') == 'local'
     if not is_local:
         return root
     root = os.path.abspath(os.path.expanduser(root))
     if os.path.isfile(root):
-        raise NotADirectoryError(f'data_root {root} is a file: name the folder that holds the dataset')
+        raise NotADirectoryError(f'data_root {root} is a file: give the folder of the dataset')
     if not os.path.isdir(root):
         raise FileNotFoundError(
             f'no dataset at {root}. Put the recorded drives there (a folder with dataset_metadata.json '

@@ -1,4 +1,4 @@
-"""Steps that turn a sample's name into tensors. Each states what it needs and adds."""
+"""Pipeline steps that load one sample. Each documents the keys it requires, modifies and adds."""
 
 from .images import LoadCameras
 from .measurements import LoadMeasurements, LoadWaypoints

@@ -1,4 +1,4 @@
-"""Cameras: from stored images to the sample's pixels, matrices and labels."""
+"""Load camera images, their matrices and their labels."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,11 +10,11 @@ from thinktwice.registry import TRANSFORMS
 
 from ..calibration import Calibration, CameraCalibration
 from ..pixels import (
+    IGNORED_ID,
     KEPT_IDS,
     SCALE_RANGE,
     ImageAugmentation,
-    PixelMap,
-    centre_augmentation,
+    center_augmentation,
     check_class_ids,
     decode_depth,
     draw_augmentation,
@@ -33,23 +33,27 @@ Results = dict[str, Any]
 
 @TRANSFORMS.register_module()
 class LoadCameras:
-    """Read all cameras of the queue; undistort, resize, crop and flip in one sampling.
+    """Load all cameras of the queue; undistort, resize, crop and flip in one resampling step.
 
-    Resize, crop and flip are drawn once a camera and shared by its frames and
-    its labels. Colour is sampled bilinearly without antialiasing, labels at the
-    nearest pixel. Labels are read for the key frame alone.
+    Resize, crop and flip are drawn once per camera and shared by its frames and
+    labels. Color is sampled bilinearly without antialiasing, labels at the
+    nearest pixel. Labels are loaded for the key frame only.
 
     Args:
         image_size: height and width of the result, pixels.
-        training: whether to draw; otherwise the fixed resize and centre crop.
+        training: whether to draw random augmentation; otherwise the fixed resize and
+            center crop.
         scale_range: range of the training scale, as multiples of the smallest
-            scale that fills `image_size`; not below 1.
-        flip_probability: of a left-right flip in training.
-        with_labels: whether depth and classes are read (if the dataset has targets).
+            scale that fills `image_size`; at least 1.
+        flip_probability: probability of a left-right flip in training.
+        with_labels: whether to load depth and classes (if the dataset has targets).
         kept_classes: simulator ids in the order of the training ids 1, 2, ...;
-            all others become 0. Red and green lights follow after the last.
-        cameras: names of the cameras used, in order; None for all of the calibration. No file
-            of another camera is read.
+            all others become 0. Red and green lights come after the last.
+        cameras: names of the cameras to use, in order; None for all cameras of the
+            calibration. Files of other cameras are not read.
+
+    Attributes:
+        num_classes: number of training ids, background included.
 
     Required Keys:
         - reader (RouteReader)
@@ -66,11 +70,12 @@ class LoadCameras:
         - intrinsics (np.ndarray): (T, N, 3, 3) float32, undistorted, before resizing
         - cam2ego (np.ndarray): (T, N, 4, 4) float32, to the ego frame of its own time
         - ida_mats (np.ndarray): (T, N, 4, 4) float32, undistorted to final pixel
-        - depth (np.ndarray): (N, H, W) float32 metres, 0 = none; with labels
+        - depth (np.ndarray): (N, H, W) float32 meters, 0 = none; with labels
         - seg (np.ndarray): (N, H, W) uint8 training ids, 255 = ignore; with labels
 
     Raises:
-        ValueError: if a size, a range, a probability or the list of cameras makes no sense.
+        ValueError: if a size, range or probability is out of range.
+        ConfigError: if `cameras` is not a list of distinct names.
     """
 
     def __init__(
@@ -97,7 +102,7 @@ class LoadCameras:
             isinstance(cameras, str) or not cameras or len(set(cameras)) < len(cameras)
         ):
             raise ConfigError(
-                f"cameras={cameras!r} must be a list of different names, such as ['front', 'left'], or None "
+                f"cameras={cameras!r} must be a list of distinct names, such as ['front', 'left'], or None "
                 'for all cameras'
             )
         self.image_size = (height, width)
@@ -107,17 +112,19 @@ class LoadCameras:
         self.with_labels = with_labels
         self.cameras = None if cameras is None else tuple(cameras)
         self._training_ids = training_id_table(kept_classes)
+        self.num_classes = int(self._training_ids[:IGNORED_ID].max()) + 1
 
     def __call__(self, results: Results) -> Results:
         """Run the step; see the class.
 
         Raises:
-            SampleReadError: if an image can't be read, has another size than
-                the calibration says, or holds unknown class ids.
+            SampleReadError: if an image can't be read, its size differs from the
+                calibration, or it has unknown class ids.
             ConfigError: if the calibration lacks one of the cameras.
         """
         calibration = self._choose_cameras(results)
         frames, num_cameras = results['frames'], len(calibration.cameras)
+        reader = results['reader']
         augmentations = [self._augmentation(results) for _ in calibration.cameras]
         with_labels = self.with_labels and results['with_targets']
         img = np.empty((len(frames), num_cameras, 3, *self.image_size), np.uint8)
@@ -126,12 +133,14 @@ class LoadCameras:
         for n, (camera, augmentation) in enumerate(zip(calibration.cameras, augmentations, strict=True)):
             positions = pixel_map(camera, augmentation)
             for t, frame in enumerate(frames):
-                rgb = results['reader'].rgb(camera.rgb, frame, calibration.stored_size)
+                rgb = reader.rgb(camera.rgb, frame, calibration.stored_size)
                 img[t, n] = warp_rgb(rgb, positions).transpose(2, 0, 1)
-            if with_labels:  # rgb is that of the key frame, which is last
-                reader = results['reader']
-                depth[n] = read_depth(reader, camera, frames[-1], calibration, positions)
-                class_ids = read_class_ids(reader, camera, frames[-1], calibration, rgb)
+            if with_labels:
+                code = reader.depth_code(camera.depth, frames[-1], calibration.stored_size)
+                depth[n] = decode_depth(warp_depth_code(code, positions), camera.depth_offset)
+                class_ids = read_class_ids(reader, camera.seg, frames[-1], calibration)
+                if not calibration.lights_split:  # rgb is the key frame's, which is last
+                    class_ids = split_traffic_lights(class_ids, rgb)
                 seg[n] = to_training_ids(warp_class_ids(class_ids, positions), self._training_ids)
         results['img'] = img
         results.update(camera_matrices(calibration.cameras, augmentations, len(frames)))
@@ -140,7 +149,7 @@ class LoadCameras:
         return results
 
     def _choose_cameras(self, results: Results) -> Calibration:
-        """The rig with the cameras that are used; later steps see it too."""
+        """Reduce the rig to the cameras in use, for later steps too."""
         calibration: Calibration = results['calibration'].select(self.cameras)
         results['calibration'] = calibration
         return calibration
@@ -151,10 +160,10 @@ class LoadCameras:
             return draw_augmentation(
                 results['rng'], image_size, self.image_size, self.scale_range, self.flip_probability
             )
-        return centre_augmentation(image_size, self.image_size)
+        return center_augmentation(image_size, self.image_size)
 
     def __repr__(self) -> str:
-        """Say the step with its settings, for logs."""
+        """The step with its settings, for logs."""
         return (
             f'{type(self).__name__}(image_size={self.image_size}, training={self.training}, '
             f'scale_range={self.scale_range}, flip_probability={self.flip_probability}, '
@@ -165,16 +174,15 @@ class LoadCameras:
 def camera_matrices(
     cameras: Sequence[CameraCalibration], augmentations: Sequence[ImageAugmentation], num_frames: int
 ) -> dict[str, np.ndarray]:
-    """Collect the matrices of all cameras; the same for every frame.
+    """Stack the matrices of all cameras, repeated for every frame.
 
     Args:
         cameras: N cameras.
-        augmentations: what was done to the images of each.
-        num_frames: T.
+        augmentations: resize, crop and flip of each camera.
+        num_frames: frames of the queue, T.
 
     Returns:
-        dict[str, np.ndarray]: `intrinsics` (T, N, 3, 3), `cam2ego` and
-            `ida_mats` (T, N, 4, 4), float32.
+        `intrinsics` (T, N, 3, 3), `cam2ego` and `ida_mats` (T, N, 4, 4), float32.
     """
     matrices = {
         'intrinsics': np.stack([camera.intrinsic_matrix for camera in cameras]),
@@ -184,51 +192,24 @@ def camera_matrices(
     return {key: np.stack([value.astype(np.float32)] * num_frames) for key, value in matrices.items()}
 
 
-def read_depth(
-    reader: RouteReader, camera: CameraCalibration, frame: int, calibration: Calibration, positions: PixelMap
-) -> np.ndarray:
-    """Read the depth of one camera, decoded only where it is sampled.
+def read_class_ids(reader: RouteReader, folder: str, frame: int, calibration: Calibration) -> np.ndarray:
+    """Read the class ids of one camera as stored, and check them.
 
     Args:
-        reader: of the route.
-        camera: the camera.
+        reader: reader of the route.
+        folder: folder of the camera's semantic images.
         frame: frame number.
-        calibration: the rig, for the size of the files.
-        positions: (H, W) where to sample.
+        calibration: calibration of the dataset.
 
     Returns:
-        np.ndarray: (H, W) float32 metres, 0 = none.
+        (H, W) uint8 simulator ids.
 
     Raises:
-        SampleReadError: if the file can't be read.
+        SampleReadError: if the file can't be read or has an unknown id.
     """
-    code = reader.depth_code(camera.depth, frame, calibration.stored_size)
-    return decode_depth(warp_depth_code(code, positions), camera.depth_offset)
-
-
-def read_class_ids(
-    reader: RouteReader, camera: CameraCalibration, frame: int, calibration: Calibration, rgb: np.ndarray
-) -> np.ndarray:
-    """Read the class ids of one camera, with traffic lights told apart.
-
-    Args:
-        reader: of the route.
-        camera: the camera.
-        frame: frame number.
-        calibration: the rig, for the size of the files.
-        rgb: (H, W, 3) uint8 colour image of the same camera and frame.
-
-    Returns:
-        np.ndarray: (H, W) uint8, simulator ids with 24 = red and 25 = green light.
-
-    Raises:
-        SampleReadError: if the file can't be read or holds an unknown id.
-    """
-    class_ids = reader.class_ids(camera.seg, frame, calibration.stored_size)
+    class_ids = reader.class_ids(folder, frame, calibration.stored_size)
     try:
         check_class_ids(class_ids, calibration.lights_split)
     except ValueError as error:
-        raise SampleReadError(reader.path(camera.seg, frame), str(error)) from error
-    if calibration.lights_split:
-        return class_ids
-    return split_traffic_lights(class_ids, rgb)
+        raise SampleReadError(reader.path(folder, frame), str(error)) from error
+    return class_ids

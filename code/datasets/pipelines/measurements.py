@@ -1,4 +1,4 @@
-"""What the vehicle knows of itself, and where it will be."""
+"""Load ego poses, speed, command, target point and future waypoints."""
 
 import math
 from typing import Any
@@ -15,27 +15,26 @@ Results = dict[str, Any]
 
 NUM_COMMANDS = 6
 FOLLOW_LANE = 4  # road option; 1 left, 2 right, 3 straight, 5 and 6 change lane left and right
+NO_HEADING = 'theta is NaN, the frame has no heading'
 
 
 def read_pose(reader: RouteReader, frame: int) -> tuple[dict[str, Any], np.ndarray]:
-    """Measurements of a frame and its pose in the world, (3,) x, y, yaw in metres and radians.
+    """Read the measurements of a frame and its world pose, (3,) x, y, yaw in meters and radians.
 
     Raises:
-        UnusableSampleError: if the heading is NaN: the compass gave none, and any replacement
-            would turn waypoints and target point by an arbitrary angle.
+        UnusableSampleError: if the compass heading is NaN. Any substitute would rotate waypoints
+            and target point by an arbitrary angle.
         SampleReadError: if the file can't be read.
     """
     values = reader.measurements(frame)
     if math.isnan(values['theta']):
-        raise UnusableSampleError(
-            reader.path('measurements', frame), 'theta is NaN, the frame has no heading'
-        )
+        raise UnusableSampleError(reader.path('measurements', frame), NO_HEADING)
     position = poses.north_east_to_world(values['x'], values['y'])
     return values, np.array([*position, poses.compass_to_yaw(values['theta'])])
 
 
 def command_index(value: float) -> tuple[int, bool]:
-    """Class of a road option, 0 .. 5, and whether it had to be replaced by "follow the lane"."""
+    """Class index of a road option, 0..5, and whether it was invalid and replaced by "follow lane"."""
     if value in range(1, NUM_COMMANDS + 1):
         return int(value) - 1, False
     return FOLLOW_LANE - 1, True
@@ -43,9 +42,9 @@ def command_index(value: float) -> tuple[int, bool]:
 
 @TRANSFORMS.register_module()
 class LoadMeasurements:
-    """Read poses, speed, target point and command of the frames of the queue.
+    """Load the poses of the queue, and speed, target point and command of the key frame.
 
-    Any road option outside 1 .. 6 is taken as "follow the lane" and marked.
+    A road option outside 1..6 is replaced by "follow lane" and flagged.
 
     Required Keys:
         - reader (RouteReader)
@@ -53,11 +52,11 @@ class LoadMeasurements:
 
     Added Keys:
         - ego_poses (np.ndarray): (T, 3) float64 world x, y (m) and yaw (rad)
-        - frame2key (np.ndarray): (T, 4, 4) float32, ego of each frame to the key ego frame
+        - frame2key (np.ndarray): (T, 4, 4) float32, ego frame of each time to key ego frame
         - speed (float): m/s, key frame
         - target_point (np.ndarray): (2,) float32 forward, right (m), key ego frame
-        - command (int): 0 .. 5
-        - command_replaced (bool): whether the recorded command was out of range
+        - command (int): 0..5
+        - command_replaced (bool): whether the recorded command was invalid
     """
 
     read_pose = staticmethod(read_pose)
@@ -84,7 +83,7 @@ class LoadMeasurements:
 
 @TRANSFORMS.register_module()
 class LoadWaypoints:
-    """Read where the vehicle will be, seen from where it is. Does nothing without targets.
+    """Load the future positions of the ego vehicle in the key ego frame. Does nothing without targets.
 
     Required Keys:
         - reader (RouteReader)

@@ -1,4 +1,4 @@
-"""The last step: one sample as plain tensors with named fields."""
+"""Last pipeline step: pack one sample into plain tensors with named fields."""
 
 from typing import Any
 
@@ -49,7 +49,7 @@ META_KEYS = (
 
 
 def to_tensor(value: Any) -> Any:
-    """A tensor of an array or number (floats in single precision); lists element by element."""
+    """Convert an array or number to a tensor (Python floats to float32), and lists element by element."""
     if isinstance(value, (list, tuple)):
         return [to_tensor(item) for item in value]
     if isinstance(value, float):
@@ -61,10 +61,11 @@ def to_tensor(value: Any) -> Any:
 
 @TRANSFORMS.register_module()
 class PackSample:
-    """Group what the steps before collected into inputs, targets and metas.
+    """Group the results of the earlier steps into inputs, targets and metas.
 
     Inputs and targets are separate groups, so that no label can reach the prediction path.
-    Targets are absent without labels; a target whose step is not in the pipeline is left out.
+    Without labels there is no `targets` group; targets whose step is not in the pipeline are
+    omitted.
 
     Required Keys:
         - img (np.ndarray): (T, N, 3, H, W) uint8
@@ -79,19 +80,19 @@ class PackSample:
     Added Keys:
         - inputs (dict): tensors by name
         - targets (dict): tensors by name; only with targets
-        - metas (dict): names, numbers and paths of the sample
+        - metas (dict): identifiers, random seed and paths of the sample
     """
 
     def __call__(self, results: Results) -> Results:
         """Run the step; see the class.
 
         Raises:
-            KeyError: if a step of the pipeline that makes an input is missing.
+            KeyError: if an input is missing because its step is not in the pipeline.
         """
         missing = [key for key in INPUT_KEYS if key not in results]
         if missing:
             raise KeyError(
-                f'PackSample: no step of the pipeline made {", ".join(missing)}; an input needs '
+                f'PackSample: no step of the pipeline added {", ".join(missing)}; the inputs need '
                 'LoadMeasurements, LoadPoints and LoadCameras'
             )
         packed: Results = {'inputs': {key: to_tensor(results[key]) for key in INPUT_KEYS}}

@@ -1,4 +1,4 @@
-"""LiDAR sweeps of several frames in one cloud."""
+"""Load the LiDAR sweeps of several frames as one point cloud."""
 
 from typing import Any
 
@@ -15,12 +15,12 @@ POINT_XYZ, POINT_INTENSITY, POINT_FRAME_OFFSET, POINT_COLUMNS = slice(0, 3), 3, 
 
 @TRANSFORMS.register_module()
 class LoadPoints:
-    """Read the sweeps of the queue and bring them into the key ego frame.
+    """Load the sweeps of the queue and transform them to the key ego frame.
 
-    Rows: the key sweep first, then the history from the newest to the oldest, each in its
-    recorded order. The last column counts frames, 0 for the key sweep, -1 for the one before. A
-    queue of one frame gives the same columns. (The 2023 code multiplied the intensity, in place
-    of a 1, with the translation of the transform.)
+    Rows: the key sweep first, then the history from newest to oldest, each in its recorded
+    order. The last column is the frame offset: 0 for the key sweep, -1 for the one before it. A
+    queue of one frame has the same columns. (The 2023 code multiplied the translation of the
+    transform by the intensity instead of by 1.)
 
     Required Keys:
         - reader (RouteReader)
@@ -52,5 +52,11 @@ class LoadPoints:
         return results
 
     def align(self, sweep: np.ndarray, history: np.ndarray, key: np.ndarray) -> np.ndarray:
-        """Positions (P, 3) in the key ego frame of a sweep (P, 4), given the poses (3,) of both frames."""
+        """Transform a sweep (P, 4) to positions (P, 3) in the key ego frame.
+
+        Args:
+            sweep: (P, 4) x, y, z in meters, intensity.
+            history: (3,) pose of the sweep's frame.
+            key: (3,) pose of the key frame.
+        """
         return poses.transform_points(poses.relative_pose(history, key), sweep[:, POINT_XYZ])

@@ -1,4 +1,4 @@
-"""What the teacher saw and did: its Beta distributions, values, features and maps."""
+"""Load the teacher's outputs: Beta distributions, values, features and BEV maps."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,19 +14,19 @@ Results = dict[str, Any]
 
 @TRANSFORMS.register_module()
 class LoadSupervision:
-    """Read the teacher's outputs at the key frame and after it. Does nothing without targets.
+    """Load the teacher's outputs at the key frame and at future frames. Does nothing without targets.
 
-    Only what is used is kept: some map levels of the key frame, one level of each future frame,
-    and the actions of the first K - 1 future frames.
+    Loads some map levels of the key frame, one map level of each future frame, and the actions
+    of the first K - 1 future frames.
 
-    Where the recording's hazard rule braked and the teacher did not (`only_ap_brake`), the
-    teacher's distribution of the acceleration is replaced by one that brakes; steering stays.
+    Where the hazard rule of the recording braked but the teacher did not (`only_ap_brake`), the
+    teacher's acceleration distribution is replaced by a braking one; steering is unchanged.
 
     Args:
         levels: map levels of the key frame, in the order of `grid_feature`.
         future_level: map level of the future frames.
-        brake_alpha: alpha of the replacement.
-        brake_beta: beta of the replacement.
+        brake_alpha: alpha of the braking distribution.
+        brake_beta: beta of the braking distribution.
 
     Required Keys:
         - reader (RouteReader)
@@ -35,7 +35,7 @@ class LoadSupervision:
         - with_targets (bool)
 
     Added Keys:
-        - value (float): the teacher's value of the state
+        - value (float): the teacher's value estimate of the state
         - feature (np.ndarray): (256,) float32
         - grid_feature (list[np.ndarray]): a (C, Y, X) float32 map per level
         - future_grid_feature (np.ndarray): (K, C, Y, X) float32
@@ -59,7 +59,7 @@ class LoadSupervision:
         """Run the step; see the class.
 
         Raises:
-            SampleReadError: if a file can't be read or lacks a map.
+            SampleReadError: if a file can't be read or a map is missing.
         """
         if not results['with_targets']:
             return results
@@ -76,7 +76,7 @@ class LoadSupervision:
             maps.append(self._map(values, self.future_level, reader, frame))
             actions.append(self._action(values))
         results['future_grid_feature'] = np.stack(maps)
-        # The action of the last future frame would lead out of the horizon: nothing predicts it.
+        # The action at the last future frame leads beyond the horizon: no prediction corresponds to it.
         used = np.array(actions[:-1], dtype=np.float32).reshape(-1, 2, 2)
         results['future_action_alpha'], results['future_action_beta'] = used[:, 0], used[:, 1]
         return results
@@ -93,5 +93,5 @@ class LoadSupervision:
     def _map(values: dict[str, Any], level: int, reader: RouteReader, frame: int) -> np.ndarray:
         maps = values['cnn_features']
         if not 0 <= level < len(maps) or maps[level] is None:
-            raise SampleReadError(reader.path('supervision', frame), f'holds no teacher map of level {level}')
+            raise SampleReadError(reader.path('supervision', frame), f'has no teacher map of level {level}')
         return np.asarray(maps[level], dtype=np.float32)

@@ -1,9 +1,9 @@
-"""What happens to pixels between a stored image and a sample."""
+"""Pixel operations between a stored image and a sample."""
 
 from .augmentation import (
     SCALE_RANGE,
     ImageAugmentation,
-    centre_augmentation,
+    center_augmentation,
     draw_augmentation,
     smallest_scale,
 )
@@ -26,7 +26,7 @@ __all__ = [
     'SCALE_RANGE',
     'ImageAugmentation',
     'PixelMap',
-    'centre_augmentation',
+    'center_augmentation',
     'check_class_ids',
     'compact_depth',
     'decode_depth',

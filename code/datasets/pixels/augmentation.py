@@ -14,12 +14,12 @@ class ImageAugmentation:
     """Resize, then crop, then flip.
 
     Attributes:
-        image_size (tuple[int, int]): Height and width before, pixels.
-        resized (tuple[int, int]): Height and width after resizing.
-        top (int): First row kept by the crop.
-        left (int): First column kept by the crop.
-        final_size (tuple[int, int]): Height and width after the crop.
-        flip (bool): Whether left and right are swapped at the end.
+        image_size: Height and width before, pixels.
+        resized: Height and width after resizing.
+        top: First row kept by the crop.
+        left: First column kept by the crop.
+        final_size: Height and width after the crop.
+        flip: Whether the image is finally flipped left to right.
     """
 
     image_size: tuple[int, int]
@@ -30,14 +30,14 @@ class ImageAugmentation:
     flip: bool
 
     def scale_and_shift(self) -> tuple[float, float, float, float]:
-        """Give the map from a pixel before to the pixel after.
+        """Map from input pixels to output pixels, as scale and shift per axis.
 
-        Integers are pixel centres. (2023 left out the rounding of the size and
-        the half pixels, and flipped around the wrong column: up to 1.2 pixels.)
+        Integers are pixel centers. (The 2023 code ignored the rounding of the
+        size and the half-pixel shifts, and flipped around the wrong column: up
+        to 1.2 pixels off.)
 
         Returns:
-            tuple[float, float, float, float]: ``s_x, t_x, s_y, t_y`` with
-                u' = s_x u + t_x and v' = s_y v + t_y.
+            ``s_x, t_x, s_y, t_y`` with u' = s_x u + t_x and v' = s_y v + t_y.
         """
         scale_y, scale_x = (r / i for r, i in zip(self.resized, self.image_size, strict=True))
         shift_x = 0.5 * scale_x - 0.5 - self.left
@@ -47,11 +47,9 @@ class ImageAugmentation:
         return scale_x, shift_x, scale_y, shift_y
 
     def matrix(self) -> np.ndarray:
-        """Give the same map as a matrix.
+        """The same map as a (4, 4) float64 matrix acting on (u, v, any, 1).
 
-        Returns:
-            np.ndarray: (4, 4) float64, acts on (u, v, any, 1); row and column
-                2 are those of the identity.
+        Row and column 2 are those of the identity.
         """
         scale_x, shift_x, scale_y, shift_y = self.scale_and_shift()
         matrix = np.diag([scale_x, scale_y, 1.0, 1.0])
@@ -60,33 +58,27 @@ class ImageAugmentation:
 
 
 def smallest_scale(image_size: tuple[int, int], final_size: tuple[int, int]) -> float:
-    """Give the scale at which the image just fills the final one.
+    """Smallest scale at which the resized image covers the final one: max(H'/H, W'/W).
 
     Args:
-        image_size (tuple[int, int]): Height and width before.
-        final_size (tuple[int, int]): Height and width after.
-
-    Returns:
-        float: max(H'/H, W'/W).
+        image_size: Height and width (H, W) before.
+        final_size: Height and width (H', W') after.
     """
     return max(final / before for final, before in zip(final_size, image_size, strict=True))
 
 
 def _resized(image_size: tuple[int, int], scale: float) -> tuple[int, int]:
-    # The small term keeps 0.29 * 100 = 28.999... from losing a pixel.
+    # The small term prevents 0.29 * 100 = 28.999... from losing a pixel.
     height, width = (int(size * scale + 1e-6) for size in image_size)
     return height, width
 
 
-def centre_augmentation(image_size: tuple[int, int], final_size: tuple[int, int]) -> ImageAugmentation:
-    """Give the fixed resize and crop of evaluation: bottom edge kept, centred, no flip.
+def center_augmentation(image_size: tuple[int, int], final_size: tuple[int, int]) -> ImageAugmentation:
+    """The fixed resize and crop of evaluation: bottom edge kept, centered, no flip.
 
     Args:
-        image_size (tuple[int, int]): Height and width before.
-        final_size (tuple[int, int]): Height and width after.
-
-    Returns:
-        ImageAugmentation: See there.
+        image_size: Height and width before.
+        final_size: Height and width after.
     """
     resized = _resized(image_size, smallest_scale(image_size, final_size))
     top, left = resized[0] - final_size[0], int((resized[1] - final_size[1]) / 2)
@@ -100,20 +92,17 @@ def draw_augmentation(
     scale_range: tuple[float, float] = SCALE_RANGE,
     flip_probability: float = 0.5,
 ) -> ImageAugmentation:
-    """Draw the resize, crop and flip of one camera in training.
+    """Draw the resize, crop and flip of one camera in training; the bottom edge is kept.
 
-    Three numbers are taken from the generator whatever the outcome.
+    Always draws exactly three numbers from the generator.
 
     Args:
-        rng (np.random.Generator): Source of the numbers.
-        image_size (tuple[int, int]): Height and width before.
-        final_size (tuple[int, int]): Height and width after.
-        scale_range (tuple[float, float]): Range of the scale, as multiples of
-            :func:`smallest_scale`, from 1.
-        flip_probability (float): Of a left-right flip.
-
-    Returns:
-        ImageAugmentation: The bottom edge is always kept.
+        rng: Random number generator.
+        image_size: Height and width before.
+        final_size: Height and width after.
+        scale_range: Range of the scale, as multiples of :func:`smallest_scale`,
+            each at least 1.
+        flip_probability: Probability of a left-right flip.
     """
     base = smallest_scale(image_size, final_size)
     scale, position, coin = rng.uniform(*scale_range), rng.uniform(), rng.uniform()

@@ -1,7 +1,7 @@
-"""Semantic ids of the simulator and of training, and the colour of traffic lights.
+"""Semantic ids of the simulator and of training, and the color of traffic lights.
 
-The ids are those of CARLA 0.9.10 (docs, "Semantic class ids"). Two more are
-used between the split of the lights and the training ids: 24 and 25.
+The simulator ids are those of CARLA 0.9.10. Two more, 24 and 25, mark red and
+green lights until the ids are mapped to training ids.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,21 +22,21 @@ MIN_LIT_PIXELS = 3
 MIN_LIT_VALUE = 140
 SATURATION_FACTOR = 1.1
 GREEN_HUES = ((70, 100),)  # OpenCV's hues, 0..179, both ends included
-# 2023 knew only 150..180 and called pure red lights undecided: red wraps around 0.
+# Red wraps around 0. The 2023 code used only 150..180, so pure red lights stayed undecided.
 RED_HUES = ((0, 10), (150, 180))
 
 
 def training_id_table(kept_ids: Sequence[int] = KEPT_IDS) -> np.ndarray:
-    """Make the look-up table from (split) simulator ids to training ids.
+    """Build the lookup table from simulator ids (lights split) to training ids.
 
-    Background is 0 and the kept ids count from 1; red and green lights follow
-    after the last. (2023 counted from 0 and so merged building and background.)
+    Background is 0 and the kept ids count from 1; red and green lights come
+    last. (The 2023 code counted from 0 and so merged building and background.)
 
     Args:
-        kept_ids (Sequence[int]): Simulator ids in the order of training ids.
+        kept_ids: Simulator ids in the order of the training ids.
 
     Returns:
-        np.ndarray: (256,) uint8; 255 stays 255.
+        (256,) uint8; 255 stays 255.
     """
     table = np.zeros(256, np.uint8)
     for training_id, kept_id in enumerate(kept_ids, start=1):
@@ -49,15 +49,15 @@ def training_id_table(kept_ids: Sequence[int] = KEPT_IDS) -> np.ndarray:
 
 
 def check_class_ids(class_ids: np.ndarray, lights_split: bool = False) -> None:
-    """Refuse ids that the simulator does not have: a damaged file, or another version.
+    """Reject ids that CARLA 0.9.10 does not have: the file is damaged or from another version.
 
     Args:
-        class_ids (np.ndarray): (H, W) uint8.
-        lights_split (bool): Whether the ids of red and green lights and the
-            ignored id may occur, as in packed images.
+        class_ids: (H, W) uint8.
+        lights_split: Whether the ids of red and green lights and the ignored
+            id are allowed, as in packed images.
 
     Raises:
-        ValueError: If there is another id.
+        ValueError: If there is any other id.
     """
     highest = int(class_ids.max())
     if lights_split and highest > GREEN_LIGHT_ID:
@@ -69,14 +69,14 @@ def check_class_ids(class_ids: np.ndarray, lights_split: bool = False) -> None:
 
 
 def to_training_ids(class_ids: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Look up training ids.
+    """Map simulator ids to training ids.
 
     Args:
-        class_ids (np.ndarray): (...) uint8, simulator ids after the split.
-        table (np.ndarray): (256,) uint8 of :func:`training_id_table`.
+        class_ids: (...) uint8, simulator ids with the lights split.
+        table: (256,) uint8, from :func:`training_id_table`.
 
     Returns:
-        np.ndarray: (...) uint8.
+        (...) uint8.
     """
     return cv2.LUT(class_ids, table)
 
@@ -84,21 +84,20 @@ def to_training_ids(class_ids: np.ndarray, table: np.ndarray) -> np.ndarray:
 def split_traffic_lights(
     class_ids: np.ndarray, rgb: np.ndarray, red_hues: Sequence[tuple[int, int]] = RED_HUES
 ) -> np.ndarray:
-    """Tell red, green and undecided traffic lights apart by the colour image.
+    """Separate red, green and undecided traffic lights by their color in the image.
 
     Each 8-connected component of at least ``MIN_LIGHT_PIXELS`` becomes red (24),
     green (25) or stays 18 (yellow or undecided); smaller ones become
-    background. Works on the recorded image, before any resampling, and costs
-    one pass over the ids plus the boxes around the lights.
+    background. Works on the recorded image, before any resampling. The cost is
+    one pass over the ids plus the bounding boxes of the lights.
 
     Args:
-        class_ids (np.ndarray): (H, W) uint8, simulator ids.
-        rgb (np.ndarray): (H, W, 3) uint8, the same camera and frame.
-        red_hues (Sequence[tuple[int, int]]): Ranges of hues that count as red,
-            0 to 179, both ends included.
+        class_ids: (H, W) uint8, simulator ids.
+        rgb: (H, W, 3) uint8, the same camera and frame.
+        red_hues: Ranges of hues that count as red, 0 to 179, both ends included.
 
     Returns:
-        np.ndarray: (H, W) uint8; the input itself where no light is in view.
+        (H, W) uint8; the input array itself if no light is in view.
     """
     mask = cv2.inRange(class_ids, TRAFFIC_LIGHT_ID, TRAFFIC_LIGHT_ID)
     boxes = list(_occupied_boxes(mask))
@@ -111,13 +110,13 @@ def split_traffic_lights(
             left, top, width, height, pixels = stats[component]
             inner = np.s_[top : top + height, left : left + width]
             selected = components[inner] == component
-            colour = rgb[rows, columns][inner]
-            split[rows, columns][inner][selected] = _light_id(colour, selected, pixels, red_hues)
+            color = rgb[rows, columns][inner]
+            split[rows, columns][inner][selected] = _light_id(color, selected, pixels, red_hues)
     return split
 
 
 def _occupied_boxes(mask: np.ndarray) -> Iterator[tuple[slice, slice]]:
-    """Cut a mask into boxes with empty rows or columns between them."""
+    """Split a mask into boxes separated by empty rows or columns."""
     for rows in _runs(np.asarray(mask.any(axis=1))):
         for columns in _runs(np.asarray(mask[rows].any(axis=0))):
             yield rows, columns

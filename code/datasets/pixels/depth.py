@@ -1,27 +1,26 @@
-"""Depth codes of the stored images and their metres."""
+"""Encoding of depth in the stored images."""
 
 import numpy as np
 
-METRES_PER_UNIT = 1000.0 / (256**3 - 1)
-# Packed code: 16-bit, linear. Constant steps compress better than inverse depth
-# (half the size) and are finer where supervision ends, at 40 m. 0 = no depth.
+METERS_PER_UNIT = 1000.0 / (256**3 - 1)
+# Packed code: 16-bit, linear. Constant steps compress to half the size of inverse
+# depth and are finer at 40 m, where supervision ends. 0 = no depth.
 COMPACT_STEP = 1.0 / 64.0
 
 
 def decode_depth(code: np.ndarray, offset: float = 0.0) -> np.ndarray:
-    """Turn depth codes into metres along the optical axis.
+    """Convert depth codes to meters along the optical axis.
 
     The recorded code is ``(R + 256 G + 65536 B) / (256^3 - 1) * 1000``; the
-    integer stays below 2^24, so float32 holds it exactly. All-zero codes mean
-    no depth, in both forms.
+    integer stays below 2^24, so float32 represents it exactly. In both forms a
+    code of zero means no depth.
 
     Args:
-        code (np.ndarray): (..., 3) uint8 in RGB order as recorded, or (...)
-            uint16 as packed.
-        offset (float): Metres to add (``CameraCalibration.depth_offset``).
+        code: (..., 3) uint8 in RGB order as recorded, or (...) uint16 as packed.
+        offset: Offset to add, meters (``CameraCalibration.depth_offset``).
 
     Returns:
-        np.ndarray: (...) float32 metres; 0 where there is no depth.
+        (...) float32 meters; 0 where there is no depth.
     """
     if code.dtype == np.uint16:
         depth = code.astype(np.float32)
@@ -32,7 +31,7 @@ def decode_depth(code: np.ndarray, offset: float = 0.0) -> np.ndarray:
         depth += code[..., 1]
         depth *= 256.0
         depth += code[..., 0]
-        depth *= np.float32(METRES_PER_UNIT)
+        depth *= np.float32(METERS_PER_UNIT)
     if offset:
         valid = depth > 0
         depth += np.float32(offset)
@@ -42,29 +41,29 @@ def decode_depth(code: np.ndarray, offset: float = 0.0) -> np.ndarray:
 
 
 def encode_depth(depth: np.ndarray) -> np.ndarray:
-    """Turn metres into the recorded three-byte code.
+    """Convert meters to the recorded three-byte code.
 
     Args:
-        depth (np.ndarray): (...) metres in [0, 1000].
+        depth: (...) meters in [0, 1000].
 
     Returns:
-        np.ndarray: (..., 3) uint8, RGB order; exact to 0.03 mm.
+        (..., 3) uint8, RGB order; accurate to 0.03 mm.
     """
-    units = np.rint(np.clip(depth, 0, 1000).astype(np.float64) / METRES_PER_UNIT).astype(np.uint32)
+    units = np.rint(np.clip(depth, 0, 1000).astype(np.float64) / METERS_PER_UNIT).astype(np.uint32)
     return np.stack([units & 255, units >> 8 & 255, units >> 16], axis=-1).astype(np.uint8)
 
 
 def compact_depth(code: np.ndarray) -> np.ndarray:
-    """Turn recorded depth codes into the 16-bit form of packed datasets.
+    """Convert recorded depth codes to the 16-bit form of packed datasets.
 
-    The error is at most half a step, 7.8 mm, at any distance up to 1000 m; a
-    depth below it becomes the smallest one.
+    The error is at most half a step, 7.8 mm, at any distance up to 1000 m.
+    Depths below half a step become the smallest nonzero code.
 
     Args:
-        code (np.ndarray): (..., 3) uint8, RGB order.
+        code: (..., 3) uint8, RGB order.
 
     Returns:
-        np.ndarray: (...) uint16.
+        (...) uint16.
     """
     depth = decode_depth(code)
     units = np.rint(depth / np.float32(COMPACT_STEP))

@@ -1,8 +1,8 @@
-"""From a stored image to the network's input in one sampling.
+"""From a stored image to the network's input in one resampling step.
 
-Undistortion, resizing, cropping and flipping are composed into one look-up, so
-every pixel is interpolated once. The look-up is computed from the lens formula
-for the final pixels alone: exact, and cheaper than sampling a stored table.
+Undistortion, resizing, cropping and flipping are composed into one lookup, so
+every pixel is interpolated once. The lookup is computed from the lens formula
+for the final pixels only: exact, and cheaper than sampling a stored table.
 """
 
 from typing import NamedTuple
@@ -16,11 +16,11 @@ from .classes import IGNORED_ID
 
 
 class PixelMap(NamedTuple):
-    """Where each final pixel lies in the stored image.
+    """Position of each final pixel in the stored image.
 
     Attributes:
-        x (np.ndarray): (H', W') float32 columns, integers are pixel centres.
-        y (np.ndarray): (H', W') float32 rows.
+        x: (H', W') float32 columns, integers are pixel centers.
+        y: (H', W') float32 rows.
     """
 
     x: np.ndarray
@@ -30,18 +30,18 @@ class PixelMap(NamedTuple):
 def distort_points(camera: CameraCalibration, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Map undistorted pixels to pixels of the stored image.
 
-    The Brown-Conrady lens of the docs, "Cameras and pixels". ``u`` and ``v``
-    are broadcast against each other, so a row of columns and a column of rows
-    give the whole image.
+    Brown-Conrady lens model. ``u`` (1, W) and ``v`` (H, 1) are broadcast
+    against each other, so a row of columns and a column of rows give the whole
+    image.
 
     Args:
-        camera (CameraCalibration): Intrinsics and distortion.
-        u (np.ndarray): Undistorted columns.
-        v (np.ndarray): Undistorted rows.
+        camera: Intrinsics and distortion.
+        u: Undistorted columns.
+        v: Undistorted rows.
 
     Returns:
-        tuple[np.ndarray, np.ndarray]: Columns and rows in the stored image, of
-            the broadcast shape (or of the input shapes for a pinhole).
+        Columns and rows in the stored image, of the broadcast shape (or of the
+        input shapes for a pinhole).
     """
     fx, fy, cx, cy = (u.dtype.type(value) for value in camera.intrinsics)
     raw_fx, raw_fy, raw_cx, raw_cy = (u.dtype.type(value) for value in camera.raw_intrinsics)
@@ -51,7 +51,7 @@ def distort_points(camera: CameraCalibration, u: np.ndarray, v: np.ndarray) -> t
     k1, k2, p1, p2, k3 = (u.dtype.type(value) for value in camera.distortion)
     x_squared, y_squared = x * x, y * y
     r2 = x_squared + y_squared
-    # Horner's scheme in place: a pass over the image is what costs here.
+    # Horner's scheme, in place: memory passes over the image dominate the cost.
     gain = r2 * k3
     for coefficient in (k2, k1):
         gain += coefficient
@@ -74,14 +74,14 @@ def distort_points(camera: CameraCalibration, u: np.ndarray, v: np.ndarray) -> t
 
 
 def pixel_map(camera: CameraCalibration, augmentation: ImageAugmentation) -> PixelMap:
-    """Compute where each pixel of the final image lies in the stored one.
+    """Compute the position of each final pixel in the stored image.
 
     Args:
-        camera (CameraCalibration): Lens of the stored image.
-        augmentation (ImageAugmentation): Resize, crop and flip after it.
+        camera: Camera of the stored image.
+        augmentation: Resize, crop and flip after undistortion.
 
     Returns:
-        PixelMap: (H', W') float32 columns and rows.
+        (H', W') float32 columns and rows.
     """
     scale_x, shift_x, scale_y, shift_y = augmentation.scale_and_shift()
     height, width = augmentation.final_size
@@ -95,14 +95,14 @@ def pixel_map(camera: CameraCalibration, augmentation: ImageAugmentation) -> Pix
 
 
 def warp_rgb(image: np.ndarray, positions: PixelMap) -> np.ndarray:
-    """Sample a colour image bilinearly, without antialiasing.
+    """Sample a color image bilinearly, without antialiasing.
 
     Args:
-        image (np.ndarray): (H, W, 3) uint8.
-        positions (PixelMap): Where to sample.
+        image: (H, W, 3) uint8.
+        positions: Where to sample.
 
     Returns:
-        np.ndarray: (H', W', 3) uint8; 0 outside the stored image.
+        (H', W', 3) uint8; 0 outside the stored image.
     """
     return cv2.remap(
         image, positions.x, positions.y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0
@@ -110,14 +110,14 @@ def warp_rgb(image: np.ndarray, positions: PixelMap) -> np.ndarray:
 
 
 def warp_depth_code(code: np.ndarray, positions: PixelMap) -> np.ndarray:
-    """Sample depth codes at the nearest pixel: depths are never blended.
+    """Sample depth codes at the nearest pixel, so that depths are never interpolated.
 
     Args:
-        code (np.ndarray): (H, W, 3) uint8 or (H, W) uint16.
-        positions (PixelMap): Where to sample.
+        code: (H, W, 3) uint8 or (H, W) uint16.
+        positions: Where to sample.
 
     Returns:
-        np.ndarray: (H', W', 3) or (H', W'), the same type; 0 (no depth) outside.
+        (H', W', 3) or (H', W'), the same type; 0 (no depth) outside.
     """
     return cv2.remap(
         code, positions.x, positions.y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0
@@ -125,14 +125,14 @@ def warp_depth_code(code: np.ndarray, positions: PixelMap) -> np.ndarray:
 
 
 def warp_class_ids(class_ids: np.ndarray, positions: PixelMap) -> np.ndarray:
-    """Sample class ids at the nearest pixel: classes are never invented.
+    """Sample class ids at the nearest pixel, so that no new ids appear.
 
     Args:
-        class_ids (np.ndarray): (H, W) uint8.
-        positions (PixelMap): Where to sample.
+        class_ids: (H, W) uint8.
+        positions: Where to sample.
 
     Returns:
-        np.ndarray: (H', W') uint8; 255 (ignored) outside.
+        (H', W') uint8; 255 (ignored) outside.
     """
     return cv2.remap(
         class_ids,

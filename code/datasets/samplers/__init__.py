@@ -1,7 +1,7 @@
-"""Samplers: which samples, in which order, on which process."""
+"""Samplers: the order of the samples on each rank."""
 
+from .base import SampleKey
 from .eval_sampler import EvalSampler
-from .sample_key import SampleKey
 from .train_sampler import TrainSampler
 
 __all__ = ['EvalSampler', 'SampleKey', 'TrainSampler']

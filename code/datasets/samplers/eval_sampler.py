@@ -1,34 +1,31 @@
-"""Order of the evaluation samples: every sample counts once, on any number of processes."""
+"""Evaluation order: every sample counts once, with any number of ranks."""
 
 from collections.abc import Iterator, Sized
 
-from torch.utils.data import Sampler
-
 from thinktwice.registry import DATA_SAMPLERS
 
-from .process_share import process_share
-from .sample_key import SampleKey
+from .base import RankSampler, SampleKey
 
 
 @DATA_SAMPLERS.register_module()
-class EvalSampler(Sampler[SampleKey]):
-    """In order, dealt round: process k of R takes samples k, k + R, k + 2R, ...
+class EvalSampler(RankSampler):
+    """Samples in order, interleaved: rank k of R takes samples k, k + R, k + 2R, ...
 
-    The list is continued cyclically to ceil(N / R) R indices, so all processes run the same
-    number of steps. mmengine's metrics interleave the results of the processes and cut them to
-    the length of the dataset: dealt round, the repeats are exactly what is cut, and the results
-    come out in the dataset's order. (With contiguous shares the cut would drop true samples.)
+    The indices are padded cyclically to ceil(N / R) R, so that all ranks run the same number of
+    steps. mmengine's metrics interleave the results of the ranks and truncate them to the length
+    of the dataset: with interleaved indices, exactly the padding is removed and the results are
+    in dataset order. (With contiguous shares, the truncation would remove real samples.)
 
     The loader must keep incomplete batches (``drop_last=False``, the default).
 
     Args:
-        dataset: anything with a length.
-        seed: accepted because mmengine's runner passes one to every sampler; there is no chance.
-        rank: this process; by default asked from the running process group.
-        num_ranks: number of processes; by default asked from the running process group.
+        dataset: any sized object.
+        seed: unused; mmengine's runner passes a seed to every sampler.
+        rank: rank of this process; None takes it from the process group.
+        num_ranks: world size; None takes it from the process group.
 
     Raises:
-        ValueError: for an empty dataset or a rank out of range.
+        ValueError: if the dataset is empty or the rank is out of range.
     """
 
     def __init__(
@@ -38,8 +35,7 @@ class EvalSampler(Sampler[SampleKey]):
         rank: int | None = None,
         num_ranks: int | None = None,
     ) -> None:
-        share = process_share('EvalSampler', dataset, rank, num_ranks)
-        self.rank, self.num_ranks, self.num_samples = share
+        super().__init__(dataset, rank, num_ranks)
 
     def __len__(self) -> int:
         return -(-self.num_samples // self.num_ranks)

@@ -1,40 +1,39 @@
-"""Order of the training samples: block-shuffled, the same on any number of workers."""
+"""Training order: shuffled in blocks, independent of the number of workers."""
 
 from collections.abc import Iterator, Sized
 
 import torch
-from torch.utils.data import Sampler
 
 from thinktwice.registry import DATA_SAMPLERS
 
-from .process_share import process_share
-from .sample_key import SampleKey
+from .base import RankSampler, SampleKey
 
 
 @DATA_SAMPLERS.register_module()
-class TrainSampler(Sampler[SampleKey]):
-    """Random order in blocks of one batch, cut into one contiguous share per process.
+class TrainSampler(RankSampler):
+    """Random order in blocks of one batch, split into one contiguous share per rank.
 
-    With N samples, batch size B and R processes, in epoch e:
+    With N samples, batch size B and R ranks, in epoch e:
 
     1. a generator seeded with ``seed + e`` permutes the N indices;
-    2. they are continued cyclically to M = ceil(N / (B R)) B R indices, so that every process
-       gets the same number of full batches;
-    3. the M / B blocks of B indices are permuted by the same generator;
-    4. process k takes the k-th contiguous share of M / R indices.
+    2. they are padded cyclically to M = ceil(N / (B R)) B R indices, so that every rank gets the
+       same number of full batches;
+    3. the same generator permutes the M / B blocks of B indices;
+    4. rank k takes the k-th contiguous share of M / R indices.
 
-    The order is a pure function of (seed, epoch, N, B, R): resuming inside an epoch needs no
-    replay, see `set_start`.
+    The order is a pure function of (seed, epoch, N, B, R), so resuming in the middle of an epoch
+    needs no replay, see `set_start`.
 
     Args:
-        dataset: anything with a length.
-        batch_size: samples per process and step; the loader's batch size.
-        seed: seed of the order, >= 0. None means 0.
-        rank: this process; by default asked from the running process group.
-        num_ranks: number of processes; by default asked from the running process group.
+        dataset: any sized object.
+        batch_size: batch size per rank; equal to the loader's.
+        seed: seed of the order, >= 0; None means 0.
+        rank: rank of this process; None takes it from the process group.
+        num_ranks: world size; None takes it from the process group.
 
     Raises:
-        ValueError: for an empty dataset, a batch size below 1 or a rank out of range.
+        ValueError: if the dataset is empty, the batch size is below 1 or the rank is out of
+            range.
     """
 
     def __init__(
@@ -45,8 +44,7 @@ class TrainSampler(Sampler[SampleKey]):
         rank: int | None = None,
         num_ranks: int | None = None,
     ) -> None:
-        share = process_share('TrainSampler', dataset, rank, num_ranks)
-        self.rank, self.num_ranks, self.num_samples = share
+        super().__init__(dataset, rank, num_ranks)
         self.batch_size = batch_size
         self.seed = 0 if seed is None else seed
         self.epoch = 0
@@ -56,12 +54,12 @@ class TrainSampler(Sampler[SampleKey]):
 
     @property
     def total_size(self) -> int:
-        """M: indices of one epoch over all processes, repeats included."""
+        """Number of indices per epoch over all ranks, padding included (M)."""
         step = self.batch_size * self.num_ranks
         return -(-self.num_samples // step) * step
 
     def __len__(self) -> int:
-        """Indices of a whole epoch on this process, wherever the next iteration starts."""
+        """Number of indices per epoch on this rank, regardless of `set_start`."""
         return self.total_size // self.num_ranks
 
     def __iter__(self) -> Iterator[SampleKey]:
@@ -70,7 +68,7 @@ class TrainSampler(Sampler[SampleKey]):
             yield SampleKey(index, epoch)
 
     def indices(self) -> torch.Tensor:
-        """This process' share of the current epoch: (M / R,) int64 indices."""
+        """Indices of this rank in the current epoch, (M / R,) int64."""
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         order = torch.randperm(self.num_samples, generator=generator)
         order = order[torch.arange(self.total_size) % self.num_samples]
@@ -79,34 +77,34 @@ class TrainSampler(Sampler[SampleKey]):
         return blocks.reshape(self.num_ranks, -1)[self.rank]
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next iteration; another epoch starts at its beginning."""
+        """Set the epoch of the next iteration; changing the epoch resets the start to 0."""
         if epoch != self.epoch:
             self.start = 0
         self.epoch = epoch
 
     def set_start(self, position: int) -> None:
-        """Start the current epoch at a position, without loading what lies before it.
+        """Start the current epoch at a position, without loading the samples before it.
 
         Args:
-            position: samples of this process already used in this epoch, 0 .. len(self).
+            position: samples of this rank already used in this epoch, 0..len(self).
 
         Raises:
-            ValueError: if the position lies outside the epoch.
+            ValueError: if the position is outside the epoch.
         """
         if not 0 <= position <= len(self):
             raise ValueError(f'TrainSampler: start {position} is outside the epoch of {len(self)} samples')
         self.start = position
 
     def state_dict(self) -> dict[str, int]:
-        """Where the sampler stands, and everything its order depends on."""
+        """Position of the sampler and everything its order depends on."""
         return dict(epoch=self.epoch, start=self.start, **self._order_state())
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go to a saved place.
+        """Restore a saved position.
 
         Raises:
-            ValueError: if the order of the samples is not the one of the saved state, because the
-                seed, the data, the batch size or the number of processes differs.
+            ValueError: if the order of the samples differs from the saved one because the seed,
+                the number of samples, the batch size or the world size changed.
         """
         changed = {
             key: (state.get(key), value)
@@ -117,7 +115,7 @@ class TrainSampler(Sampler[SampleKey]):
             listing = ', '.join(f'{key} was {old}, is {new}' for key, (old, new) in changed.items())
             raise ValueError(
                 f'TrainSampler: the order of samples differs from the saved run ({listing}); '
-                'restore these values, or start the epoch anew without the saved sampler state'
+                'restore these values, or restart the epoch without the saved sampler state'
             )
         self.set_epoch(state['epoch'])
         self.set_start(state['start'])
