@@ -1,7 +1,7 @@
-"""Draw samples of a config's data, before and after augmentation.
+"""Draw samples of a config's dataset, before and after augmentation.
 
-One picture a sample: all cameras with the LiDAR points projected into them (coloured by depth), depth
-and class labels, and the bird's-eye view with waypoints, target point and command.
+One picture per sample: all cameras with the LiDAR points projected into them (colored by depth),
+depth and class labels, and the bird's-eye view with waypoints, target point and command.
 
 Examples:
     python tools/browse_dataset.py configs/thinktwice_minitown.py
@@ -39,25 +39,27 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('config', help='config file')
-    parser.add_argument('--loader', default='train_dataloader', help='key of the loader in the config')
-    parser.add_argument('--data-root', help='another dataset than that of the config, recorded or packed')
-    parser.add_argument('--index', type=int, nargs='+', help='samples to draw')
+    parser.add_argument('--loader', default='train_dataloader', help='key of the dataloader in the config')
+    parser.add_argument('--data-root', help="use this dataset instead of the config's, recorded or packed")
+    parser.add_argument('--index', type=int, nargs='+', help='indices of the samples to draw')
     parser.add_argument('--random', type=positive, default=4, metavar='N', help='draw N random samples')
-    parser.add_argument('--seed', type=natural, default=0, help='of the random choice')
-    parser.add_argument('--epoch', type=natural, default=0, help='whose augmentation is drawn')
+    parser.add_argument('--seed', type=natural, default=0, help='seed of the random choice')
+    parser.add_argument('--epoch', type=natural, default=0, help='epoch whose augmentation is drawn')
     parser.add_argument(
         '--iteration',
         type=natural,
-        help='also the photometric augmentation, as after so many training steps',
+        help='also apply the photometric augmentation of this training iteration',
     )
     parser.add_argument('--out', type=Path, default=Path('work_dirs/browse'), help='folder for the pictures')
-    parser.add_argument('--html', action='store_true', help='also a page index.html that shows them')
+    parser.add_argument(
+        '--html', action='store_true', help='also write an index.html that shows the pictures'
+    )
     parser.add_argument('--cfg-options', nargs='+', action=KeyValueAction, help='overrides of the config')
     return parser.parse_args(arguments)
 
 
 def build_datasets(config: Config, loader: str, data_root: str | None) -> tuple[CarlaDataset, CarlaDataset]:
-    """Build the dataset with whole undistorted images, and the one that the config asks for."""
+    """Build the dataset with whole undistorted images, and the dataset of the config."""
     if loader not in config:
         raise ConfigError(f'--loader {loader}: the config has no such key')
     settings = config[loader].dataset.to_dict()
@@ -74,18 +76,18 @@ def build_datasets(config: Config, loader: str, data_root: str | None) -> tuple[
 
 
 def choose(options: argparse.Namespace, length: int) -> list[int]:
-    """List the indices to draw."""
+    """Select the indices to draw."""
     if options.index is None:
         count = min(max(options.random, 1), length)
         return sorted(np.random.default_rng(options.seed).choice(length, count, replace=False).tolist())
     for index in options.index:
         if not 0 <= index < length:
-            raise ConfigError(f'--index {index}: the dataset has the samples 0 to {length - 1}')
+            raise ConfigError(f'--index {index}: the dataset has samples 0 to {length - 1}')
     return options.index
 
 
 def photometric(config: Config, sample: dict[str, Any], iteration: int) -> Tensor:
-    """Change a sample's colours as training would after `iteration` steps."""
+    """Apply the photometric augmentation of a training iteration to a sample."""
     preprocessor = MODELS.build(config.model.data_preprocessor)
     if preprocessor.photometric is None:
         raise ConfigError('--iteration: the data_preprocessor of the config has no photometric augmentation')
@@ -94,7 +96,7 @@ def photometric(config: Config, sample: dict[str, Any], iteration: int) -> Tenso
 
 
 def write_page(folder: Path, captions: dict[str, str]) -> None:
-    """Write a page that shows the pictures of a folder."""
+    """Write an HTML page that shows the pictures of a folder."""
     figures = ''.join(
         f'<figure><img src="{name}" style="max-width:100%">'
         f'<figcaption>{html.escape(text)}</figcaption></figure>'
@@ -105,7 +107,7 @@ def write_page(folder: Path, captions: dict[str, str]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Draw the samples and name the files."""
+    """Draw the samples and print the file names."""
     options = parse_arguments(arguments)
     config = load_config(options.config, options.cfg_options)
     init_default_scope(config.default_scope)

@@ -1,14 +1,14 @@
-"""Read a whole dataset as training would and report every file that can't be used.
+"""Read a whole dataset as training would and report every unusable file.
 
-Recorded or packed, local or remote. With --repair, metadata are written that keep the damaged frames
-out of training.
+The dataset may be recorded or packed, local or remote. With --repair, metadata is written that
+excludes the damaged frames from training.
 
 Examples:
     python tools/check_dataset.py dataset/ --workers 8 --report damaged.json
     python tools/check_dataset.py dataset/ --repair
     python tools/check_dataset.py http://server/dataset --repair --metadata-dir repaired/
 
-Exit status: 0 all is well, 1 something can't be used, 2 bad arguments.
+Exit status: 0 all files are usable, 1 some are not, 2 bad arguments.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from thinktwice.datasets.calibration import load_calibration
 from thinktwice.datasets.frame_check import CheckReport, CheckTask, check_route, repaired_metadata
 from thinktwice.datasets.metadata import load_metadata, save_metadata
 from thinktwice.datasets.packing.jobs import run_tasks
@@ -37,10 +38,17 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('root', help='folder or address of the dataset')
-    parser.add_argument('--workers', type=positive, default=os.cpu_count() or 1, help='processes (all cores)')
+    parser.add_argument(
+        '--workers',
+        type=positive,
+        default=os.cpu_count() or 1,
+        help='number of processes; default: all cores',
+    )
     parser.add_argument('--report', type=Path, help='write all problems to this JSON file')
     parser.add_argument(
-        '--repair', action='store_true', help='write metadata that keep frames with problems out of training'
+        '--repair',
+        action='store_true',
+        help='write metadata that excludes frames with problems from training',
     )
     parser.add_argument(
         '--metadata-dir', type=Path, help='folder for the repaired metadata; default: the dataset itself'
@@ -49,7 +57,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def summary(reports: Sequence[CheckReport]) -> str:
-    """Count by town and by kind of file, then list the first problems."""
+    """Counts by town and by folder, followed by the first problems."""
     lines = [f'{"town":<12}{"routes":>8}{"frames":>10}{"damaged frames":>16}']
     for town in sorted({report.town for report in reports}):
         chosen = [report for report in reports if report.town == town]
@@ -69,7 +77,7 @@ def summary(reports: Sequence[CheckReport]) -> str:
 
 
 def write_report(path: Path, root: str, reports: Sequence[CheckReport]) -> None:
-    """Write every problem as JSON: route, frame, folder, reason."""
+    """Write all problems as JSON: route, frame, folder, reason."""
     problems = {
         f'{report.town}/{report.route}': {str(frame): found for frame, found in report.problems.items()}
         for report in reports
@@ -82,7 +90,9 @@ def write_report(path: Path, root: str, reports: Sequence[CheckReport]) -> None:
 def run(options: argparse.Namespace) -> int:
     """Check the dataset; return the exit status."""
     root = options.root
-    metadata = load_metadata(open_storage(root), root)
+    storage = open_storage(root)
+    metadata = load_metadata(storage, root)
+    load_calibration(storage, metadata)  # a missing file is one error, not one per image
     tasks = [
         CheckTask(root, town, route, record.usable)
         for town, routes in metadata.towns.items()

@@ -1,10 +1,11 @@
 """Write dataset_metadata.json and dataset_metadata.pkl of a recorded dataset.
 
-Example:
+Examples:
     python tools/generate_metadata.py dataset/ --workers 8
+    python tools/generate_metadata.py /read/only/dataset --metadata-dir metadata/
 
 Looks for the scores of the recording runs (data_collect_*_results.json) in collect_data_json/
-inside the dataset and beside it. Routes without a score are cut to be safe; malformed routes and
+inside the dataset and next to it. Routes without a score are cut to be safe; malformed routes and
 unreadable score files are listed at the end and in the JSON.
 """
 
@@ -18,6 +19,7 @@ from thinktwice.datasets.metadata import save_metadata
 from thinktwice.datasets.route_rules import Results, read_results
 from thinktwice.datasets.route_scan import Scan, needed_folders, scan_dataset
 from thinktwice.datasets.storage import open_storage
+from thinktwice.errors import UserError, WriteError
 from thinktwice.number_flags import positive
 
 RESULTS_FOLDER = 'collect_data_json'
@@ -28,24 +30,32 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('root', type=Path, help='folder of the dataset, with townNN_XX/ in it')
+    parser.add_argument('root', type=Path, help='folder of the dataset, which contains townNN_XX/')
     parser.add_argument('--results', type=Path, help='folder with the scores of the recording runs')
-    parser.add_argument('--workers', type=positive, default=os.cpu_count() or 1, help='processes')
+    parser.add_argument(
+        '--metadata-dir', type=Path, help='folder for the metadata; default: the dataset itself'
+    )
+    parser.add_argument(
+        '--workers',
+        type=positive,
+        default=os.cpu_count() or 1,
+        help='number of processes; default: all cores',
+    )
     parser.add_argument(
         '--check-headings',
         action='store_true',
         help='also read every measurements file and list frames without a heading as invalid_frames, so '
-        'that no sample touches them; otherwise such samples are replaced when they are read',
+        'that no sample uses them; otherwise such samples are replaced when they are read',
     )
     parser.add_argument('--dry-run', action='store_true', help='report only, write nothing')
     return parser.parse_args(arguments)
 
 
 def find_results(root: Path, given: Path | None) -> Results:
-    """Scores from the folder given, else from beside or inside the dataset.
+    """Read the scores from the given folder, or from next to and inside the dataset.
 
     Raises:
-        FileNotFoundError: if the folder given does not exist.
+        FileNotFoundError: if the given folder does not exist.
     """
     if given is not None:
         if not given.is_dir():
@@ -57,7 +67,7 @@ def find_results(root: Path, given: Path | None) -> Results:
 
 
 def report(scan: Scan, results: Results) -> str:
-    """A table per town, then everything that needs attention."""
+    """Table by town, followed by a list of all problems."""
     lines = [f'{"town":<12}{"routes":>8}{"frames":>10}{"usable":>10}  routes by rule']
     for town, routes in sorted(scan.metadata.towns.items()):
         rules = [record.rule for record in routes.values()]
@@ -77,47 +87,42 @@ def report(scan: Scan, results: Results) -> str:
     return '\n'.join(lines)
 
 
-def show_progress(done: int, total: int) -> None:
-    """Count routes on the terminal."""
-    if sys.stderr.isatty():
-        end = '\n' if done == total else ''
-        print(f'\r{done} of {total} routes', end=end, file=sys.stderr, flush=True)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        0, or 1 if there is nothing to write; the message says why.
+        0, or 1 with a message if nothing was written.
     """
     options = parse_arguments(arguments)
-    if not options.root.is_dir():
-        print(f'{options.root}: no such folder', file=sys.stderr)
-        return 1
     try:
-        results = find_results(options.root, options.results)
-    except FileNotFoundError as error:
-        print(error, file=sys.stderr)
+        return run(options)
+    except (UserError, OSError, ValueError) as error:
+        print(f'generate_metadata: {error}', file=sys.stderr)
         return 1
+
+
+def run(options: argparse.Namespace) -> int:
+    """Scan the dataset, print the report and write the metadata; return the exit status."""
+    if not options.root.is_dir():
+        raise FileNotFoundError(f'{options.root}: no such folder')
+    results = find_results(options.root, options.results)
     folders = needed_folders(load_calibration(open_storage(options.root)))
-    scan = scan_dataset(
-        options.root, folders, results, options.workers, options.check_headings, show_progress
-    )
+    scan = scan_dataset(options.root, folders, results, options.workers, options.check_headings)
     print(report(scan, results))
     if not scan.metadata.towns:
-        print(f'{options.root}: no route in townNN_XX/<route>/, nothing written', file=sys.stderr)
-        return 1
+        raise FileNotFoundError(f'{options.root}: no route in townNN_XX/<route>/, nothing written')
     if not results.by_route:
-        print('No score of a recording run was found: every route was cut without one.')
+        print('No scores of recording runs were found: every route was cut without one.')
     if not options.dry_run:
-        for path in save_metadata(
-            scan.metadata,
-            options.root,
+        extra = dict(
             malformed_routes=scan.malformed,
             incomplete_routes=scan.incomplete,
             unreadable_results=results.unreadable,
-        ):
-            print(f'wrote {path}')
+        )
+        try:
+            print('wrote', *save_metadata(scan.metadata, options.metadata_dir or options.root, **extra))
+        except WriteError as error:
+            raise WriteError(f'{error} Choose another folder with --metadata-dir') from error
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Samples to a batch."""
+"""Collate samples into a batch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from torch.utils.data import default_collate
 
 from thinktwice.registry import FUNCTIONS
 
-# Groups of tensors whose first axis differs from sample to sample.
+# Fields whose first axis differs between samples.
 LIST_KEYS = frozenset({'points'})
 
 
@@ -16,18 +16,18 @@ LIST_KEYS = frozenset({'points'})
 def collate_samples(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Stack samples along a new first axis B.
 
-    Clouds stay a list of B tensors: padding rows would be points at the vehicle's feet that
-    depend on a sample's batch mates. `metas` stay a list of B dictionaries; lists of tensors
-    (`grid_feature`) are stacked element by element.
+    Point clouds stay a list of B tensors: padding would add points at the origin whose number
+    depends on the other samples of the batch. `metas` is a list of B dictionaries; lists of
+    tensors (`grid_feature`) are stacked element by element.
 
     Args:
-        samples: B samples of `PackSample`.
+        samples: B samples from `PackSample`.
 
     Returns:
         ``inputs``, ``metas`` and, if the samples have them, ``targets``.
 
     Raises:
-        ValueError: if the samples hold different fields or sizes; the message names the field.
+        ValueError: if fields or sizes differ between samples; the message names the field.
     """
     groups = set(samples[0])
     if any(set(sample) != groups for sample in samples):
@@ -42,7 +42,7 @@ def collate_samples(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _collate_group(group: str, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     keys = list(samples[0][group])
     if any(set(sample[group]) != set(keys) for sample in samples):
-        raise ValueError(f'collate_samples: the samples of the batch hold different {group}')
+        raise ValueError(f'collate_samples: the samples of the batch have different {group}')
     return {key: _collate_field(f'{group}.{key}', [s[group][key] for s in samples]) for key in keys}
 
 

@@ -1,4 +1,4 @@
-"""What happens to samples that can't be used: naming them, counting them, stopping in time."""
+"""Unusable samples: their errors, their count, and the limit at which a run stops."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -11,15 +11,15 @@ from .storage.errors import SampleReadError
 
 
 class UnusableSampleError(SampleReadError):
-    """A frame reads well but can't be used, such as one without a heading.
+    """A frame can be read but not used, such as one without a heading.
 
-    Known gaps of the recordings, not damage: the dataset replaces such a sample under either
-    policy, where damage stops the run unless the policy is to skip.
+    This is a known gap of the recordings, not damage: the dataset always replaces such a sample,
+    whatever its `on_error`.
     """
 
 
 class SkippedSample(TypedDict):
-    """Why a sample was replaced by another one."""
+    """A sample that was replaced by another one, with the file and the reason."""
 
     sample_id: str
     path: str
@@ -27,33 +27,33 @@ class SkippedSample(TypedDict):
 
 
 class SkippedSampleTally:
-    """Counts replaced samples from the `metas` of batches.
+    """Count replaced samples from the `metas` of batches.
 
-    Worker processes see only their own share, so the count is kept where the batches arrive:
-    give every batch's `metas` to `update` and call `check` when the run should stop in time.
+    Each worker process sees only its own samples, so the main process counts: pass the `metas` of
+    every batch to `update`, and call `check` to stop a run with too many unusable samples.
 
     Args:
-        max_share: largest tolerated share of replaced samples, 0 .. 1.
-        min_samples: no verdict before this many samples were read, so that one bad file at the
-            start of an epoch does not count as everything.
+        max_share: largest allowed share of replaced samples, 0..1.
+        min_samples: number of samples before the share is checked, so that one bad file at the
+            start of an epoch does not stop the run.
 
     Attributes:
-        num_samples: samples delivered so far.
-        num_skips: reads of samples that failed.
-        num_unknown_commands: samples whose navigation command was out of range and taken as
-            "follow the lane".
+        num_samples: number of samples loaded so far.
+        num_skips: number of failed reads of samples.
+        num_unknown_commands: number of samples whose navigation command was invalid and was
+            replaced by "follow lane".
         skipped: replaced samples by sample id.
     """
 
     def __init__(self, max_share: float = 0.01, min_samples: int = 100) -> None:
         if not 0 <= max_share <= 1:
-            raise ValueError(f'max_share must lie in 0..1, got {max_share}')
+            raise ValueError(f'max_share must be in 0..1, got {max_share}')
         self.max_share = max_share
         self.min_samples = min_samples
         self.reset()
 
     def reset(self) -> None:
-        """Forget all counts, as at the start of an epoch."""
+        """Reset all counts, as at the start of an epoch."""
         self.num_samples = 0
         self.num_skips = 0
         self.num_unknown_commands = 0
@@ -70,40 +70,41 @@ class SkippedSampleTally:
 
     @property
     def share(self) -> float:
-        """Failed reads of samples over all reads of samples."""
+        """Share of reads of samples that failed."""
         return self.num_skips / max(self.num_samples + self.num_skips, 1)
 
     def check(self, is_complete: bool = False) -> None:
-        """Stop a run that reads too many unusable samples.
+        """Raise an error if too many samples are unusable.
 
         Args:
-            is_complete: whether all samples were read, so that `min_samples` need not be reached.
+            is_complete: whether all samples were read; then `min_samples` is ignored.
 
         Raises:
-            DamagedDataError: if their share is above `max_share`; the message names some files.
+            DamagedDataError: if the share is above `max_share`; the message names some files.
         """
         is_early = self.num_samples < self.min_samples and not is_complete
         if is_early or self.share <= self.max_share:
             return
-        examples = '; '.join(f'{skip["path"]}: {skip["reason"]}' for skip in list(self.skipped.values())[:3])
+        files = dict.fromkeys(f'{skip["path"]}: {skip["reason"]}' for skip in self.skipped.values())
+        examples = '; '.join(list(files)[:3])
         raise DamagedDataError(
             f'{self.num_skips} of {self.num_samples + self.num_skips} samples could not be used '
-            f'({self.share:.1%}, more than the tolerated {self.max_share:.1%}); for example {examples}. '
-            'Check the data with tools/check_dataset.py (--repair keeps damaged frames out), or raise '
+            f'({self.share:.1%}, the limit is {self.max_share:.1%}); for example {examples}. '
+            'Check the data with tools/check_dataset.py (--repair excludes damaged frames), or raise '
             'max_share of SkippedSamplesHook'
         )
 
     def summary(self) -> str:
-        """One line for the log."""
+        """Summary in one line, for the log."""
         line = (
             f'{len(self.skipped)} samples could not be read ({self.num_skips} of '
             f'{self.num_samples + self.num_skips} reads, {self.share:.2%})'
         )
         if self.num_unknown_commands:
-            line += f', {self.num_unknown_commands} unknown commands taken as "follow the lane"'
+            line += f', {self.num_unknown_commands} invalid commands replaced by "follow lane"'
         return line
 
     def write(self, path: str | Path) -> None:
-        """List the replaced samples in a text file, one JSON object a line."""
+        """Write the replaced samples to a text file, one JSON object per line."""
         lines = (json.dumps(self.skipped[sample_id]) + '\n' for sample_id in sorted(self.skipped))
         Path(path).write_text(''.join(lines))

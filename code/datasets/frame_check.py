@@ -1,6 +1,5 @@
-"""Reading frames as training would, to find what can't be used before training does."""
+"""Read frames as training would, to find unusable files before training does."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -8,10 +7,9 @@ from typing import Any
 
 from .calibration import Calibration, load_calibration
 from .metadata import DatasetMetadata, RouteRecord
-from .pixels import check_class_ids
+from .pipelines.images import read_class_ids
+from .pipelines.measurements import read_pose
 from .storage import RouteReader, SampleReadError, open_storage
-
-NO_HEADING = 'theta is NaN, the frame has no heading'
 
 
 @dataclass(frozen=True)
@@ -19,11 +17,11 @@ class CheckTask:
     """One route to read.
 
     Attributes:
-        root (str): Root of the dataset.
-        town (str): Town folder.
-        route (str): Route in it.
-        frames (int): Frames to read, from 0.
-        backend_args (dict | None): Of mmengine's file backend.
+        root: root of the dataset.
+        town: town folder.
+        route: route folder in it.
+        frames: number of frames to read, from 0.
+        backend_args: arguments of mmengine's file backend.
     """
 
     root: str
@@ -35,14 +33,13 @@ class CheckTask:
 
 @dataclass
 class CheckReport:
-    """What was found in one route.
+    """Problems of one route.
 
     Attributes:
-        town (str): Town folder.
-        route (str): Route in it.
-        frames (int): Frames that were read.
-        problems (dict[int, dict[str, str]]): By frame, then by folder, the
-            file and what is wrong with it.
+        town: town folder.
+        route: route folder in it.
+        frames: number of frames that were read.
+        problems: for each frame and folder, the file and what is wrong with it.
     """
 
     town: str
@@ -55,24 +52,23 @@ def check_frame(reader: RouteReader, calibration: Calibration, frame: int) -> di
     """Read all files of a frame that samples use.
 
     Args:
-        reader (RouteReader): Of the route.
-        calibration (Calibration): Of the dataset.
-        frame (int): Frame number.
+        reader: reader of the route.
+        calibration: calibration of the dataset.
+        frame: frame number.
 
     Returns:
-        dict[str, str]: By folder, the file and what is wrong with it; empty if
-            nothing is.
+        For each folder with a problem, the file and what is wrong with it.
     """
     size = calibration.stored_size
     checks: dict[str, Callable[[], Any]] = {
-        'measurements': partial(_check_measurements, reader, frame),
+        'measurements': partial(read_pose, reader, frame),
         'supervision': partial(reader.supervision, frame),
         'lidar': partial(reader.points, frame),
     }
     for camera in calibration.cameras:
         checks[camera.rgb] = partial(reader.rgb, camera.rgb, frame, size)
         checks[camera.depth] = partial(reader.depth_code, camera.depth, frame, size)
-        checks[camera.seg] = partial(_check_classes, reader, camera.seg, frame, calibration)
+        checks[camera.seg] = partial(read_class_ids, reader, camera.seg, frame, calibration)
     problems = {}
     for folder, check in checks.items():
         try:
@@ -82,29 +78,8 @@ def check_frame(reader: RouteReader, calibration: Calibration, frame: int) -> di
     return problems
 
 
-def _check_measurements(reader: RouteReader, frame: int) -> None:
-    if math.isnan(reader.measurements(frame)['theta']):
-        raise SampleReadError(reader.path('measurements', frame), NO_HEADING)
-
-
-def _check_classes(reader: RouteReader, folder: str, frame: int, calibration: Calibration) -> None:
-    class_ids = reader.class_ids(folder, frame, calibration.stored_size)
-    try:
-        check_class_ids(class_ids, calibration.lights_split)
-    except ValueError as error:
-        raise SampleReadError(reader.path(folder, frame), str(error)) from error
-
-
 def check_route(task: CheckTask) -> CheckReport:
-    """Read all frames of a route.
-
-    Args:
-        task (CheckTask): Which.
-
-    Returns:
-        CheckReport: What was found; a route that can't be opened has problems
-            in every frame.
-    """
+    """Read all frames of a route; a route that can't be opened has problems in every frame."""
     storage = open_storage(task.root, task.backend_args)
     calibration = load_calibration(storage)
     report = CheckReport(task.town, task.route, task.frames)
@@ -117,17 +92,17 @@ def check_route(task: CheckTask) -> CheckReport:
 
 
 def repaired_metadata(metadata: DatasetMetadata, reports: Sequence[CheckReport]) -> DatasetMetadata:
-    """Leave the frames with problems out of a dataset's samples.
+    """Exclude the frames with problems from a dataset's samples.
 
-    Damaged frames at a route's end shorten it; those before are listed as
-    ``invalid_frames``, which no sample may touch. Nothing is added back.
+    Damaged frames at the end of a route shorten it; others are listed as
+    ``invalid_frames``, which no sample may use. Frames are never added back.
 
     Args:
-        metadata (DatasetMetadata): As they are.
-        reports (Sequence[CheckReport]): Of all routes, or of some.
+        metadata: current metadata of the dataset.
+        reports: reports of all or some routes.
 
     Returns:
-        DatasetMetadata: New metadata; the rule of a changed route says so.
+        New metadata; the rule of a changed route ends with "repaired".
     """
     found = {(report.town, report.route): report for report in reports if report.problems}
     towns = {

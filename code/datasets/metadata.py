@@ -1,14 +1,14 @@
-"""Which routes a dataset holds and how many frames of each may be used.
+"""Metadata of a dataset: its routes and the number of usable frames of each.
 
-``dataset_metadata.json`` at the dataset's root::
+``dataset_metadata.json`` at the root of the dataset::
 
     {"schema_version": 1,
      "towns": {"town01_00": {"routes_town01_00_07_15_10_20_30":
          {"frames": 120, "usable": 110, "rule": "collision", "invalid_frames": [17]}}}}
 
-``frames`` and ``rule`` are for people; ``invalid_frames`` is optional and lists frames that no
-sample may touch (a NaN heading, an unreadable file). The 2023 pickle
-``{town: {"../town/route": usable}}`` is read where there is no JSON, by the restricted unpickler.
+``frames`` and ``rule`` are informative only; ``invalid_frames`` is optional and lists frames that
+no sample may use (a NaN heading, an unreadable file). Without the JSON file, the 2023 pickle
+``{town: {"../town/route": usable}}`` is read by the restricted unpickler.
 """
 
 import json
@@ -17,6 +17,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+
+import numpy as np
 
 from thinktwice.files import write_atomically
 
@@ -36,10 +38,10 @@ class RouteRecord:
     """One recorded drive.
 
     Attributes:
-        frames: frames on disk.
-        usable: frames 0 .. usable - 1 may be used.
-        rule: why the drive was cut where it was.
-        invalid_frames: frames that no sample may touch, ascending.
+        frames: number of frames on disk.
+        usable: number of usable frames, from 0 on.
+        rule: rule by which the drive was cut.
+        invalid_frames: frames that no sample may use, ascending.
     """
 
     frames: int
@@ -56,21 +58,21 @@ class DatasetMetadata:
 
 
 class ReadableStorage(Protocol):
-    """What `load_metadata` needs of a dataset's storage."""
+    """The part of a dataset's storage that `load_metadata` uses."""
 
     def read_bytes(self, path: str) -> bytes:
-        """Contents of a file, by its path under the dataset's root."""
+        """Read a file, given its path relative to the root of the dataset."""
 
 
 def load_metadata(storage: ReadableStorage, root: str) -> DatasetMetadata:
-    """Read the metadata at a dataset's root, the JSON if there is one, else the pickle.
+    """Read the metadata of a dataset: the JSON file if there is one, else the pickle.
 
     Args:
-        storage: the dataset's storage.
-        root: the dataset's root, for messages.
+        storage: storage of the dataset.
+        root: root of the dataset, for error messages.
 
     Raises:
-        FileNotFoundError: if the dataset holds neither file.
+        FileNotFoundError: if the dataset has neither file.
         ValueError: if the file is malformed; the message names the file and the entry.
         SampleReadError: if the file can't be read.
     """
@@ -83,31 +85,32 @@ def load_metadata(storage: ReadableStorage, root: str) -> DatasetMetadata:
             continue
         return parse(data, f'{root.rstrip("/")}/{name}')
     raise FileNotFoundError(
-        f'{root} holds no {JSON_NAME} (nor {PICKLE_NAME}). If it has recorded drives (townNN_XX/...), run '
+        f'{root} has no {JSON_NAME} (nor {PICKLE_NAME}). If it has recorded drives (townNN_XX/...), run '
         f'`python tools/generate_metadata.py {root}`; otherwise put a dataset there, set data_root in the '
         f'config to where one is, or record one: `{recording_command(root)}`'
     )
 
 
 def recording_command(root: str) -> str:
-    """The command that records a small dataset at a root."""
+    """Command line that records a small dataset at a root."""
     return f'python tools/record_minitown.py {root} --routes 8 --frames 40'
 
 
 def parse_json(data: bytes | str, path: str) -> DatasetMetadata:
-    """Read and check the JSON form.
+    """Parse and check the JSON form.
 
     Args:
         data: contents of the file.
-        path: where they came from, for the message.
+        path: path of the file, for error messages.
 
     Raises:
-        ValueError: if the text is not JSON or not of this schema.
+        ValueError: if the text is not JSON, has a key twice, or does not follow this schema.
     """
+    text = data.decode('utf-8-sig') if isinstance(data, bytes) else data
     try:
-        tree = json.loads(data)
-    except ValueError as error:
-        raise ValueError(f'{path}: not a JSON file ({error}); generate it anew') from error
+        tree = json.loads(text, object_pairs_hook=_unique_keys)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{path}: not a valid JSON file ({error}); generate it again') from error
     if not isinstance(tree, dict) or not isinstance(tree.get('towns'), dict):
         raise ValueError(f'{path}: expected an object with the keys schema_version and towns')
     if tree.get('schema_version') != SCHEMA_VERSION:
@@ -127,15 +130,15 @@ def parse_json(data: bytes | str, path: str) -> DatasetMetadata:
 
 
 def parse_pickle(data: bytes, path: str) -> DatasetMetadata:
-    """Read the 2023 pickle ``{town: {"../town/route": usable}}``; nothing in it is run.
+    """Parse the 2023 pickle ``{town: {"../town/route": usable}}`` without executing code.
 
     Args:
         data: contents of the file.
-        path: where they came from, for the message.
+        path: path of the file, for error messages.
 
     Raises:
-        ValueError: if the tree has another form, or a route lies outside its town.
-        SampleReadError: if the pickle is damaged or asks for anything but plain data.
+        ValueError: if the structure differs, or a route is outside its town.
+        SampleReadError: if the pickle is damaged or contains anything but plain data.
     """
     tree = restricted_loads(data, path)
     if not isinstance(tree, dict) or not all(isinstance(routes, dict) for routes in tree.values()):
@@ -152,17 +155,25 @@ def parse_pickle(data: bytes, path: str) -> DatasetMetadata:
     return DatasetMetadata(towns)
 
 
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f'the key {next(key for key in found if keys.count(key) > 1)!r} occurs twice')
+    return found
+
+
 def _route_of_pickle_key(folder: Any, town: str, where: str) -> str:
     if isinstance(folder, str):
         relative = _PICKLE_PREFIX.sub('', folder, count=1)
         parent, _, route = relative.partition('/')
         if parent == town and is_safe_name(route):
             return route
-    raise ValueError(f"{where}: refused, a route must read '../{town}/<route>'")
+    raise ValueError(f"{where}: refused, a route must have the form '../{town}/<route>'")
 
 
 def is_safe_name(name: Any) -> bool:
-    """Whether a town or route is one plain folder name, which can't lead out of the dataset."""
+    """Whether a town or route is a plain folder name that can't lead outside the dataset."""
     try:
         check_name(name, 'folder')
     except SampleReadError:
@@ -172,14 +183,14 @@ def is_safe_name(name: Any) -> bool:
 
 def _check_name(name: Any, path: str) -> str:
     if not is_safe_name(name):
-        raise ValueError(f'{path}: refused the name {name!r}; a town or route is one plain folder name')
+        raise ValueError(f'{path}: refused the name {name!r}; a town or route must be a plain folder name')
     return str(name)
 
 
 def _check_count(value: Any, where: str) -> int:
-    if type(value) is not int or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
         raise ValueError(f'{where}: expected a number of frames >= 0, got {value!r}')
-    return value
+    return int(value)
 
 
 def _parse_record(record: Any, where: str) -> RouteRecord:
@@ -197,7 +208,7 @@ def _parse_record(record: Any, where: str) -> RouteRecord:
 
 
 def to_json(metadata: DatasetMetadata, **extra: Any) -> str:
-    """The JSON text of a dataset's metadata; `extra` keys are for people and ignored by readers."""
+    """Convert metadata to JSON text; `extra` keys are informative and ignored when read."""
     towns: dict[str, dict[str, dict[str, Any]]] = {}
     for town, routes in metadata.towns.items():
         towns[town] = {}
@@ -214,7 +225,7 @@ def to_json(metadata: DatasetMetadata, **extra: Any) -> str:
 
 
 def to_pickle(metadata: DatasetMetadata) -> bytes:
-    """The 2023 pickle of a dataset's metadata: plain dictionaries, text and integers."""
+    """Convert metadata to the 2023 pickle: plain dictionaries, strings and integers."""
     tree = {
         town: {f'../{town}/{route}': record.usable for route, record in routes.items()}
         for town, routes in metadata.towns.items()
@@ -223,15 +234,18 @@ def to_pickle(metadata: DatasetMetadata) -> bytes:
 
 
 def save_metadata(metadata: DatasetMetadata, root: str | Path, **extra: Any) -> tuple[Path, Path]:
-    """Write both forms to a local dataset root; each file appears whole or not at all.
+    """Write both forms to a folder, each file atomically.
 
     Args:
-        metadata: what to write.
-        root: an existing folder.
-        extra: further keys of the JSON, for people.
+        metadata: metadata to write.
+        root: folder to write to; created if necessary.
+        extra: further informative keys of the JSON.
 
     Returns:
         The paths of the JSON and of the pickle.
+
+    Raises:
+        WriteError: if a file can't be written.
     """
     json_path, pickle_path = Path(root) / JSON_NAME, Path(root) / PICKLE_NAME
     write_atomically(json_path, lambda file: file.write(to_json(metadata, **extra).encode()))

@@ -1,8 +1,8 @@
-"""How many frames of a recorded route may be used, and why.
+"""Rules for the number of usable frames of a recorded route.
 
-A route that failed is cut before its failure: while recording, a collision or a red light ends the
-route at once, so its last frames lead into the accident; a vehicle that stands blocked or runs out
-of time stands still for minutes, of which a few frames are enough.
+A failed route is cut before its failure. A collision or a red light ends the recording at once,
+so its last frames lead into the accident. A vehicle that is blocked or runs out of time stands
+still for minutes, of which only a few frames are kept.
 """
 
 import json
@@ -27,8 +27,8 @@ class RouteResult:
     """Score of one recorded route.
 
     Attributes:
-        score: composed score, 0 .. 100.
-        infractions: kinds of infractions that occurred.
+        score: composed score, 0..100.
+        infractions: types of the infractions that occurred.
     """
 
     score: float
@@ -41,7 +41,7 @@ class Results:
 
     Attributes:
         by_route: scores by route folder.
-        unreadable: files or records that could not be read, with the reason.
+        unreadable: reason for each file that could not be read.
     """
 
     by_route: dict[str, RouteResult] = field(default_factory=dict)
@@ -51,22 +51,22 @@ class Results:
 def last_motion(speed_of: SpeedOf, limit: int) -> int:
     """Largest frame i with 1 <= i < limit in which the vehicle moved, else 0.
 
-    Read from the end, so that only the frames that decide are opened.
+    Searches backward, so that as few files as possible are read.
     """
     return next((i for i in range(limit - 1, 0, -1) if speed_of(i) > MOVING_SPEED), 0)
 
 
 def usable_frames(frames: int, speed_of: SpeedOf, result: RouteResult | None) -> tuple[int, str]:
-    """Usable frames of a route and the rule that gave them.
+    """Number of usable frames of a route and the rule that determined it.
 
     Args:
-        frames: recorded frames.
-        speed_of: speed of a frame in m/s, asked only where the rule needs it.
-        result: score of the route, None if there is no record of it.
+        frames: number of recorded frames.
+        speed_of: returns the speed of a frame in m/s; called only where the rule needs it.
+        result: score of the route, None if there is none.
 
     Returns:
-        Frames 0 .. usable - 1 may be used; the rule's name: ``complete``, ``standstill``,
-        ``accident``, ``unrated`` (no decisive record: cut and trimmed to be safe) or ``short``.
+        The number of usable frames from 0 on, and the name of the rule: ``complete``,
+        ``standstill``, ``accident``, ``unrated`` (no decisive score: cut to be safe) or ``short``.
     """
     if result is not None:
         if result.score >= FULL_SCORE:
@@ -82,10 +82,10 @@ def usable_frames(frames: int, speed_of: SpeedOf, result: RouteResult | None) ->
 
 
 def read_results(folder: Path) -> Results:
-    """Read all ``*_results.json`` of a folder; what can't be read is listed, not fatal.
+    """Read all ``*_results.json`` of a folder; unreadable files are listed, not fatal.
 
     Args:
-        folder: folder of the recording runs' scores; it may be absent.
+        folder: folder with the scores of the recording runs; it may not exist.
     """
     results = Results()
     for path in sorted(folder.glob('*_results.json')):

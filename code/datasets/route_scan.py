@@ -1,20 +1,23 @@
-"""Finding the routes of a recorded dataset and the length of each, reading as little as possible.
+"""Find the routes of a recorded dataset and their lengths, reading as little as possible.
 
-Folders are listed, not opened file by file; of the contents only the speeds are read that decide
-where a route is cut. For datasets on a local disk.
+Directories are listed instead of opening every file. Of the contents, only the speeds that decide
+where a route is cut are read. Works on local datasets only.
 """
 
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from tqdm import tqdm
+
 from .calibration import Calibration
 from .metadata import DatasetMetadata, RouteRecord, is_safe_name
+from .packing.jobs import run_tasks
 from .route_rules import Results, RouteResult, usable_frames
 
 TOWN_PREFIX = 'town'
@@ -23,34 +26,31 @@ ALWAYS_NEEDED = ('measurements', 'supervision', 'lidar')
 
 @dataclass
 class Scan:
-    """What a scan found.
+    """Result of scanning a dataset.
 
     Attributes:
         metadata: routes in sorted order.
         malformed: routes that were left out, with the reason.
         incomplete: routes with fewer complete frames than measurements, with the first gap.
-        num_files: files seen.
     """
 
     metadata: DatasetMetadata = field(default_factory=DatasetMetadata)
     malformed: dict[str, str] = field(default_factory=dict)
     incomplete: dict[str, str] = field(default_factory=dict)
-    num_files: int = 0
 
 
 @dataclass(frozen=True)
 class RouteScan:
-    """What a scan found in one route."""
+    """Result of scanning one route; without a record the route is malformed."""
 
     town: str
     route: str
     record: RouteRecord | None = None
     problem: str = ''
-    num_files: int = 0
 
 
 class MalformedRouteError(ValueError):
-    """A route folder that is not in the recorded format."""
+    """A route folder is not in the recorded format."""
 
 
 def needed_folders(calibration: Calibration) -> tuple[str, ...]:
@@ -60,7 +60,7 @@ def needed_folders(calibration: Calibration) -> tuple[str, ...]:
 
 
 def find_routes(root: Path) -> tuple[list[tuple[str, str]], dict[str, str]]:
-    """Routes (town index, route) of a dataset, sorted, and folders with unusable names."""
+    """List the routes (town index, route) of a dataset in sorted order, and folders with invalid names."""
     routes: list[tuple[str, str]] = []
     refused: dict[str, str] = {}
     for town in _folders(root):
@@ -70,7 +70,7 @@ def find_routes(root: Path) -> tuple[list[tuple[str, str]], dict[str, str]]:
             if is_safe_name(town) and is_safe_name(route):
                 routes.append((town, route))
             else:
-                refused[f'{town}/{route}'] = 'the folder name holds characters that are not admitted'
+                refused[f'{town}/{route}'] = 'the folder name has characters that are not allowed'
     return routes, refused
 
 
@@ -80,52 +80,47 @@ def scan_dataset(
     results: Results,
     workers: int = 1,
     check_headings: bool = False,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Scan:
-    """Find all routes and how many frames of each may be used.
+    """Find all routes and the number of usable frames of each; shows progress on a terminal.
 
     Args:
-        root: the dataset's folder.
-        folders: folders of a route in which a frame needs a file.
+        root: folder of the dataset.
+        folders: folders of a route in which every frame needs a file.
         results: scores of the recording runs.
-        workers: processes.
+        workers: number of processes.
         check_headings: also read all measurements and list frames without a heading.
-        progress: called with (routes done, routes in all).
     """
     routes, refused = find_routes(root)
     scan = Scan(malformed=refused)
-    jobs = [(town, route, results.by_route.get(route)) for town, route in routes]
-    scan_one = partial(_scan_job, root, tuple(folders), check_headings)
-    for done, found in enumerate(_map(scan_one, jobs, workers), start=1):
-        name = f'{found.town}/{found.route}'
-        scan.num_files += found.num_files
-        if found.record is None:
-            scan.malformed[name] = found.problem
+    tasks = [(town, route, results.by_route.get(route)) for town, route in routes]
+    found = run_tasks(partial(scan_route, root, folders, check_headings), tasks, workers)
+    scans = list(tqdm(found, total=len(tasks), unit='route', file=sys.stderr, disable=None))
+    for one in sorted(scans, key=lambda one: (one.town, one.route)):
+        name = f'{one.town}/{one.route}'
+        if one.record is None:
+            scan.malformed[name] = one.problem
         else:
-            scan.metadata.towns.setdefault(found.town, {})[found.route] = found.record
-            if found.problem:
-                scan.incomplete[name] = found.problem
-        if progress is not None:
-            progress(done, len(jobs))
+            scan.metadata.towns.setdefault(one.town, {})[one.route] = one.record
+            if one.problem:
+                scan.incomplete[name] = one.problem
     return scan
 
 
 def scan_route(
-    root: Path,
-    town: str,
-    route: str,
-    folders: Sequence[str],
-    result: RouteResult | None,
-    check_headings: bool = False,
+    root: Path, folders: Sequence[str], check_headings: bool, task: tuple[str, str, RouteResult | None]
 ) -> RouteScan:
-    """Length of one route; see `scan_dataset` for the arguments."""
+    """Determine the number of usable frames of one route.
+
+    Args:
+        root: folder of the dataset.
+        folders: folders of a route in which every frame needs a file.
+        check_headings: also read all measurements and list frames without a heading.
+        task: town index, route and the score of the route, if there is one.
+    """
+    town, route, result = task
     folder = root / town / route
-    counts: dict[str, int] = {}
-    num_files = 0
     try:
-        for name in folders:
-            counts[name], seen = _contiguous_frames(folder / name)
-            num_files += seen
+        counts = {name: _contiguous_frames(folder / name) for name in folders}
         recorded = counts['measurements']
         complete = min(counts.values())
         number_of = partial(_read_number, folder / 'measurements')
@@ -134,32 +129,12 @@ def scan_route(
         headings = range(usable) if check_headings else ()
         invalid = tuple(frame for frame in headings if math.isnan(number_of('theta', frame)))
     except MalformedRouteError as error:
-        return RouteScan(town, route, problem=str(error), num_files=num_files)
+        return RouteScan(town, route, problem=str(error))
     problem = ''
     if complete < recorded:
         first = next(name for name in folders if counts[name] == complete)
         problem = f'{first} ends before frame {complete:04d}, measurements before {recorded:04d}'
-    record = RouteRecord(recorded, usable, rule, invalid)
-    return RouteScan(town, route, record, problem, num_files)
-
-
-def _scan_job(
-    root: Path, folders: tuple[str, ...], check_headings: bool, job: tuple[str, str, RouteResult | None]
-) -> RouteScan:
-    town, route, result = job
-    return scan_route(root, town, route, folders, result, check_headings)
-
-
-def _map(
-    function: Callable[[tuple[str, str, RouteResult | None]], RouteScan],
-    jobs: list[tuple[str, str, RouteResult | None]],
-    workers: int,
-) -> Iterable[RouteScan]:
-    if workers <= 1:
-        yield from map(function, jobs)
-        return
-    with ProcessPoolExecutor(workers) as pool:
-        yield from pool.map(function, jobs, chunksize=max(1, len(jobs) // (workers * 8)))
+    return RouteScan(town, route, RouteRecord(recorded, usable, rule, invalid), problem)
 
 
 def _folders(path: Path) -> list[str]:
@@ -167,8 +142,8 @@ def _folders(path: Path) -> list[str]:
         return sorted(entry.name for entry in entries if entry.is_dir())
 
 
-def _contiguous_frames(folder: Path) -> tuple[int, int]:
-    """Frames 0, 1, ... without a gap or an empty last file, and the number of files seen.
+def _contiguous_frames(folder: Path) -> int:
+    """Number of frames 0, 1, ... without a gap and without an empty last file.
 
     Raises:
         MalformedRouteError: if the folder is missing or can't be listed.
@@ -182,10 +157,10 @@ def _contiguous_frames(folder: Path) -> tuple[int, int]:
         raise MalformedRouteError(f'{folder}: files of several types ({", ".join(sorted(suffix))})')
     present = {int(stem) for stem, _, _ in (name.partition('.') for name in names) if _is_frame(stem)}
     count = next(i for i in range(len(present) + 1) if i not in present)
-    # A killed recorder leaves its last file empty; earlier ones were closed before the next began.
+    # A killed recorder can leave its last file empty; earlier files were closed before the next was opened.
     while count and suffix and os.path.getsize(folder / f'{count - 1:04d}.{next(iter(suffix))}') == 0:
         count -= 1
-    return count, len(names)
+    return count
 
 
 def _is_frame(stem: str) -> bool:

@@ -1,7 +1,7 @@
-"""Which samples a mode uses: towns, their indices, and caps per town.
+"""Splits of a dataset: towns, their indices, and caps per town.
 
-The tables of the modes are data and live in the configs; here are the rules that turn one
-`SplitSpec` and a dataset's metadata into a compact, ordered index of samples.
+The splits themselves are defined in the configs. This module turns a `SplitSpec` and a dataset's
+metadata into a compact, ordered index of samples.
 """
 
 import logging
@@ -22,8 +22,8 @@ class SplitSpec:
     Attributes:
         towns: towns in order, such as ``town01``.
         indices: indices of each town in order, such as ``val`` or ``00``.
-        caps: largest number of samples of a town: one number for every town, or one per town
-            (a town without an entry is not capped), or None for all samples.
+        caps: largest number of samples per town: one number for all towns, a number for some
+            towns (others are not capped), or None for no caps.
     """
 
     towns: Sequence[str]
@@ -43,19 +43,19 @@ class SplitSpec:
                 raise ValueError(f'split.caps must be whole numbers >= 0 or None, got {cap!r}')
 
     def names(self) -> list[str]:
-        """Town indices in the order of enumeration, such as ``town01_00``."""
+        """Town indices such as ``town01_00``, in the order of enumeration."""
         return [f'{town}_{index}' for town in self.towns for index in self.indices]
 
     def cap_of(self, town: str) -> int | None:
-        """Largest number of samples of a town, None where there is no limit."""
+        """Largest number of samples of a town, None for no limit."""
         return self.caps.get(town) if isinstance(self.caps, Mapping) else self.caps
 
 
 class SampleIndex:
-    """An ordered list of samples (route, key frame), stored as a few numpy columns.
+    """An ordered list of samples (route, key frame), stored as a few numpy arrays.
 
-    A route gives one run of consecutive key frames, or several where frames are invalid. Only
-    the runs are stored, so a million frames cost kilobytes, however many workers hold a copy.
+    A route has one run of consecutive key frames, or several if frames are invalid. Only the
+    runs are stored, so a million frames take kilobytes in every worker.
 
     Args:
         towns: (R,) town index of each route, such as ``town01_00``.
@@ -78,7 +78,7 @@ class SampleIndex:
         """Town index, route and key frame of a sample.
 
         Raises:
-            IndexError: if the index is outside 0 .. len - 1.
+            IndexError: if the index is outside 0..len - 1.
         """
         if not 0 <= index < len(self):
             raise IndexError(f'sample {index} is outside 0..{len(self) - 1}')
@@ -99,14 +99,14 @@ class SampleIndex:
 
 
 def town_of(town_index: str) -> str:
-    """The town of a town index: ``town01`` of ``town01_00``."""
+    """Town of a town index: ``town01`` for ``town01_00``."""
     return town_index.rsplit('_', 1)[0]
 
 
 def key_frame_runs(record: RouteRecord, history: int, horizon: int) -> list[tuple[int, int]]:
-    """Runs (first, length) of key frames t whose frames t - history .. t + horizon are all valid.
+    """Runs (first, length) of key frames t whose frames t - history..t + horizon are all valid.
 
-    A route of L usable frames without invalid ones gives one run of L - history - horizon.
+    A route of L usable frames, none of them invalid, has one run of L - history - horizon.
     """
     edges = [-1, *(frame for frame in record.invalid_frames if frame < record.usable), record.usable]
     runs = []
@@ -122,18 +122,18 @@ def build_index(
 ) -> SampleIndex:
     """Enumerate the samples of a split.
 
-    Order: towns and indices as the split lists them, routes as the metadata lists them, frames
-    ascending. A town stops at its cap exactly; its last route is cut. (The 2023 code tested the
-    cap before each route and overshot by up to one route.)
+    Order: towns and indices as in the split, routes as in the metadata, frames ascending. A town
+    stops exactly at its cap, within a route if necessary. (The 2023 code checked the cap before
+    each route and exceeded it by up to one route.)
 
     Args:
-        metadata: the dataset's routes.
-        split: towns, indices and caps; None takes everything, in the metadata's order.
+        metadata: metadata of the dataset.
+        split: towns, indices and caps; None selects everything, in the order of the metadata.
         history: frames needed before the key frame (T - 1).
         horizon: frames needed after the key frame (K).
 
     Raises:
-        ValueError: if no sample remains; the message says why and lists what there is.
+        ValueError: if there is no sample; the message says why and lists the available towns.
     """
     names = list(metadata.towns) if split is None else split.names()
     room = {town_of(name): split.cap_of(town_of(name)) if split else None for name in names}
@@ -158,22 +158,22 @@ def build_index(
 
 
 def _report(metadata: DatasetMetadata, names: list[str], has_samples: bool, window: int) -> None:
-    """Say of which town indices there is nothing; that a whole town is missing is a warning."""
+    """Log the town indices that are missing, with a warning for towns that are missing entirely."""
     absent = [name for name in names if name not in metadata.towns]
     available = ', '.join(sorted(metadata.towns)) or 'nothing'
     if not has_samples:
         raise ValueError(
-            f'the split holds no sample (a sample needs {window} usable frames in a row); '
-            f'the metadata lists {available}; asked for but not in it: {", ".join(absent) or "nothing"}. '
-            'Choose towns and indices that are there, raise the caps, or record more'
+            f'the split has no samples (a sample needs {window} consecutive usable frames); '
+            f'the metadata lists {available}; not in it: {", ".join(absent) or "nothing"}. '
+            'Choose available towns and indices, raise the caps, or record more'
         )
     asked, missing = Counter(map(town_of, names)), Counter(map(town_of, absent))
     if gone := [town for town in asked if missing[town] == asked[town]]:
         print_log(
-            f'the metadata has nothing of {", ".join(gone)}, which the split asks for (it lists {available})',
+            f'the split names {", ".join(gone)}, but the metadata has no routes of it (it lists {available})',
             logger='current',
             level=logging.WARNING,
         )
     if missing.total():
         found = ', '.join(f'{town} {asked[town] - missing[town]} of {asked[town]}' for town in asked)
-        print_log(f'drives of the split that are in the metadata: {found}', logger='current')
+        print_log(f'town indices of the split found in the metadata: {found}', logger='current')

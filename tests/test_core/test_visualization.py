@@ -23,7 +23,7 @@ def test_projection_of_the_documented_point():
 
 
 def test_forward_is_up_and_right_is_right_in_the_birds_eye_view():
-    canvas = BEVCanvas(pixels_per_metre=10)
+    canvas = BEVCanvas(pixels_per_meter=10)
     origin, ahead, right = canvas.to_pixels(np.array([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]]))
     assert (ahead - origin).tolist() == [0.0, -100.0]
     assert (right - origin).tolist() == [100.0, 0.0]

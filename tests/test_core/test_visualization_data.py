@@ -1,4 +1,4 @@
-"""Pictures of data: points land where cameras see them, labels keep their colours apart."""
+"""Pictures of data: points land where cameras see them, labels keep their colors apart."""
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ def test_enlarging_moves_pixel_centres_by_the_half_pixel() -> None:
     image = np.zeros((180, 300, 3), np.uint8)
     data.draw_points_on_image(image, np.array([[5.0, 1.05, 2.05]]), camera(), zoom=3)
     rows, columns = np.nonzero(image.any(axis=2))
-    # Pixel (60, 29) before; its centre is at 3 * 60 + 1 after.
+    # Pixel (60, 29) before; its center is at 3 * 60 + 1 after.
     assert (rows.tolist(), columns.tolist()) == ([88], [181])
 
 

@@ -5,9 +5,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
+from helpers.tiny_dataset import pipeline, write_dataset
 
+from thinktwice.datasets import CarlaDataset
 from thinktwice.datasets.calibration import (
     calibration_to_dict,
     load_calibration,
@@ -63,6 +66,23 @@ def test_a_calibration_survives_its_json_form() -> None:
 
 def test_a_dataset_without_a_file_uses_the_package_rig(tmp_path: Path) -> None:
     assert load_calibration(open_storage(tmp_path)).image_size == (900, 1600)
+
+
+def test_a_missing_file_is_named_if_the_images_do_not_fit_the_package_rig(tmp_path: Path) -> None:
+    root = write_dataset(tmp_path, {'town01_00/routes_a': 6})
+    (root / 'calibration.json').unlink()
+    with pytest.raises(ConfigError, match=r'calibration\.json is missing: .*36x64 .*900x1600'):
+        CarlaDataset(root, pipeline())
+    rgb = cv2.imencode('.png', np.zeros((900, 1600, 3), np.uint8))[1].tobytes()
+    for content in (rgb, b'', b'damaged'):
+        (root / 'town01_00/routes_a/rgb_front/0000.png').write_bytes(content)
+        assert CarlaDataset(root, pipeline()).calibration.image_size == (900, 1600)
+
+
+def test_a_byte_order_mark_is_accepted(tmp_path: Path) -> None:
+    data = calibration_to_dict(package_calibration())
+    (tmp_path / 'calibration.json').write_text(json.dumps(data), encoding='utf-8-sig')
+    assert calibration_to_dict(load_calibration(open_storage(tmp_path))) == data
 
 
 def test_a_file_at_the_root_wins(tmp_path: Path) -> None:

@@ -233,6 +233,24 @@ def test_tally_counts_and_stops_above_the_share(own_root: Path, tmp_path: Path) 
     assert tally.num_samples == 0
 
 
+def test_tally_names_a_file_that_two_samples_share_once(own_root: Path) -> None:
+    (own_root / ROUTE / 'supervision' / '0002.npy').unlink()  # needed by the samples 0 and 1
+    dataset = make(own_root, on_error='skip')
+    tally = SkippedSampleTally(max_share=0.1, min_samples=1)
+    tally.update([dataset[0]['metas'], dataset[1]['metas']])
+    with pytest.raises(DamagedDataError) as caught:
+        tally.check()
+    assert len(tally.skipped) == 2
+    assert str(caught.value).count('supervision/0002.npy') == 1
+
+
+def test_measurements_may_begin_with_a_byte_order_mark(own_root: Path) -> None:
+    expected = make(own_root)[0]
+    path = own_root / ROUTE / 'measurements' / '0001.json'
+    path.write_bytes(b'\xef\xbb\xbf' + path.read_bytes())
+    assert equal(make(own_root)[0]['inputs'], expected['inputs'])
+
+
 def test_missing_dataset_says_where_data_belongs(tmp_path: Path) -> None:
     missing = tmp_path / 'nothing'
     with pytest.raises(FileNotFoundError, match=r'nothing.*data_root.*record_minitown\.py') as caught:
@@ -255,7 +273,7 @@ def test_relative_root_is_resolved_once(root: Path, monkeypatch: pytest.MonkeyPa
         ({'seed': -1}, 'seed must be >= 0'),
         ({'on_error': 'ignore'}, "'raise' or 'skip'"),
         ({'split': {'towns': ['town09'], 'indices': ['00']}}, 'town01_00.*town09_00'),
-        ({'split': {**SPLIT, 'caps': 0}}, 'holds no sample'),
+        ({'split': {**SPLIT, 'caps': 0}}, 'has no samples'),
     ],
 )
 def test_bad_arguments_are_named(root: Path, changes: dict[str, Any], message: str) -> None:

@@ -5,6 +5,7 @@ import os
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from thinktwice.datasets.metadata import (
@@ -73,7 +74,7 @@ def test_pickle_has_the_published_form(tmp_path: Path) -> None:
 
 
 def test_missing_metadata_says_how_to_get_data(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r'holds no dataset_metadata\.json') as caught:
+    with pytest.raises(FileNotFoundError, match=r'has no dataset_metadata\.json') as caught:
         load_metadata(Folder(tmp_path), str(tmp_path))
     for hint in ('generate_metadata.py', 'data_root', 'record_minitown.py'):
         assert hint in str(caught.value)
@@ -82,8 +83,10 @@ def test_missing_metadata_says_how_to_get_data(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
-        ('{', 'not a JSON file'),
+        ('{', 'not a valid JSON file'),
         ('[]', 'expected an object with the keys'),
+        pytest.param('[' * 100_000, 'not a valid JSON file', id='nested without end'),
+        ('{"schema_version": 1, "towns": {"t_0": {"a": {}, "a": {}}}}', "the key 'a' occurs twice"),
         ('{"schema_version": 7, "towns": {}}', 'schema_version is 7'),
         ('{"schema_version": 1, "towns": {"town01_00": [1]}}', r'towns\.town01_00 must be an object'),
         ('{"schema_version": 1, "towns": {"../secret": {}}}', r"refused the name '\.\./secret'"),
@@ -101,6 +104,14 @@ def test_malformed_json_is_refused_by_name(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         parse_json(text, 'root/meta.json')
     assert 'root/meta.json' in str(caught.value)
+
+
+def test_byte_order_mark_and_numpy_counts_are_accepted(tmp_path: Path) -> None:
+    (tmp_path / JSON_NAME).write_text(json_of(), encoding='utf-8-sig')
+    assert load_metadata(Folder(tmp_path), 'root').towns['town01_00']['routes_a'].usable == 10
+    pickled = pickle.dumps({'town01_00': {'../town01_00/routes_a': np.int64(70)}})
+    record = parse_pickle(pickled, 'meta.pkl').towns['town01_00']['routes_a']
+    assert record.usable == 70 and type(record.usable) is int
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from thinktwice.datasets.packing import (
     verify_dataset,
 )
 from thinktwice.datasets.pixels import (
-    centre_augmentation,
+    center_augmentation,
     decode_depth,
     draw_augmentation,
     pixel_map,
@@ -150,7 +150,7 @@ def test_colours_of_the_real_sample_survive(shared_samples: Path) -> None:
     stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     camera = packed_calibration(rig, geometry).cameras[0]
     rng = np.random.default_rng(0)
-    augmentations = [centre_augmentation((900, 1600), (448, 896))]
+    augmentations = [center_augmentation((900, 1600), (448, 896))]
     augmentations += [draw_augmentation(rng, (900, 1600), (448, 896)) for _ in range(4)]
     for augmentation in augmentations:
         direct = warp_rgb(raw, pixel_map(rig.cameras[0], augmentation))

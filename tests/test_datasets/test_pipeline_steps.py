@@ -192,7 +192,7 @@ def test_hazard_brake_replaces_the_acceleration_and_leaves_the_steering(root: Pa
 
 
 def test_map_that_was_not_kept_is_named(root: Path) -> None:
-    with pytest.raises(SampleReadError, match=r'supervision/0001\.npy: holds no teacher map of level 6'):
+    with pytest.raises(SampleReadError, match=r'supervision/0001\.npy: has no teacher map of level 6'):
         LoadSupervision(levels=(6,))(start(root))
 
 
@@ -203,7 +203,7 @@ def test_label_steps_do_nothing_without_targets(root: Path) -> None:
 
 
 def test_packing_without_an_input_names_the_step(root: Path) -> None:
-    with pytest.raises(KeyError, match=r'made img, points.*LoadCameras'):
+    with pytest.raises(KeyError, match=r'added img, points.*LoadCameras'):
         PackSample()(LoadMeasurements()(start(root)))
 
 

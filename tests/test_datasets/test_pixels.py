@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from thinktwice.datasets.calibration import CameraCalibration, package_calibration
 from thinktwice.datasets.pixels import (
     ImageAugmentation,
-    centre_augmentation,
+    center_augmentation,
     check_class_ids,
     compact_depth,
     decode_depth,
@@ -83,19 +83,19 @@ def test_unknown_class_ids_are_refused() -> None:
     check_class_ids(np.array([[25]], np.uint8), lights_split=True)
 
 
-def light_scene(colour: tuple[int, int, int], lit: int, size: int = 6) -> tuple[np.ndarray, np.ndarray]:
-    """A light of size x size dark pixels, `lit` of them of a colour."""
+def light_scene(color: tuple[int, int, int], lit: int, size: int = 6) -> tuple[np.ndarray, np.ndarray]:
+    """A light of size x size dark pixels, `lit` of them of a color."""
     class_ids = np.zeros((40, 60), np.uint8)
     rgb = np.full((40, 60, 3), 90, np.uint8)
     class_ids[10 : 10 + size, 20 : 20 + size] = 18
     rgb[10 : 10 + size, 20 : 20 + size] = (40, 38, 36)
     for i in range(lit):
-        rgb[11 + i // 4, 21 + i % 4] = colour
+        rgb[11 + i // 4, 21 + i % 4] = color
     return class_ids, rgb
 
 
 @pytest.mark.parametrize(
-    ('colour', 'expected'),
+    ('color', 'expected'),
     [
         ((255, 20, 60), 24),  # hue 175
         ((255, 0, 0), 24),  # hue 0: undecided in 2023
@@ -105,8 +105,8 @@ def light_scene(colour: tuple[int, int, int], lit: int, size: int = 6) -> tuple[
         ((20, 40, 255), 18),  # blue
     ],
 )
-def test_a_light_gets_the_colour_that_is_lit(colour: tuple[int, int, int], expected: int) -> None:
-    class_ids, rgb = light_scene(colour, lit=4)
+def test_a_light_gets_the_colour_that_is_lit(color: tuple[int, int, int], expected: int) -> None:
+    class_ids, rgb = light_scene(color, lit=4)
     split = split_traffic_lights(class_ids, rgb)
     assert (split[class_ids == 18] == expected).all() and (split[class_ids != 18] == 0).all()
     assert (class_ids[10:16, 20:26] == 18).all(), 'the input is not changed'
@@ -178,7 +178,7 @@ def test_the_exact_matrix_matches_the_documented_example() -> None:
 
 
 def test_evaluation_crops_as_documented() -> None:
-    augmentation = centre_augmentation(RAW_SIZE, FINAL_SIZE)
+    augmentation = center_augmentation(RAW_SIZE, FINAL_SIZE)
     assert (augmentation.resized, augmentation.top, augmentation.left) == ((504, 896), 56, 0)
     np.testing.assert_allclose(augmentation.matrix()[:2, 3], [-0.22, -56.22], atol=1e-9)
     mapped = augmentation.matrix() @ [859.820871, 488.876950, 1, 1]
@@ -204,7 +204,7 @@ def test_any_sizes_give_a_crop_inside_the_resized_image(
 ) -> None:
     for drawn in (
         draw_augmentation(np.random.default_rng(seed), size, final),
-        centre_augmentation(size, final),
+        center_augmentation(size, final),
     ):
         assert drawn.top >= 0 and drawn.top + final[0] == drawn.resized[0]
         assert 0 <= drawn.left <= drawn.resized[1] - final[1]
@@ -300,7 +300,7 @@ def test_one_warp_agrees_with_the_official_undistortion_of_a_real_image(shared_s
     shifted = exact._replace(x=exact.x - 0.5, y=exact.y - 0.5)
     assert cv2.PSNR(warp_rgb(raw, shifted), official) < 36
     # One sampling against the official image, resized and cropped: two samplings blur more.
-    augmentation = centre_augmentation(RAW_SIZE, FINAL_SIZE)
+    augmentation = center_augmentation(RAW_SIZE, FINAL_SIZE)
     fused = warp_rgb(raw, pixel_map(front(), augmentation))
     resized = cv2.resize(official, (896, 504), interpolation=cv2.INTER_LINEAR)[56:]
     assert cv2.PSNR(fused, np.ascontiguousarray(resized)) > 42
@@ -322,7 +322,7 @@ def test_no_class_or_depth_is_invented(seed: int) -> None:
 
 def test_labels_are_sampled_at_the_nearest_pixel_centre_and_marked_outside() -> None:
     camera = front()
-    augmentation = centre_augmentation(RAW_SIZE, FINAL_SIZE)
+    augmentation = center_augmentation(RAW_SIZE, FINAL_SIZE)
     positions = pixel_map(camera, augmentation)
     v, u = np.mgrid[: RAW_SIZE[0], : RAW_SIZE[1]]
     code = np.stack([u & 255, v & 255, (u >> 8) * 16 + (v >> 8)], axis=-1).astype(np.uint8)

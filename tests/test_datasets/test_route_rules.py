@@ -1,5 +1,7 @@
 """Length of recorded routes: the published cases, on made-up trees."""
 
+import builtins
+import errno
 import importlib.util
 import json
 import pickle
@@ -203,7 +205,32 @@ def test_missing_folder_and_empty_dataset_end_with_a_message(
     assert not (root / JSON_NAME).exists()
 
 
+def test_metadata_of_a_read_only_dataset_go_to_another_folder(
+    root: Path,
+    tmp_path: Path,
+    tool: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_route(root, f'{TOWN}/routes_a', speeds(20, 0))
+
+    def refuse(path: Path, *args: object, **kwargs: object) -> Any:
+        if root in Path(path).parents and 'dataset_metadata' in Path(path).name:
+            raise OSError(errno.EROFS, 'Read-only file system', str(path))
+        return original(path, *args, **kwargs)
+
+    original = builtins.open
+    monkeypatch.setattr(builtins, 'open', refuse)  # permissions do not stop root
+    assert tool.main([str(root), '--workers', '1']) == 1
+    [line] = [line for line in capsys.readouterr().err.splitlines() if 'generate_metadata' in line]
+    assert 'Read-only file system' in line and '--metadata-dir' in line
+    other = tmp_path / 'made' / 'metadata'
+    assert tool.main([str(root), '--workers', '1', '--metadata-dir', str(other)]) == 0
+    assert parse_json((other / JSON_NAME).read_bytes(), 'x').towns[TOWN]['routes_a'].usable == 10
+    assert not (root / JSON_NAME).exists()
+
+
 def test_names_that_are_no_frames_are_not_counted(tmp_path: Path) -> None:
     for name in ('0000.png', '0001.png', '2.png', '.0002.png.tmp', 'x.png', '0003.png'):
         (tmp_path / name).write_text('x')
-    assert route_scan._contiguous_frames(tmp_path) == (2, 6)
+    assert route_scan._contiguous_frames(tmp_path) == 2

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mmengine.evaluator import BaseMetric
 from torch.utils.data import DataLoader
 
-from thinktwice.datasets.samplers import EvalSampler, SampleKey, TrainSampler, process_share
+from thinktwice.datasets.samplers import EvalSampler, SampleKey, TrainSampler, base
 from thinktwice.registry import DATA_SAMPLERS
 
 sizes = st.integers(1, 40)
@@ -155,7 +155,7 @@ def test_loader_passes_the_key_through() -> None:
 
 
 def test_samplers_ask_the_process_group_for_their_rank(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process_share, 'get_dist_info', lambda: (1, 2))
+    monkeypatch.setattr(base, 'get_dist_info', lambda: (1, 2))
     assert [key.index for key in EvalSampler(range(5))] == [1, 3, 0]
     assert [key.index for key in TrainSampler(range(10), 2)] == shares(10, 2, 2)[1]
 

@@ -92,7 +92,7 @@ def reported(monkeypatch: pytest.MonkeyPatch, metadata, towns, indices) -> list[
 def test_unknown_town_is_warned_about_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = reported(monkeypatch, metadata_of(town01_00=[9]), ['town01', 'town99'], ['00'])
     assert [level for _, level in lines] == [logging.WARNING, logging.INFO]
-    assert 'nothing of town99' in lines[0][0]
+    assert 'split names town99' in lines[0][0]
     assert 'it lists town01_00' in lines[0][0]
 
 
@@ -108,7 +108,7 @@ def test_complete_split_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_split_without_samples_lists_what_there_is() -> None:
     metadata = metadata_of(town01_00=[5], town02_val=[90])
-    with pytest.raises(ValueError, match=r'6 usable frames.*town01_00, town02_val.*town09_00'):
+    with pytest.raises(ValueError, match=r'6 consecutive usable frames.*town01_00, town02_val.*town09_00'):
         build_index(metadata, SplitSpec(['town01', 'town09'], ['00']), HISTORY, HORIZON)
 
 

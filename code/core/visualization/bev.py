@@ -12,12 +12,12 @@ Color = tuple[int, int, int]
 
 
 class BEVCanvas:
-    """An image with a metre grid of the ground around the ego vehicle.
+    """An image with a meter grid of the ground around the ego vehicle.
 
     Args:
-        x_range: Extent ahead, metres (behind is negative).
-        y_range: Extent to the right, metres.
-        pixels_per_metre: Scale.
+        x_range: Extent ahead, meters (behind is negative).
+        y_range: Extent to the right, meters.
+        pixels_per_meter: Scale.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
@@ -27,11 +27,11 @@ class BEVCanvas:
         self,
         x_range: tuple[float, float] = (-8.0, 30.4),
         y_range: tuple[float, float] = (-19.2, 19.2),
-        pixels_per_metre: float = 12.0,
+        pixels_per_meter: float = 12.0,
     ) -> None:
-        self.x_range, self.y_range, self.scale = x_range, y_range, pixels_per_metre
-        height = round((x_range[1] - x_range[0]) * pixels_per_metre)
-        width = round((y_range[1] - y_range[0]) * pixels_per_metre)
+        self.x_range, self.y_range, self.scale = x_range, y_range, pixels_per_meter
+        height = round((x_range[1] - x_range[0]) * pixels_per_meter)
+        width = round((y_range[1] - y_range[0]) * pixels_per_meter)
         self.image = np.full((height, width, 3), colors.BACKGROUND, np.uint8)
         self._draw_grid(step=10)
 
@@ -39,7 +39,7 @@ class BEVCanvas:
         """Column and row of ego positions.
 
         Args:
-            positions: (..., 2) x forward, y right, metres.
+            positions: (..., 2) x forward, y right, meters.
 
         Returns:
             (..., 2) column, row, float.
@@ -49,8 +49,8 @@ class BEVCanvas:
         return np.stack([columns, rows], axis=-1)
 
     def _draw_grid(self, step: int) -> None:
-        for metres in range(-200, 201, step):
-            for line in ([[metres, -200], [metres, 200]], [[-200, metres], [200, metres]]):
+        for meters in range(-200, 201, step):
+            for line in ([[meters, -200], [meters, 200]], [[-200, meters], [200, meters]]):
                 self._line(np.array(line, float), colors.GRID, 1)
 
     def _line(self, positions: np.ndarray, color: Color, thickness: int) -> None:
@@ -66,7 +66,7 @@ class BEVCanvas:
         self.image[rows, columns] = color
 
     def draw_ego(self, length: float = 4.7, width: float = 1.9) -> None:
-        """The ego vehicle's outline, sizes in metres."""
+        """The ego vehicle's outline, sizes in meters."""
         corners = [[length, -width], [length, width], [-length, width], [-length, -width], [length, -width]]
         self._line(np.array(corners) / 2, colors.EGO, 2)
 
@@ -94,7 +94,7 @@ def draw_bev(
     """Bird's-eye view of one sample.
 
     Args:
-        inputs: ``points`` (P, 5) and ``target_point`` (2,), ego metres.
+        inputs: ``points`` (P, 5) and ``target_point`` (2,), ego meters.
         prediction: ``waypoints`` (K, 2) and, if there, ``waypoints_stages`` (L + 1, K, 2).
         targets: ``waypoints`` (K, 2), or None.
         canvas: Empty canvas to draw on, None for the default extent.

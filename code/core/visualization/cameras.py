@@ -9,7 +9,7 @@ from torch import Tensor
 from thinktwice.core.visualization import colors
 
 NEAREST_DEPTH = 0.5
-"""Metres: what lies nearer to a camera's plane is not drawn."""
+"""Meters: what lies nearer to a camera's plane is not drawn."""
 
 
 def project(
@@ -18,13 +18,13 @@ def project(
     """Pixels of ego positions in an augmented image.
 
     Args:
-        positions: (P, 3) ego metres.
+        positions: (P, 3) ego meters.
         intrinsics: (3, 3) of the image before augmentation, pixels.
         cam2ego: (4, 4).
         ida_mat: (4, 4) original to final pixel.
 
     Returns:
-        (P, 2) final column and row, (P,) depth in metres.
+        (P, 2) final column and row, (P,) depth in meters.
     """
     homogeneous = np.concatenate([positions, np.ones((len(positions), 1))], axis=1)
     camera = (np.linalg.inv(cam2ego) @ homogeneous.T)[:3]
@@ -45,7 +45,7 @@ def draw_plan_on_image(
 
     Args:
         image: (H, W, 3) uint8, the final image enlarged ``zoom`` times.
-        waypoints: (K, 2) ego metres.
+        waypoints: (K, 2) ego meters.
         color: RGB.
         camera: ``intrinsics``, ``cam2ego`` and ``ida_mats`` of this camera.
         zoom: Enlargement.
@@ -73,7 +73,7 @@ def draw_cameras(
 
     Args:
         inputs: One sample: ``img`` (T, N, 3, H, W) uint8, ``intrinsics``, ``cam2ego``, ``ida_mats``.
-        prediction: ``waypoints`` (K, 2) ego metres.
+        prediction: ``waypoints`` (K, 2) ego meters.
         targets: ``waypoints`` (K, 2), or None.
         columns: Images side by side.
         width: Width of one image, pixels.

@@ -12,7 +12,7 @@ from thinktwice.core.visualization.bev import BEVCanvas
 from thinktwice.core.visualization.cameras import NEAREST_DEPTH, project
 
 DEPTH_LIMIT = 60.0
-"""Metres: colours of depth end here."""
+"""Meters: colors of depth end here."""
 
 COMMANDS = ('left', 'right', 'straight', 'follow lane', 'change left', 'change right')
 CLASS_COLORS = (
@@ -25,10 +25,10 @@ OUTSIDE_COLOR = (0, 0, 0)
 
 
 def color_depths(depth: np.ndarray) -> np.ndarray:
-    """Give depths a colour, near red to far blue.
+    """Give depths a color, near red to far blue.
 
     Args:
-        depth: (...) metres.
+        depth: (...) meters.
 
     Returns:
         (..., 3) uint8 RGB; dark where there is none.
@@ -40,7 +40,7 @@ def color_depths(depth: np.ndarray) -> np.ndarray:
 
 
 def color_classes(class_ids: np.ndarray) -> np.ndarray:
-    """Give training ids a colour.
+    """Give training ids a color.
 
     Args:
         class_ids: (...) uint8, 255 = ignored.
@@ -57,16 +57,16 @@ def color_classes(class_ids: np.ndarray) -> np.ndarray:
 def draw_points_on_image(
     image: np.ndarray, points: np.ndarray, camera: Mapping[str, np.ndarray], zoom: float
 ) -> None:
-    """Draw a sweep as a camera sees it, coloured by depth, in place; near points on top.
+    """Draw a sweep as a camera sees it, colored by depth, in place; near points on top.
 
     Args:
         image: (H, W, 3) uint8, the final image enlarged `zoom` times.
-        points: (P, 3 or more) ego metres.
+        points: (P, 3 or more) ego meters.
         camera: `intrinsics`, `cam2ego` and `ida_mats` of this camera.
         zoom: Enlargement.
     """
     pixels, depth = project(points[:, :3], camera['intrinsics'], camera['cam2ego'], camera['ida_mats'])
-    # pixel centres are integers: enlarging moves them by the half pixel too
+    # pixel centers are integers: enlarging moves them by the half pixel too
     places = np.rint((pixels + 0.5) * zoom - 0.5)
     height, width = image.shape[:2]
     visible = (depth > NEAREST_DEPTH) & (places >= 0).all(axis=1)
@@ -206,7 +206,7 @@ def browse_picture(
     for title, sample, shown in (('before', before, None), ('after', after, img)):
         size = tuple(sample['inputs']['img'].shape[-2:])
         rows = [camera_row(sample, width, shown), *label_rows(sample, width)]
-        text = f'{title} augmentation, {size[0]}x{size[1]}: points over colour, depth (red near), classes'
+        text = f'{title} augmentation, {size[0]}x{size[1]}: points over color, depth (red near), classes'
         blocks += [caption(text, rows[0].shape[1]), *rows]
     left = np.concatenate(blocks)
     bev = route_picture(after)

@@ -45,7 +45,7 @@ def draw_sample(
 
     Args:
         sample: What a data set yields: ``inputs``, ``targets`` (may be absent) and ``metas``.
-        prediction: ``waypoints`` (K, 2) and, if there, ``waypoints_stages`` (L + 1, K, 2), ego metres.
+        prediction: ``waypoints`` (K, 2) and, if there, ``waypoints_stages`` (L + 1, K, 2), ego meters.
         title: First line of the legend; by default the sample's name, speed and error.
 
     Returns:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..calibration import calibration_to_dict, load_calibration
-from ..frame_check import NO_HEADING, check_frame
+from ..frame_check import check_frame
+from ..pipelines.measurements import NO_HEADING
 from ..storage import RouteFileReader, RouteFileWriter, SampleReadError, open_storage
 from ..storage.packed import DAMAGE_RECORD
 from ..storage.route_file import SUFFIX

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..calibration import Calibration, CameraCalibration
-from ..pixels import ImageAugmentation, centre_augmentation, smallest_scale
+from ..pixels import ImageAugmentation, center_augmentation, smallest_scale
 
 MIN_QUALITY, MAX_QUALITY = 1, 100
 # Rows kept above the highest one that training can see, for interpolation.
@@ -71,7 +71,7 @@ def stored_geometry(calibration: Calibration, settings: PackSettings) -> ImageAu
     height, width = (round(size * scale) for size in image_size)
     top = 0
     if not settings.whole_image:
-        highest = centre_augmentation(image_size, settings.final_size)
+        highest = center_augmentation(image_size, settings.final_size)
         first_row = highest.top / (highest.resized[0] / image_size[0]) - MARGIN_ROWS
         top = max(0, int(first_row * height / image_size[0]))
     return ImageAugmentation(image_size, (height, width), top, 0, (height - top, width), flip=False)

@@ -45,7 +45,7 @@ def parse_json(data: bytes, path: str) -> Any:
     if len(data) > MAX_JSON_BYTES:
         raise SampleReadError(path, f'a JSON file of {len(data)} bytes, more than {MAX_JSON_BYTES}')
     try:
-        return json.loads(data.decode('utf-8'))
+        return json.loads(data.decode('utf-8-sig'))
     except (ValueError, RecursionError) as error:
         reason = 'empty file' if not data else f'not readable as JSON ({error})'
         raise SampleReadError(path, reason) from error

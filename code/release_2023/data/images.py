@@ -40,7 +40,7 @@ class ReferenceAugmentation(ImageAugmentation):
         """Matrix (4, 4) that 2023 handed to the network for these images (Q10).
 
         It uses the scale before the size was rounded, leaves out the half pixels between
-        corners and centres, and flips around the wrong column: up to 1.2 pixels off.
+        corners and centers, and flips around the wrong column: up to 1.2 pixels off.
         """
         matrix = np.diag([self.scale, self.scale, 1.0, 1.0])
         matrix[:2, 3] = -self.left, -self.top
@@ -73,8 +73,8 @@ class ReferenceLoadCameras(LoadCameras):
     every edge. What lies outside the recorded image is 0, a class like any other. The front
     depth keeps the 0.2 m by which its camera stood back (Q8).
 
-    ``img`` is uint8 in training, truncated (Q13: half a grey level too dark), and float32 in
-    evaluation. In a packed dataset the lights' colours were already decided, by the corrected
+    ``img`` is uint8 in training, truncated (Q13: half a gray level too dark), and float32 in
+    evaluation. In a packed dataset the lights' colors were already decided, by the corrected
     rule.
     """
 
@@ -141,7 +141,7 @@ def undistortion_grid(
     """Where 2023 sampled the recorded image for each undistorted pixel: half a pixel off (Q9).
 
     Its sampler counts -1 and 1 at the image's edges, which lie half a pixel outside of the
-    outermost pixel centres; the positions were scaled as if they were counted from the edge.
+    outermost pixel centers; the positions were scaled as if they were counted from the edge.
 
     Args:
         camera: Lens of the recorded image.
@@ -161,7 +161,7 @@ def blend(image: np.ndarray, grid: Tensor, augmentation: ImageAugmentation) -> n
     """Undistort, resize, crop and flip, interpolating bilinearly both times.
 
     Args:
-        image: (H, W) or (H, W, 3), colours, metres or training ids.
+        image: (H, W) or (H, W, 3), colors, meters or training ids.
         grid: Of :func:`undistortion_grid`.
         augmentation: What follows.
 

@@ -22,7 +22,7 @@ def read_pose_facing_north(reader: RouteReader, frame: int) -> tuple[dict[str, A
         frame: Frame number.
 
     Returns:
-        The file's values and (3,) world x, y in metres and yaw in radians.
+        The file's values and (3,) world x, y in meters and yaw in radians.
 
     Raises:
         SampleReadError: If the file can't be read.

@@ -17,7 +17,7 @@ def reference_relative_pose(history: np.ndarray, key: np.ndarray) -> np.ndarray:
     error is 8.5 m on average.
 
     Args:
-        history: (3,) world x, y in metres and yaw in radians of the history frame.
+        history: (3,) world x, y in meters and yaw in radians of the history frame.
         key: The same of the key frame.
     """
     displacement = key[: poses.POSE_YAW] - history[: poses.POSE_YAW]
