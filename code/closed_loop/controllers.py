@@ -1,0 +1,119 @@
+"""From a prediction to what the vehicle is told, once per tick."""
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from thinktwice.model_code.control import VehicleControl, WaypointController, direct_control
+
+Prediction = dict[str, Any]
+
+
+class Controller(Protocol):
+    """What an agent asks for a control."""
+
+    def reset(self) -> None:
+        """Forget the drive so far."""
+
+    def step(self, prediction: Prediction, speed: float, target_point: np.ndarray) -> VehicleControl:
+        """Control of one tick.
+
+        Args:
+            prediction: of the model for this tick: ``waypoints`` (K, 2) ego meters, ``action`` (2,).
+            speed: m/s.
+            target_point: (2,) ego meters.
+        """
+
+
+class BetaController:
+    """The most likely action of the predicted Beta distributions."""
+
+    def reset(self) -> None:
+        """See :class:`Controller`."""
+
+    def step(self, prediction: Prediction, speed: float, target_point: np.ndarray) -> VehicleControl:
+        """See :class:`Controller`."""
+        return direct_control(prediction['action'])
+
+
+class WaypointPIDController:
+    """PID control of the predicted waypoints.
+
+    Args:
+        follower: controller of the waypoints.
+    """
+
+    def __init__(self, follower: WaypointController | None = None) -> None:
+        self.follower = follower or WaypointController()
+
+    def reset(self) -> None:
+        """See :class:`Controller`."""
+        self.follower.reset()
+
+    def step(self, prediction: Prediction, speed: float, target_point: np.ndarray) -> VehicleControl:
+        """See :class:`Controller`."""
+        return self.follower.step(prediction['waypoints'], speed, target_point)
+
+
+class FusedController:
+    """Steering by the Beta action; the trajectory and the action decide together whether to go.
+
+    The rules of the 2023 agent in CARLA (data specification, section 7.4): either of both may brake, the
+    throttle is limited by speed and steering, and a vehicle that stands for too long goes if anything says so.
+
+    Args:
+        follower: controller of the waypoints.
+        stuck_ticks: ticks of standing above which the vehicle goes if it may.
+    """
+
+    MIN_BRAKE = 0.05
+    """Brake of the trajectory below which it counts as none."""
+    BRAKE = 0.2
+    """Brake of either above which the vehicle brakes."""
+    WEAK_BRAKE = 0.95
+    """Brake of either below which it may go."""
+    STANDING_SPEED = 0.5
+    """m/s below which the vehicle stands."""
+    TURNING_STEER = 0.07
+    """Steering from which on the vehicle turns."""
+    FAST = {True: 1.5, False: 3.5}
+    """Speed in m/s, turning or not, above which the throttle is nearly closed."""
+    THROTTLE = {True: 0.4, False: 0.6}
+    """Largest throttle below that speed."""
+    CLOSED_THROTTLE = 0.05
+
+    def __init__(self, follower: WaypointController | None = None, stuck_ticks: int = 20) -> None:
+        self.follower = follower or WaypointController()
+        self.stuck_ticks = stuck_ticks
+        self.standing_ticks = 0
+
+    def reset(self) -> None:
+        """See :class:`Controller`."""
+        self.follower.reset()
+        self.standing_ticks = 0
+
+    def step(self, prediction: Prediction, speed: float, target_point: np.ndarray) -> VehicleControl:
+        """See :class:`Controller`."""
+        action = direct_control(prediction['action'])
+        plan = self.follower.step(prediction['waypoints'], speed, target_point)
+        plan_brake = 0.0 if plan.brake < self.MIN_BRAKE or plan.throttle > plan.brake else plan.brake
+        brakes = max(plan_brake, action.brake) > self.BRAKE
+        may_go = (
+            plan.throttle > 0
+            or action.throttle > 0
+            or plan_brake < self.WEAK_BRAKE
+            or action.brake < self.WEAK_BRAKE
+        )
+        if self.standing_ticks > self.stuck_ticks:
+            brakes = not may_go
+        if speed < self.STANDING_SPEED:
+            self.standing_ticks += 1
+        elif speed > self.STANDING_SPEED:
+            self.standing_ticks = 0
+        is_turning = abs(action.steer) > self.TURNING_STEER
+        limit = self.CLOSED_THROTTLE if speed > self.FAST[is_turning] else self.THROTTLE[is_turning]
+        return VehicleControl(0.0 if brakes else limit, action.steer, 1.0 if brakes else 0.0)
+
+
+CONTROLLERS = {'beta': BetaController, 'pid': WaypointPIDController, 'fused': FusedController}
+"""Controllers by their names on the command line."""
