@@ -47,12 +47,12 @@ class SensorData:
 class DrivingAgent:
     """Keeps a vehicle's recent past and turns the model's predictions into controls.
 
-    ``step`` does a whole tick. For several vehicles in one batch call ``observe`` of each, predict the samples
-    together, then ``act`` of each.
+    ``step`` does a whole tick. For several vehicles in one batch call ``observe`` of each, predict the
+    samples together, then call ``act`` of each.
 
-    While something is missing, the vehicle gets a zero control (no sample): before the history is long enough,
-    and while the compass has given no heading yet. A later NaN of the compass, or a missing image, is replaced
-    by the last value; a camera that never gave an image is black.
+    There is no sample, and the control is zero, until the history is long enough and the compass has given
+    a heading. A later NaN of the compass, or a missing image, is replaced by the last value; a camera that
+    never gave an image is black.
 
     Args:
         predict: gives one prediction per sample, for example ``functools.partial(apis.predict, model)``.

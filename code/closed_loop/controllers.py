@@ -59,7 +59,8 @@ class FusedController:
     """Steering by the Beta action; the trajectory and the action decide together whether to go.
 
     The rules of the 2023 agent in CARLA (data specification, section 7.4): either of both may brake, the
-    throttle is limited by speed and steering, and a vehicle that stands for too long goes if anything says so.
+    throttle is limited by speed and steering, and a vehicle that has stood for too long goes if either of
+    both lets it.
 
     Args:
         follower: controller of the waypoints.
