@@ -1,4 +1,4 @@
-"""Pictures of samples and plans."""
+"""Drawing of samples and plans."""
 
 from thinktwice.core.visualization.bev import BEVCanvas, draw_bev
 from thinktwice.core.visualization.cameras import draw_cameras, project

@@ -1,4 +1,4 @@
-"""Bird's-eye view of one sample: LiDAR, plans, target point. x forward is up, y right is right."""
+"""Bird's-eye view of one sample: LiDAR, plans, target point. x (forward) points up, y (right) right."""
 
 from collections.abc import Mapping
 
@@ -12,12 +12,12 @@ Color = tuple[int, int, int]
 
 
 class BEVCanvas:
-    """An image with a meter grid of the ground around the ego vehicle.
+    """Image of the ground around the ego vehicle, with a 10 m grid.
 
     Args:
-        x_range: Extent ahead, meters (behind is negative).
-        y_range: Extent to the right, meters.
-        pixels_per_meter: Scale.
+        x_range: Range along x (forward), meters.
+        y_range: Range along y (right), meters.
+        pixels_per_meter: Resolution.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
@@ -36,13 +36,13 @@ class BEVCanvas:
         self._draw_grid(step=10)
 
     def to_pixels(self, positions: np.ndarray) -> np.ndarray:
-        """Column and row of ego positions.
+        """Convert ego positions to pixels.
 
         Args:
             positions: (..., 2) x forward, y right, meters.
 
         Returns:
-            (..., 2) column, row, float.
+            (..., 2) column and row, float.
         """
         columns = (positions[..., 1] - self.y_range[0]) * self.scale
         rows = (self.x_range[1] - positions[..., 0]) * self.scale
@@ -58,7 +58,7 @@ class BEVCanvas:
         cv2.polylines(self.image, [pixels], False, color, thickness, cv2.LINE_AA)
 
     def draw_points(self, points: np.ndarray, color: Color = colors.POINTS) -> None:
-        """Dots for a cloud (P, 2 or more), one pixel each."""
+        """Draw a point cloud (P, 2 or more), one pixel per point."""
         pixels = self.to_pixels(points[:, :2]).astype(np.int64)
         height, width = self.image.shape[:2]
         inside = (pixels >= 0).all(axis=1) & (pixels[:, 0] < width) & (pixels[:, 1] < height)
@@ -66,18 +66,18 @@ class BEVCanvas:
         self.image[rows, columns] = color
 
     def draw_ego(self, length: float = 4.7, width: float = 1.9) -> None:
-        """The ego vehicle's outline, sizes in meters."""
+        """Draw the outline of the ego vehicle; sizes in meters."""
         corners = [[length, -width], [length, width], [-length, width], [-length, -width], [length, -width]]
         self._line(np.array(corners) / 2, colors.EGO, 2)
 
     def draw_plan(self, waypoints: np.ndarray, color: Color, thickness: int = 2) -> None:
-        """A plan (K, 2) from the ego origin on, with a dot at each waypoint."""
+        """Draw a plan (K, 2) starting at the ego origin, with a dot at each waypoint."""
         self._line(np.concatenate([np.zeros((1, 2)), waypoints]), color, thickness)
         for column, row in self.to_pixels(waypoints).round().astype(int):
             cv2.circle(self.image, (int(column), int(row)), 2 + thickness, color, -1, cv2.LINE_AA)
 
     def draw_target(self, position: np.ndarray) -> None:
-        """The navigation target (2,), moved to the border if it lies outside."""
+        """Draw the target point (2,), clamped to the image."""
         limits = np.array([self.x_range, self.y_range]).T
         column, row = self.to_pixels(np.clip(position, limits[0] + 0.5, limits[1] - 0.5)).round().astype(int)
         cv2.drawMarker(
@@ -91,13 +91,13 @@ def draw_bev(
     targets: Mapping[str, Tensor] | None = None,
     canvas: BEVCanvas | None = None,
 ) -> np.ndarray:
-    """Bird's-eye view of one sample.
+    """Draw the bird's-eye view of one sample.
 
     Args:
-        inputs: ``points`` (P, 5) and ``target_point`` (2,), ego meters.
-        prediction: ``waypoints`` (K, 2) and, if there, ``waypoints_stages`` (L + 1, K, 2).
+        inputs: ``points`` (P, 5) and ``target_point`` (2,), ego frame, meters.
+        prediction: ``waypoints`` (K, 2) and optionally ``waypoints_stages`` (L + 1, K, 2).
         targets: ``waypoints`` (K, 2), or None.
-        canvas: Empty canvas to draw on, None for the default extent.
+        canvas: Empty canvas to draw on, None for the default ranges.
 
     Returns:
         (H, W, 3) uint8 RGB.

@@ -1,4 +1,4 @@
-"""Camera images of one sample with plans drawn on the ground."""
+"""Camera images of one sample, with plans drawn on the ground."""
 
 from collections.abc import Mapping
 
@@ -9,19 +9,19 @@ from torch import Tensor
 from thinktwice.core.visualization import colors
 
 NEAREST_DEPTH = 0.5
-"""Meters: what lies nearer to a camera's plane is not drawn."""
+"""Meters: points nearer to the camera plane are not drawn."""
 
 
 def project(
     positions: np.ndarray, intrinsics: np.ndarray, cam2ego: np.ndarray, ida_mat: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels of ego positions in an augmented image.
+    """Project ego positions into an augmented image.
 
     Args:
-        positions: (P, 3) ego meters.
-        intrinsics: (3, 3) of the image before augmentation, pixels.
-        cam2ego: (4, 4).
-        ida_mat: (4, 4) original to final pixel.
+        positions: (P, 3) ego frame, meters.
+        intrinsics: (3, 3) intrinsics before augmentation, pixels.
+        cam2ego: (4, 4) camera pose.
+        ida_mat: (4, 4) image augmentation, original to final pixel.
 
     Returns:
         (P, 2) final column and row, (P,) depth in meters.
@@ -41,16 +41,16 @@ def draw_plan_on_image(
     camera: Mapping[str, np.ndarray],
     zoom: float,
 ) -> None:
-    """Draw a plan on the ground as it appears in a camera, in place.
+    """Draw a plan on the ground plane into a camera image, in place.
 
     Args:
         image: (H, W, 3) uint8, the final image enlarged ``zoom`` times.
-        waypoints: (K, 2) ego meters.
+        waypoints: (K, 2) ego frame, meters.
         color: RGB.
         camera: ``intrinsics``, ``cam2ego`` and ``ida_mats`` of this camera.
-        zoom: Enlargement.
+        zoom: Scale of `image` relative to the final image.
     """
-    # dense in between, since a straight line on the ground may leave the view
+    # interpolated densely, since a line on the ground may partly leave the view
     corners = np.concatenate([np.zeros((1, 2)), waypoints])
     steps = np.linspace(0, len(corners) - 1, 8 * len(corners))
     dense = np.stack([np.interp(steps, range(len(corners)), corners[:, axis]) for axis in (0, 1)], axis=1)
@@ -69,13 +69,14 @@ def draw_cameras(
     columns: int = 2,
     width: int = 448,
 ) -> np.ndarray:
-    """Mosaic of the key frame's cameras.
+    """Draw the key frame's cameras as a grid of images.
 
     Args:
-        inputs: One sample: ``img`` (T, N, 3, H, W) uint8, ``intrinsics``, ``cam2ego``, ``ida_mats``.
-        prediction: ``waypoints`` (K, 2) ego meters.
+        inputs: Inputs of one sample: ``img`` (T, N, 3, H, W) uint8, ``intrinsics``, ``cam2ego``,
+            ``ida_mats``.
+        prediction: ``waypoints`` (K, 2) ego frame, meters.
         targets: ``waypoints`` (K, 2), or None.
-        columns: Images side by side.
+        columns: Number of columns.
         width: Width of one image, pixels.
 
     Returns:

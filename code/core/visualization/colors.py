@@ -1,4 +1,4 @@
-"""Colors of the pictures, RGB 0..255."""
+"""Colors used in pictures, RGB 0..255."""
 
 BACKGROUND = (24, 24, 28)
 GRID = (60, 60, 66)

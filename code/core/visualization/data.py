@@ -1,4 +1,4 @@
-"""Pictures of samples as the network gets them: points in cameras, depths, classes, route ahead."""
+"""Pictures of the network's inputs and labels: projected points, depth, classes, waypoints."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from thinktwice.core.visualization.bev import BEVCanvas
 from thinktwice.core.visualization.cameras import NEAREST_DEPTH, project
 
 DEPTH_LIMIT = 60.0
-"""Meters: colors of depth end here."""
+"""Meters: upper end of the color scale of depth."""
 
 COMMANDS = ('left', 'right', 'straight', 'follow lane', 'change left', 'change right')
 CLASS_COLORS = (
@@ -25,13 +25,13 @@ OUTSIDE_COLOR = (0, 0, 0)
 
 
 def color_depths(depth: np.ndarray) -> np.ndarray:
-    """Give depths a color, near red to far blue.
+    """Color depths, from near (red) to far (blue).
 
     Args:
         depth: (...) meters.
 
     Returns:
-        (..., 3) uint8 RGB; dark where there is none.
+        (..., 3) uint8 RGB; black where there is no depth.
     """
     table = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_TURBO)[:, 0, ::-1]
     nearness = 1 - np.sqrt(np.clip(depth / DEPTH_LIMIT, 0, 1))
@@ -40,7 +40,7 @@ def color_depths(depth: np.ndarray) -> np.ndarray:
 
 
 def color_classes(class_ids: np.ndarray) -> np.ndarray:
-    """Give training ids a color.
+    """Color training ids.
 
     Args:
         class_ids: (...) uint8, 255 = ignored.
@@ -57,16 +57,16 @@ def color_classes(class_ids: np.ndarray) -> np.ndarray:
 def draw_points_on_image(
     image: np.ndarray, points: np.ndarray, camera: Mapping[str, np.ndarray], zoom: float
 ) -> None:
-    """Draw a sweep as a camera sees it, colored by depth, in place; near points on top.
+    """Draw a sweep into a camera image, colored by depth, in place; near points on top.
 
     Args:
         image: (H, W, 3) uint8, the final image enlarged `zoom` times.
-        points: (P, 3 or more) ego meters.
+        points: (P, 3 or more) ego frame, meters.
         camera: `intrinsics`, `cam2ego` and `ida_mats` of this camera.
-        zoom: Enlargement.
+        zoom: Scale of `image` relative to the final image.
     """
     pixels, depth = project(points[:, :3], camera['intrinsics'], camera['cam2ego'], camera['ida_mats'])
-    # pixel centers are integers: enlarging moves them by the half pixel too
+    # integers are pixel centers, so enlarging also shifts by the half pixel
     places = np.rint((pixels + 0.5) * zoom - 0.5)
     height, width = image.shape[:2]
     visible = (depth > NEAREST_DEPTH) & (places >= 0).all(axis=1)
@@ -77,12 +77,12 @@ def draw_points_on_image(
 
 
 def camera_of(inputs: Mapping[str, Tensor], frame: int, index: int) -> dict[str, np.ndarray]:
-    """Collect the matrices of one camera.
+    """Matrices of one camera.
 
     Args:
-        inputs: Of one sample.
-        frame: Position in the queue.
-        index: Position among the cameras.
+        inputs: Inputs of one sample.
+        frame: Index in the queue.
+        index: Index of the camera.
 
     Returns:
         `intrinsics` (3, 3), `cam2ego` and `ida_mats` (4, 4).
@@ -92,10 +92,10 @@ def camera_of(inputs: Mapping[str, Tensor], frame: int, index: int) -> dict[str,
 
 
 def camera_row(sample: Mapping[str, Any], width: int, img: Tensor | None = None) -> np.ndarray:
-    """Cameras of the key frame side by side with the key sweep projected into them.
+    """Draw the cameras of the key frame side by side, with the key sweep projected into them.
 
     Args:
-        sample: What a data set yields.
+        sample: Sample of a dataset.
         width: Width of one camera, pixels.
         img: (T, N, 3, H, W) to draw instead of the sample's, 0..255.
 
@@ -116,10 +116,10 @@ def camera_row(sample: Mapping[str, Any], width: int, img: Tensor | None = None)
 
 
 def label_rows(sample: Mapping[str, Any], width: int) -> list[np.ndarray]:
-    """Depth and class labels of the cameras, one row each; none without labels.
+    """Draw the depth and class labels of the cameras, one row each; no rows without labels.
 
     Args:
-        sample: What a data set yields.
+        sample: Sample of a dataset.
         width: Width of one camera, pixels.
 
     Returns:
@@ -137,10 +137,10 @@ def label_rows(sample: Mapping[str, Any], width: int) -> list[np.ndarray]:
 
 
 def route_picture(sample: Mapping[str, Any]) -> np.ndarray:
-    """Bird's-eye view: sweeps of the queue, waypoints, target point.
+    """Draw the bird's-eye view: sweeps of the queue, waypoints, target point.
 
     Args:
-        sample: What a data set yields.
+        sample: Sample of a dataset.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -157,7 +157,7 @@ def route_picture(sample: Mapping[str, Any]) -> np.ndarray:
 
 
 def caption(text: str, width: int) -> np.ndarray:
-    """A line of text as an image strip.
+    """Draw a line of text as an image strip.
 
     Args:
         text: ASCII.
@@ -171,14 +171,7 @@ def caption(text: str, width: int) -> np.ndarray:
 
 
 def describe_sample(sample: Mapping[str, Any]) -> str:
-    """Name, speed, command and target point of a sample in one line.
-
-    Args:
-        sample: What a data set yields.
-
-    Returns:
-        The line.
-    """
+    """Describe a sample in one line: name, speed, command and target point."""
     inputs = sample['inputs']
     ahead, right = inputs['target_point'].tolist()
     return (
@@ -190,17 +183,17 @@ def describe_sample(sample: Mapping[str, Any]) -> str:
 def browse_picture(
     before: Mapping[str, Any], after: Mapping[str, Any], img: Tensor | None = None, width: int = 400
 ) -> np.ndarray:
-    """One sample before and after augmentation.
+    """Draw one sample before and after augmentation.
 
     Args:
         before: The sample with whole undistorted images.
-        after: The sample as the network gets it.
+        after: The sample as passed to the network.
         img: (T, N, 3, H, W) to draw instead of `after`'s images, 0..255.
         width: Width of one camera, pixels.
 
     Returns:
-        (H, W, 3) uint8 RGB: per group a row of cameras with points, of depths and of classes, and
-        the bird's-eye view at the right.
+        (H, W, 3) uint8 RGB: for each of the two, a row of cameras with points, a row of depths and a
+        row of classes; the bird's-eye view on the right.
     """
     blocks = []
     for title, sample, shown in (('before', before, None), ('after', after, img)):

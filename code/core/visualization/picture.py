@@ -1,4 +1,4 @@
-"""One picture of one sample: cameras, bird's-eye view, what was planned and what was driven."""
+"""Picture of one sample: cameras, bird's-eye view, predicted and true plan."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +28,7 @@ def _legend(width: int, title: str) -> np.ndarray:
 
 
 def _beside(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Put two images side by side, the left one padded or the right one resized to its height."""
+    """Join two images side by side; the left one is padded, or the right one resized to its height."""
     if left.shape[0] < right.shape[0]:
         padding = np.full((right.shape[0] - left.shape[0], left.shape[1], 3), colors.BACKGROUND, np.uint8)
         left = np.concatenate([left, padding])
@@ -44,9 +44,10 @@ def draw_sample(
     """Draw one sample.
 
     Args:
-        sample: What a data set yields: ``inputs``, ``targets`` (may be absent) and ``metas``.
-        prediction: ``waypoints`` (K, 2) and, if there, ``waypoints_stages`` (L + 1, K, 2), ego meters.
-        title: First line of the legend; by default the sample's name, speed and error.
+        sample: Sample of a dataset: ``inputs``, ``metas`` and optionally ``targets``.
+        prediction: ``waypoints`` (K, 2) and optionally ``waypoints_stages`` (L + 1, K, 2), ego frame,
+            meters.
+        title: First line of the legend; None for the sample's name, speed and error.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -66,7 +67,7 @@ def save_picture(image: np.ndarray, path: str | Path) -> None:
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        path: File to write; its folder is made.
+        path: File to write; its folder is created if necessary.
 
     Raises:
         OSError: The file can't be written.

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from thinktwice.geometry import poses
+from thinktwice.geometry.route_planner import RoadOption
 from thinktwice.registry import TRANSFORMS
 
 from ..corrupt_samples import UnusableSampleError
@@ -13,8 +14,7 @@ from ..storage import RouteReader
 
 Results = dict[str, Any]
 
-NUM_COMMANDS = 6
-FOLLOW_LANE = 4  # road option; 1 left, 2 right, 3 straight, 5 and 6 change lane left and right
+NUM_COMMANDS = len(RoadOption)
 NO_HEADING = 'theta is NaN, the frame has no heading'
 
 
@@ -34,17 +34,17 @@ def read_pose(reader: RouteReader, frame: int) -> tuple[dict[str, Any], np.ndarr
 
 
 def command_index(value: float) -> tuple[int, bool]:
-    """Class index of a road option, 0..5, and whether it was invalid and replaced by "follow lane"."""
+    """Class index of a road option, 0..5, and whether it was invalid and became LANE_FOLLOW."""
     if value in range(1, NUM_COMMANDS + 1):
         return int(value) - 1, False
-    return FOLLOW_LANE - 1, True
+    return RoadOption.LANE_FOLLOW - 1, True
 
 
 @TRANSFORMS.register_module()
 class LoadMeasurements:
     """Load the poses of the queue, and speed, target point and command of the key frame.
 
-    A road option outside 1..6 is replaced by "follow lane" and flagged.
+    A recorded command that is no `RoadOption` is replaced by LANE_FOLLOW and flagged.
 
     Required Keys:
         - reader (RouteReader)

@@ -1,4 +1,4 @@
-"""Steps that prepare samples as the 2023 code did, for its official checkpoint.
+"""Pipeline steps that prepare samples as the 2023 code did, for the official checkpoint.
 
 ``configs/thinktwice_reference.py`` selects them; docs/reference_quirks.md lists all differences.
 """

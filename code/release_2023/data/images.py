@@ -1,4 +1,4 @@
-"""Cameras as 2023 resampled and labelled them (docs/reference_quirks, Q5 to Q10, Q13)."""
+"""Camera images and labels resampled as in the 2023 code (docs/reference_quirks, Q5 to Q10, Q13)."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -28,19 +28,19 @@ RED_HUES = ((150, 180),)
 
 @dataclass(frozen=True)
 class ReferenceAugmentation(ImageAugmentation):
-    """Resize, crop and flip with the matrix of 2023.
+    """Resize, crop and flip with the matrix of the 2023 code.
 
     Attributes:
-        scale (float): The scale that was drawn, before sizes were rounded to pixels.
+        scale: Scale before the size was rounded to pixels.
     """
 
     scale: float = 1.0
 
     def matrix(self) -> np.ndarray:
-        """Matrix (4, 4) that 2023 handed to the network for these images (Q10).
+        """Matrix (4, 4) that the 2023 code passed to the network for these images (Q10).
 
-        It uses the scale before the size was rounded, leaves out the half pixels between
-        corners and centers, and flips around the wrong column: up to 1.2 pixels off.
+        It uses the scale before the size was rounded, ignores the half-pixel shifts, and flips
+        around the wrong column: up to 1.2 pixels off.
         """
         matrix = np.diag([self.scale, self.scale, 1.0, 1.0])
         matrix[:2, 3] = -self.left, -self.top
@@ -51,13 +51,13 @@ class ReferenceAugmentation(ImageAugmentation):
 
 
 def reference_table(table: np.ndarray) -> np.ndarray:
-    """Training ids counted from 0 for the first kept class (Q5).
+    """Lookup table whose training ids count from 0 for the first kept class (Q5).
 
-    Buildings, the first, cannot be told from the background, which is 0 as well, and the last
-    output of the segmentation head never has a target.
+    The first class, building, is merged with the background, which is 0 too, and the last output
+    of the segmentation head never has a target.
 
     Args:
-        table: (256,) uint8 look-up table of the main line.
+        table: (256,) uint8 lookup table of the corrected code.
     """
     shifted = np.where(table > 0, table - 1, 0).astype(np.uint8)
     shifted[IGNORED_ID] = 0
@@ -66,15 +66,15 @@ def reference_table(table: np.ndarray) -> np.ndarray:
 
 @TRANSFORMS.register_module()
 class ReferenceLoadCameras(LoadCameras):
-    """Cameras of the 2023 code; arguments and keys as of :class:`LoadCameras`.
+    """Load cameras as the 2023 code did; arguments and keys as in :class:`LoadCameras`.
 
-    Recorded images are undistorted at full size, then resized: everything is blended twice,
-    class ids and depths too (Q7), so that classes and depths that exist nowhere appear along
-    every edge. What lies outside the recorded image is 0, a class like any other. The front
-    depth keeps the 0.2 m by which its camera stood back (Q8).
+    Recorded images are undistorted at full size, then resized. Everything is interpolated twice,
+    class ids and depths too (Q7), so that false classes and depths appear along every edge.
+    Outside the recorded image the label is 0, which is also a class. The depth of the front camera
+    is not corrected for the 0.2 m by which its camera was set back (Q8).
 
     ``img`` is uint8 in training, truncated (Q13: half a gray level too dark), and float32 in
-    evaluation. In a packed dataset the lights' colors were already decided, by the corrected
+    evaluation. In a packed dataset the traffic lights were already separated, by the corrected
     rule.
     """
 
@@ -82,7 +82,7 @@ class ReferenceLoadCameras(LoadCameras):
         """Run the step; see the class.
 
         Raises:
-            SampleReadError: if an image can't be read or has another size than the calibration says.
+            SampleReadError: if an image can't be read or its size differs from the calibration.
             ConfigError: if the calibration lacks one of the cameras.
         """
         calibration = self._choose_cameras(results)
@@ -122,7 +122,7 @@ class ReferenceLoadCameras(LoadCameras):
             rng = results['rng']
             scale *= rng.uniform(*self.scale_range)
             position, flip = rng.uniform(), bool(rng.uniform() < self.flip_probability)
-        # the small term keeps 0.56 * 900 from losing a pixel
+        # the small term prevents 0.56 * 900 from losing a pixel
         rows, columns = (int(size * scale + 1e-6) for size in image_size)
         return ReferenceAugmentation(
             image_size,
@@ -138,18 +138,18 @@ class ReferenceLoadCameras(LoadCameras):
 def undistortion_grid(
     camera: CameraCalibration, image_size: tuple[int, int], stored_size: tuple[int, int]
 ) -> Tensor:
-    """Where 2023 sampled the recorded image for each undistorted pixel: half a pixel off (Q9).
+    """Sampling positions of the 2023 code for each undistorted pixel: half a pixel off (Q9).
 
-    Its sampler counts -1 and 1 at the image's edges, which lie half a pixel outside of the
-    outermost pixel centers; the positions were scaled as if they were counted from the edge.
+    For ``grid_sample``, -1 and 1 are the edges of the image, half a pixel beyond the outermost
+    pixel centers; the positions were scaled as if pixel coordinates started at the edge.
 
     Args:
-        camera: Lens of the recorded image.
+        camera: Camera of the recorded image.
         image_size: Height and width of the undistorted image.
         stored_size: Height and width of the recorded image.
 
     Returns:
-        (1, H, W, 2) columns and rows from -1 to 1.
+        (1, H, W, 2) columns and rows, -1..1 inside the image.
     """
     height, width = image_size
     u, v = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
@@ -162,8 +162,8 @@ def blend(image: np.ndarray, grid: Tensor, augmentation: ImageAugmentation) -> n
 
     Args:
         image: (H, W) or (H, W, 3), colors, meters or training ids.
-        grid: Of :func:`undistortion_grid`.
-        augmentation: What follows.
+        grid: Sampling positions from :func:`undistortion_grid`.
+        augmentation: Resize, crop and flip after undistortion.
 
     Returns:
         (H', W') or (3, H', W') float32; 0 outside the recorded image.

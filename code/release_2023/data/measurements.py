@@ -1,4 +1,4 @@
-"""Poses as 2023 read them (docs/reference_quirks, Q17)."""
+"""Poses as the 2023 code read them (docs/reference_quirks, Q17)."""
 
 import math
 from typing import Any
@@ -12,17 +12,17 @@ from thinktwice.registry import TRANSFORMS
 
 
 def read_pose_facing_north(reader: RouteReader, frame: int) -> tuple[dict[str, Any], np.ndarray]:
-    """Measurements of a frame and its pose, a missing heading replaced by north (Q17).
+    """Read the measurements of a frame and its pose; a missing heading becomes north (Q17).
 
-    North is a yaw of -90 degrees, as arbitrary as any other: waypoints, target point and history
-    of such a sample are turned by whatever the car's heading was.
+    North, a yaw of -90 degrees, is arbitrary: waypoints, target point and history of such a sample
+    are rotated by the true heading of the vehicle.
 
     Args:
-        reader: Of the route.
+        reader: Reader of the route.
         frame: Frame number.
 
     Returns:
-        The file's values and (3,) world x, y in meters and yaw in radians.
+        The measurements and (3,) world x, y in meters and yaw in radians.
 
     Raises:
         SampleReadError: If the file can't be read.
@@ -35,13 +35,13 @@ def read_pose_facing_north(reader: RouteReader, frame: int) -> tuple[dict[str, A
 
 @TRANSFORMS.register_module()
 class ReferenceLoadMeasurements(LoadMeasurements):
-    """Measurements of the 2023 code; keys as of :class:`LoadMeasurements`."""
+    """Load measurements as the 2023 code did; keys as in :class:`LoadMeasurements`."""
 
     read_pose = staticmethod(read_pose_facing_north)
 
 
 @TRANSFORMS.register_module()
 class ReferenceLoadWaypoints(LoadWaypoints):
-    """Waypoints of the 2023 code; keys as of :class:`LoadWaypoints`."""
+    """Load waypoints as the 2023 code did; keys as in :class:`LoadWaypoints`."""
 
     read_pose = staticmethod(read_pose_facing_north)

@@ -1,4 +1,4 @@
-"""Alignment of LiDAR sweeps as in 2023 (docs/reference_quirks, Q1, Q2)."""
+"""Alignment of LiDAR sweeps as in the 2023 code (docs/reference_quirks, Q1, Q2)."""
 
 import numpy as np
 
@@ -8,11 +8,11 @@ from thinktwice.registry import TRANSFORMS
 
 
 def reference_relative_pose(history: np.ndarray, key: np.ndarray) -> np.ndarray:
-    """Matrix (4, 4) that 2023 took for the transform from history to key ego frame (Q1).
+    """Matrix (4, 4) that the 2023 code used as the transform from history to key ego frame (Q1).
 
-    The displacement from history to key, measured along the key heading as (forward, right),
-    enters as the translation (-right, forward) and is rotated afterwards: its axes are swapped,
-    its sign is wrong, and the rotation belongs to the other heading. Driving 3 m straight on
+    The displacement from history to key, along the key heading as (forward, right), is used as
+    the translation (-right, forward) and then rotated: its axes are swapped, its sign is wrong,
+    and the rotation should use the other heading. Driving 3 m straight on
     moves history points 3 m to the right instead of 3 m back; over random pairs of poses the
     error is 8.5 m on average.
 
@@ -30,13 +30,13 @@ def reference_relative_pose(history: np.ndarray, key: np.ndarray) -> np.ndarray:
 
 @TRANSFORMS.register_module()
 class ReferenceLoadPoints(LoadPoints):
-    """Multi-sweep cloud of the 2023 code; keys as of :class:`LoadPoints`."""
+    """Load the multi-sweep cloud as the 2023 code did; keys as in :class:`LoadPoints`."""
 
     def align(self, sweep: np.ndarray, history: np.ndarray, key: np.ndarray) -> np.ndarray:
-        """Move a sweep with the wrong matrix, its translation scaled by the intensity (Q1, Q2).
+        """Transform a sweep by the wrong matrix, with the translation scaled by the intensity (Q1, Q2).
 
         The rows [x, y, z, intensity] were multiplied by the 4x4 matrix, so the intensity, 0.71
-        to 1, stood in the place of the homogeneous 1.
+        to 1, took the place of the homogeneous 1.
 
         Args:
             sweep: (P, 4) x, y, z, intensity.
