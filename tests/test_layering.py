@@ -44,6 +44,15 @@ ALLOWED = {
     | {'environment', 'geometry', 'checkpoint', 'distributed', 'config', 'release_2023', 'benchmark'}
     | PARTS,
 }
+#: The same for the rooms of the town.
+TOWN_ROOMS = {
+    'world': set(),
+    'traffic': {'world'},
+    'sensors': {'world'},
+    'expert': {'world', 'traffic'},
+    'drive': {'world', 'traffic', 'expert'},
+    'recording': {'world', 'traffic', 'sensors', 'expert', 'drive'},
+}
 PYTHON_FILES = sorted(
     path
     for folder in ('code', 'configs', 'tests', 'tools')
@@ -83,6 +92,17 @@ def test_imports_point_one_way() -> None:
         assert part in ALLOWED, f'{part} has no place in the layers: add it to ALLOWED'
         for line, name in own_imports(path):
             if part_of(name) not in ALLOWED[part] | {part}:
+                violations.append(f'{path.relative_to(ROOT)}:{line} imports {name}')
+    assert not violations, '\n'.join(violations)
+
+
+def test_imports_between_rooms_of_the_town_point_one_way() -> None:
+    violations = []
+    for path in sorted((CODE / 'minitown').rglob('*.py')):
+        room = path.relative_to(CODE / 'minitown').parts[0].removesuffix('.py')
+        for line, name in own_imports(path) if room != '__init__' else ():
+            imported = name.removeprefix('thinktwice.minitown.').split('.')[0]
+            if name.startswith('thinktwice.minitown') and imported not in TOWN_ROOMS[room] | {room}:
                 violations.append(f'{path.relative_to(ROOT)}:{line} imports {name}')
     assert not violations, '\n'.join(violations)
 

@@ -12,7 +12,7 @@ from thinktwice.closed_loop.criteria import Judge, Situation
 from thinktwice.closed_loop.scoring import PENALTIES, Infraction, InfractionKind, RouteResult
 from thinktwice.geometry.poses import wrap_angle
 from thinktwice.geometry.route_planner import RouteNode
-from thinktwice.minitown import Control, Drive, Observer, Sensors
+from thinktwice.minitown import Control, Drive, Sensors
 from thinktwice.minitown.traffic.ego_dynamics import EGO_HALF, STEP_SECONDS
 from thinktwice.minitown.world.classes import GROUND_SIDEWALK, GROUND_TERRAIN, RED
 from thinktwice.minitown.world.primitives import CYLINDER
@@ -91,7 +91,6 @@ class MinitownEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         self.sensors = sensors
         self.route_length = route_length
         self.steps_per_action = round(1 / STEP_SECONDS / frequency)
-        self._observer = Observer(sensors) if sensors is not None else None
         low, high = np.array(ACTION_BOUNDS, dtype=np.float32)
         self.action_space = spaces.Box(low, high)
         self.observation_space = self._make_observation_space()
@@ -232,7 +231,7 @@ class MinitownEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
             deviation=deviation,
             is_outside=self._surroundings.is_outside(x, y, yaw),
             vehicles=snapshot.vehicles,
-            pedestrians=snapshot.walkers,
+            pedestrians=snapshot.pedestrians,
             static_boxes=self._surroundings.boxes,
             static_circles=self._surroundings.circles,
             stop_lines=snapshot.stop_lines,
@@ -241,11 +240,7 @@ class MinitownEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
 
     def _observe(self) -> dict[str, Any]:
         drive = self.drive
-        if self._observer is None:
-            measured, seen = drive.measurements(), None
-        else:
-            seen = self._observer.observe(drive)
-            measured = seen.measurements
+        measured = drive.measurements()
         observation: dict[str, Any] = {
             'position': np.array([measured['x'], measured['y']], dtype=np.float64),
             'compass': np.array([measured['theta']], dtype=np.float64),
@@ -253,7 +248,8 @@ class MinitownEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
             'acceleration': np.array(measured['acceleration'], dtype=np.float64),
             'angular_velocity': np.array(measured['angular_velocity'], dtype=np.float64),
         }
-        if seen is not None and self.sensors is not None:
+        if self.sensors is not None:
+            seen = self.sensors.observe(drive.scene(), drive.ego.pose)
             names = [camera.name for camera in self.sensors.rig.cameras]
             lidar = np.zeros((MAX_POINTS, 4), dtype=np.float32)
             points = seen.points[:MAX_POINTS]

@@ -1,8 +1,8 @@
-"""One drive: a town in motion with the ego in it, stepped at 20 Hz.
+"""One drive: a town, its traffic and the ego, simulated at 20 Hz.
 
-`Drive.step` takes a control, or lets the expert drive; `Drive.scene` and
-`Drive.measurements` give what a car there sees. The recorder uses it, and an agent
-in closed loop can.
+`Drive.step` takes a control of the ego or lets the expert drive. `Drive.scene` with
+`Drive.ego.pose` is the input of the sensors; `Drive.measurements` gives the other inputs of
+an agent.
 """
 
 from dataclasses import replace
@@ -13,14 +13,14 @@ import numpy as np
 from thinktwice.geometry.route_planner import RouteNode, RoutePlanner, downsample_route
 from thinktwice.minitown.expert.policy import Decision, decide
 from thinktwice.minitown.expert.teacher_view import ROUTE_POINTS, Snapshot, TeacherView
-from thinktwice.minitown.sensors.renderer import Scene
-from thinktwice.minitown.traffic.actor_shapes import PERSON_HALF, actor_shapes
+from thinktwice.minitown.traffic.actor_shapes import PEDESTRIAN_HALF, actor_shapes
 from thinktwice.minitown.traffic.ego_dynamics import STEP_SECONDS, Control, EgoState, advance
 from thinktwice.minitown.traffic.pedestrians import Crowd
-from thinktwice.minitown.traffic.route import Route, draw_route
+from thinktwice.minitown.traffic.route import Route, sample_route
 from thinktwice.minitown.traffic.signals import Signals
 from thinktwice.minitown.traffic.spawning import EGO, spawn_vehicles
 from thinktwice.minitown.world.primitives import PrimitiveSet, merge
+from thinktwice.minitown.world.scene import Scene
 from thinktwice.minitown.world.town import build_town, parse_town_name
 from thinktwice.minitown.world.weather import draw_weather, make_lighting
 
@@ -33,11 +33,16 @@ WARM_UP_SECONDS = (2.0, 8.0)
 class Drive:
     """A seeded drive through a town.
 
+    The drive begins in traffic: the expert drives the first 2 to 8 s.
+
     Args:
-        town: name, for example ``town01_00``: number of the map, then an index that sets the weather.
-        seed: with `town` and `number` it decides everything that moves.
-        number: which drive of that town and seed.
-        seconds: how long the route must last.
+        town: Name, for example ``town01_00``: the number of the map and an index that sets the weather.
+        seed: With `town` and `number` it determines everything that moves.
+        number: Which drive of that town and seed.
+        seconds: How long the route must last.
+
+    Raises:
+        ConfigError: The town is unknown.
     """
 
     def __init__(self, town: str, seed: int, number: int = 0, seconds: float = 60.0) -> None:
@@ -53,7 +58,7 @@ class Drive:
         self.crowd = Crowd(layout, crowd_rng)
         start_lane, start = self._draw_start(place_rng)
         length = TOP_SPEED * (seconds + WARM_UP_SECONDS[1]) + 120.0
-        self.route = Route.over(layout.lanes, draw_route(layout.lanes, start_lane, length, place_rng))
+        self.route = Route.over(layout.lanes, sample_route(layout.lanes, start_lane, length, place_rng))
         self.along = start
         x, y, yaw = layout.lanes[start_lane].pose(start)
         self.ego = EgoState(x, y, yaw, float(place_rng.choice([0.0, 3.0, 5.0])))
@@ -65,8 +70,8 @@ class Drive:
         self.steps = 0
         self._decided_at = -1
         self._decision: Decision | None = None
-        self._control = Control()
-        # from the start on: a node behind would never be reached and stay the target for good
+        self._expert_control = Control()
+        # Nodes behind the start would never be reached and would stay the target forever.
         nodes = self.route.nodes(start)
         sparse = downsample_route(nodes)
         self._planners = {
@@ -79,20 +84,20 @@ class Drive:
 
     @property
     def time(self) -> float:
-        """Seconds since the drive was made."""
+        """Seconds since the drive was created."""
         return self.steps * STEP_SECONDS
 
     def _draw_start(self, rng: np.random.Generator) -> tuple[int, float]:
         streets = [lane for lane in self.town.layout.lanes if not lane.is_connector]
         lane = streets[int(rng.integers(len(streets)))]
         start = float(rng.uniform(4.0, lane.length - 18.0))
-        # Nobody starts on a crosswalk, where people could be walking already.
+        # The ego does not start on a crosswalk, where pedestrians may already be walking.
         if lane.crosswalk is not None and abs(start - lane.crosswalk) < 9.0:
             start = lane.crosswalk + 9.0 if lane.length - lane.crosswalk > 25.0 else lane.crosswalk - 9.0
         return lane.index, start
 
     def _light_stop_lines(self) -> list[tuple[int, int, np.ndarray]]:
-        """Junction, approach and (2, 2) world ends of each stop line under a light."""
+        """Return junction, approach and (2, 2) world ends of each stop line that has a light."""
         lines = []
         for lane in self.town.layout.lanes:
             if lane.is_connector or not self.town.layout.junctions[lane.end].has_lights:
@@ -103,32 +108,31 @@ class Drive:
         return lines
 
     def step(self, control: Control | None = None) -> None:
-        """Advance the world by 0.05 s.
+        """Advance the simulation by 0.05 s.
 
         Args:
-            control: of the ego; None lets the expert drive, who decides on even steps.
+            control: Of the ego; None lets the expert drive, which decides on even steps.
         """
         if self.steps % STEPS_PER_CONTROL == 0:
             self._plan()
-            wanted = self.decision.control
-            self._control = replace(
-                wanted, steer=wanted.steer + float(self._steer_rng.normal(0.0, STEER_NOISE))
-            )
+            control_of_expert = self.decision.control
+            steer = control_of_expert.steer + float(self._steer_rng.normal(0.0, STEER_NOISE))
+            self._expert_control = replace(control_of_expert, steer=steer)
         self.crowd.step(STEP_SECONDS, self.traffic.vehicles)
         for vehicle in self.traffic.vehicles[1:]:
             self.traffic.move(vehicle, self.traffic.acceleration(vehicle), STEP_SECONDS)
-        self.ego = advance(self.ego, self._control if control is None else control)
+        self.ego = advance(self.ego, self._expert_control if control is None else control)
         self.steps += 1
         self.traffic.time = self.time
         self._sync_ego()
         self.traffic.refresh()
 
     def _plan(self) -> dict[str, RouteNode]:
-        """Move the planners on; they would miss nodes if asked only now and then."""
+        """Advance the planners; called rarely, they would miss nodes."""
         return {name: planner.step(-self.ego.y, self.ego.x) for name, planner in self._planners.items()}
 
     def _sync_ego(self) -> None:
-        """Tell the traffic where the ego is on its lanes."""
+        """Update the ego's vehicle in the traffic: its lane and state."""
         self.along = self.route.project(self.ego.x, self.ego.y, self.along)
         place, distance = self.route.lane_at(self.along)
         vehicle = self.traffic.vehicles[EGO]
@@ -138,50 +142,55 @@ class Drive:
 
     @property
     def decision(self) -> Decision:
-        """What the expert decides now; on odd steps, what it decided a step ago."""
+        """Decision of the expert; on odd steps that of the step before."""
         due = self.steps - self.steps % STEPS_PER_CONTROL
         if self._decision is None or self._decided_at < due:
             snapshot = self.snapshot()
             self._view.remember(snapshot)
-            wanted = self.traffic.acceleration(self.traffic.vehicles[EGO])
+            target_acceleration = self.traffic.acceleration(self.traffic.vehicles[EGO])
             self._decision = decide(
-                self.ego, self.route, self.along, wanted, snapshot.vehicles, snapshot.walkers
+                self.ego,
+                self.route,
+                self.along,
+                target_acceleration,
+                snapshot.vehicles,
+                snapshot.pedestrians,
             )
             self._decided_at = self.steps
         return self._decision
 
     def snapshot(self) -> Snapshot:
-        """Return boxes of the other actors and the states of the lights."""
-        cars = [(*car.pose, car.half[0], car.half[1]) for car in self.traffic.vehicles[1:]]
-        people = [(*person.pose, PERSON_HALF[0], PERSON_HALF[1]) for person in self.crowd.people]
+        """Return the boxes of the other actors and the states of the lights."""
+        vehicles = [(*vehicle.pose, *vehicle.half[:2]) for vehicle in self.traffic.vehicles[1:]]
+        pedestrians = [(*pedestrian.pose, *PEDESTRIAN_HALF[:2]) for pedestrian in self.crowd.pedestrians]
         states = [self.signals.state(junction, way, self.time) for junction, way, _ in self._stop_lines]
         return Snapshot(
-            vehicles=np.array(cars).reshape(-1, 5),
-            walkers=np.array(people).reshape(-1, 5),
+            vehicles=np.array(vehicles).reshape(-1, 5),
+            pedestrians=np.array(pedestrians).reshape(-1, 5),
             stop_lines=np.array([line for _, _, line in self._stop_lines]).reshape(-1, 2, 2),
             light_states=np.array(states, dtype=np.int64),
         )
 
     def shapes(self) -> PrimitiveSet:
-        """Return every shape but the ego's, lights in their present colors."""
-        standing = self.town.shapes
-        states = standing.state.copy()
+        """Return all shapes but the ego's; traffic lights show their current state."""
+        static = self.town.shapes
+        states = static.state.copy()
         for head in self.town.light_heads:
             states[head.shape] = self.signals.state(head.junction, head.approach, self.time)
-        moving = actor_shapes(self.traffic.vehicles[1:], self.crowd.people)
-        return merge(replace(standing, state=states), moving)
+        moving = actor_shapes(self.traffic.vehicles[1:], self.crowd.pedestrians)
+        return merge(replace(static, state=states), moving)
 
     def scene(self) -> Scene:
-        """Return what can be seen now."""
+        """Return the scene of this moment, without the ego."""
         return Scene(self.shapes(), self.town.ground, self._lighting)
 
     def teacher_masks(self) -> np.ndarray:
-        """Return the teacher's (15, 192, 192) uint8 masks of this moment (call it on even steps)."""
-        _ = self.decision  # the tick of this moment is remembered with the decision
+        """Return the teacher's (15, 192, 192) uint8 masks; the moment must be an even step."""
+        _ = self.decision  # takes the snapshot of this step
         return self._view.masks(self.ego.pose, self.route.ahead(self.along, ROUTE_POINTS))
 
     def measurements(self) -> dict[str, Any]:
-        """Return the measurement record of this moment, noise included (see the data format)."""
+        """Return the measurement record of this moment, including sensor noise (see docs/data_formats.md)."""
         ego = self.ego
         nodes = self._plan()
         target, far, near = nodes['target'], nodes['far'], nodes['near']

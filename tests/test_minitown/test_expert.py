@@ -1,4 +1,4 @@
-"""Controls of the expert, the car they move, and the labels made of them."""
+"""Controls of the expert, how they move the ego, and the labels made of them."""
 
 import math
 
@@ -10,10 +10,10 @@ from thinktwice.minitown.expert.policy import Decision, is_hazard
 from thinktwice.minitown.traffic.ego_dynamics import EgoState, advance, pedals_for, steer_for
 
 
-def test_one_step_of_the_car_agrees_with_the_motion_model_of_the_closed_loop():
+def test_one_step_of_the_ego_agrees_with_the_motion_model_of_the_closed_loop():
     state = advance(EgoState(100.0, 50.0, math.radians(30.0), 6.0), Control(throttle=0.225, steer=0.1))
     assert state.speed == pytest.approx(6.0)
-    # The reference moves along the course at the step's beginning, this car along the middle one.
+    # The reference moves along the course at the step's beginning, this model along the one halfway.
     assert (state.x, state.y) == pytest.approx((100.253703, 50.160109), abs=2e-3)
 
 
@@ -77,14 +77,14 @@ def test_hazard_rule(actor, state, expected):
     assert is_hazard(state, WAY, np.array([actor])) is expected
 
 
-def test_a_person_who_appears_in_front_makes_the_expert_brake_fully():
+def test_a_pedestrian_who_appears_in_front_makes_the_expert_brake_fully():
     drive = Drive('town01_00', 4, 0)
     while drive.ego.speed < 4.0 or drive.steps % 2:
         drive.step()
     x, y = drive.route.position(drive.along + 5.0)
-    person = next(person for person in drive.crowd.people if person.crosswalk < 0)
-    person.start, person.end = np.array([x, y]), np.array([x + 1e-3, y])
-    person.along, person.speed = 0.0, 0.0
+    pedestrian = next(pedestrian for pedestrian in drive.crowd.pedestrians if pedestrian.crosswalk < 0)
+    pedestrian.start, pedestrian.end = np.array([x, y]), np.array([x + 1e-3, y])
+    pedestrian.along, pedestrian.speed = 0.0, 0.0
     drive.step()
     drive.step()
     decision = drive.decision

@@ -35,7 +35,7 @@ def run(*arguments):
         ('towns', ['../evil'], 'unknown town'),
         ('towns', ['town01_12'], 'unknown town'),
         ('towns', [], 'at least one town'),
-        ('towns', ['town01_00', 'town01_00'], 'twice'),
+        ('towns', ['town02_00', 'town01_00', 'town02_00'], '^[^:]*town02_00[^0-9]*twice'),
         ('field_of_view', 179.0, 'field_of_view'),
     ],
 )

@@ -13,8 +13,8 @@ NOBODY = np.zeros((0, 5))
 NO_LINES = np.zeros((0, 2, 2))
 
 
-def snapshot(vehicles=NOBODY, walkers=NOBODY, lines=NO_LINES, states=()):
-    return Snapshot(np.array(vehicles, float).reshape(-1, 5), np.array(walkers, float).reshape(-1, 5),
+def snapshot(vehicles=NOBODY, pedestrians=NOBODY, lines=NO_LINES, states=()):
+    return Snapshot(np.array(vehicles, float).reshape(-1, 5), np.array(pedestrians, float).reshape(-1, 5),
                     np.array(lines, float).reshape(-1, 2, 2), np.array(states, int))  # fmt: skip
 
 
@@ -64,11 +64,11 @@ def test_a_short_history_is_clamped_to_its_oldest_entry():
         np.testing.assert_array_equal(mask, masks[6])
 
 
-def test_walkers_are_doubled_far_actors_left_out_and_lights_colored():
+def test_pedestrians_are_doubled_far_actors_left_out_and_lights_colored():
     lines = [[(10 + 3 * i, -2), (10 + 3 * i, 2)] for i in range(3)]
     view = TeacherView(plain_ground())
-    walkers = [(6.0, 5.0, 0.0, 0.6, 0.6), (39.5, 0.0, 0.0, 0.3, 0.3)]
-    view.remember(snapshot(walkers=walkers, lines=lines, states=(GREEN, YELLOW, RED)))
+    pedestrians = [(6.0, 5.0, 0.0, 0.6, 0.6), (39.5, 0.0, 0.0, 0.3, 0.3)]
+    view.remember(snapshot(pedestrians=pedestrians, lines=lines, states=(GREEN, YELLOW, RED)))
     masks = view.masks((0.0, 0.0, 0.0), np.zeros((2, 2)))
     rows, columns = np.nonzero(masks[10])
     assert np.ptp(rows) + 1 == pytest.approx(2.4 * 5, abs=2)

@@ -1,4 +1,4 @@
-"""How cars, people and lights behave, without drawing anything."""
+"""How vehicles, pedestrians and lights behave, without sensors."""
 
 import math
 
@@ -8,7 +8,7 @@ import pytest
 from thinktwice.geometry.route_planner import RoadOption
 from thinktwice.minitown import Control, Drive
 from thinktwice.minitown.traffic.ego_dynamics import EGO_HALF
-from thinktwice.minitown.traffic.vehicles import follow
+from thinktwice.minitown.traffic.vehicles import idm_acceleration
 from thinktwice.minitown.world.classes import GREEN, RED, YELLOW
 from thinktwice.minitown.world.layout import build_layout
 from thinktwice.minitown.world.town import TOWN_NUMBERS
@@ -67,8 +67,8 @@ class Log:
         lane = drive.town.layout.lanes[drive.route.lane_indices[drive.route.lane_at(drive.along)[0]]]
         self.options.add(lane.option)
         own = box(ego.pose, EGO_HALF)
-        others = [(car.pose, car.half) for car in drive.traffic.vehicles[1:]]
-        others += [(person.pose, (0.3, 0.3)) for person in drive.crowd.people]
+        others = [(vehicle.pose, vehicle.half) for vehicle in drive.traffic.vehicles[1:]]
+        others += [(pedestrian.pose, (0.3, 0.3)) for pedestrian in drive.crowd.pedestrians]
         for pose, half in others:
             if math.hypot(pose[0] - ego.x, pose[1] - ego.y) < 8.0:
                 self.collisions += boxes_overlap(own, box(pose, half))
@@ -108,17 +108,17 @@ def test_drives_have_turns_both_ways_stops_and_many_speeds(logs):
     )
 
 
-def test_cars_of_the_town_do_not_run_into_each_other():
+def test_vehicles_do_not_run_into_each_other():
     drive = Drive('town03_00', 5, 0, 30.0)
     moved = {}
     for step in range(600):
         drive.step()
         if step % 10:
             continue
-        cars = drive.traffic.vehicles
-        for place, first in enumerate(cars):
+        vehicles = drive.traffic.vehicles
+        for place, first in enumerate(vehicles):
             moved.setdefault(first.index, []).append(first.pose[:2])
-            for second in cars[:place]:
+            for second in vehicles[:place]:
                 if math.hypot(first.pose[0] - second.pose[0], first.pose[1] - second.pose[1]) < 7.0:
                     assert not boxes_overlap(box(first.pose, first.half), box(second.pose, second.half))
     traveled = [np.ptp(np.array(places), axis=0).max() for places in moved.values()]
@@ -140,10 +140,10 @@ def test_lights_change_in_order_and_crossing_streets_never_both_go():
         assert all(after[a] == b for a, b in changes)
 
 
-def test_a_car_closes_up_and_stops_behind_an_obstacle():
+def test_a_vehicle_closes_up_and_stops_behind_an_obstacle():
     speed, gap, gaps = 8.0, 50.0, []
     for _ in range(600):
-        acceleration = follow(speed, 8.0, gap, speed)
+        acceleration = idm_acceleration(speed, 8.0, gap, speed)
         assert -6.0 <= acceleration <= 2.2
         gap -= speed * 0.05
         speed = max(0.0, speed + acceleration * 0.05)
@@ -174,7 +174,7 @@ def test_same_seed_same_drive_other_seed_another():
         drive = Drive('town02_00', seed, number)
         for _ in range(100):
             drive.step()
-        return [car.pose for car in drive.traffic.vehicles] + [man.pose for man in drive.crowd.people]
+        return [actor.pose for actor in drive.traffic.vehicles + drive.crowd.pedestrians]
 
     assert trace(1, 0) == trace(1, 0)
     assert trace(1, 0) != trace(2, 0)

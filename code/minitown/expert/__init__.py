@@ -1,1 +1,1 @@
-"""The rule-based expert and the teacher's supervision."""
+"""The rule-based expert, the teacher's BEV masks and the network that stands in for the teacher."""

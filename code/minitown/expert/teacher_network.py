@@ -1,10 +1,9 @@
-"""A frozen, seeded network over the bird's eye masks: stand-in for the driving teacher.
+"""A network with fixed random weights over the BEV masks, in place of the driving teacher.
 
-Recordings made in CARLA hold the feature maps of a trained reinforcement-learning
-teacher (Roach). That network is not part of this project. Here a network of the
-same shapes with fixed random weights encodes the same masks, which gives the
-distillation losses targets that depend on the scene in a learnable way, and
-nothing more: its values mean nothing beyond the shapes.
+CARLA recordings contain the feature maps of a reinforcement-learning teacher (Roach), which
+is not part of this project. This network has the same output shapes and encodes the same
+masks. Its features depend on the scene and can be learned, so the distillation losses can be
+exercised; they carry no further meaning.
 """
 
 from functools import lru_cache
@@ -22,13 +21,13 @@ _SEED = 20235
 
 @njit(cache=True)
 def convolve(maps, weight, bias, stride: int):  # type: ignore[no-untyped-def]
-    """ReLU of a convolution without padding; zeros of the input cost nothing.
+    """ReLU of a convolution without padding; zeros in the input are skipped.
 
     Args:
         maps: (C, H, W) float32.
         weight: (C, k, k, O) float32.
         bias: (O,) float32.
-        stride: in both directions.
+        stride: In both directions.
 
     Returns:
         (O, h, w) float32.
@@ -75,7 +74,7 @@ def dense(values, weight, bias):  # type: ignore[no-untyped-def]
 
 
 class TeacherNetwork:
-    """The stand-in; `teacher_network()` returns the one instance a process needs."""
+    """The network; `teacher_network()` returns the instance shared within a process."""
 
     def __init__(self) -> None:
         rng = np.random.default_rng(_SEED)
@@ -86,7 +85,7 @@ class TeacherNetwork:
         self.layers = []
         channels = NUM_MASKS
         for outputs, kernel, stride in LAYERS:
-            # The masks are sparse, so the first layers need a gain to keep the maps alive.
+            # The masks are sparse, so the first layers need a gain to keep the activations from vanishing.
             gain = 1.6 if channels == NUM_MASKS else 1.1
             weight = draw((channels, kernel, kernel, outputs), channels * kernel * kernel, gain)
             bias = np.abs(rng.standard_normal(outputs) * 0.02).astype(np.float32)
@@ -128,5 +127,5 @@ class TeacherNetwork:
 
 @lru_cache(maxsize=1)
 def teacher_network() -> TeacherNetwork:
-    """Return the process's stand-in network."""
+    """Return the network, built once per process."""
     return TeacherNetwork()

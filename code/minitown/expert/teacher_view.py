@@ -1,16 +1,15 @@
-"""The teacher's bird's eye masks: road, route, marks, and actors now and before.
+"""The teacher's BEV masks: road, route, lane markings, and actors and lights now and before.
 
 192 x 192 pixels of 0.2 m; row 0 is farthest ahead of the ego, column 0 leftmost.
 """
 
-import math
 from collections import deque
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from thinktwice.minitown.sensors.renderer import GroundMap
+from thinktwice.geometry.poses import ego_to_world, world_to_ego
 from thinktwice.minitown.world.classes import (
     GREEN,
     GROUND_BROKEN_LINE,
@@ -20,13 +19,17 @@ from thinktwice.minitown.world.classes import (
     RED,
     YELLOW,
 )
+from thinktwice.minitown.world.scene import GroundMap
 
 SIZE = 192
 PIXELS_PER_METER = 5.0
 PIXELS_AHEAD = 152.0
+X_RANGE = ((PIXELS_AHEAD - SIZE) / PIXELS_PER_METER, PIXELS_AHEAD / PIXELS_PER_METER)
+Y_RANGE = (-SIZE / 2 / PIXELS_PER_METER, SIZE / 2 / PIXELS_PER_METER)
+"""What the view covers in the ego frame, meters."""
 _SCALE = (SIZE - 1) / SIZE
 HISTORY_TICKS = (-16, -11, -6, -1)
-TICK_SECONDS = 0.1
+"""Snapshots drawn in the four masks of an actor type; -1 is the latest, one tick is 0.1 s."""
 ACTOR_REACH = 39.0
 MIN_HALF = 0.8
 ROUTE_POINTS = 80
@@ -43,7 +46,7 @@ _LINE_VALUES[GROUND_BROKEN_LINE] = BROKEN_VALUE
 
 
 def ego_to_view(points: np.ndarray) -> np.ndarray:
-    """Map ego points (..., 2) in meters to (column, row) of the view."""
+    """Transform ego points (..., 2) in meters to (column, row) of the view."""
     column = _SCALE * (PIXELS_PER_METER * points[..., 1] + SIZE / 2)
     row = _SCALE * (PIXELS_AHEAD - PIXELS_PER_METER * points[..., 0])
     return np.stack([column, row], axis=-1)
@@ -51,61 +54,62 @@ def ego_to_view(points: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Moving things at one tick, in the world frame.
+    """Actors and lights at one tick, in the world frame.
 
     Attributes:
         vehicles: (V, 5) x, y, yaw, half length, half width, without the ego.
-        walkers: (P, 5) the same.
-        stop_lines: (L, 2, 2) ends of the lights' stop lines; `light_states` (L,).
+        pedestrians: (P, 5) the same.
+        stop_lines: (L, 2, 2) ends of the stop lines that have a light.
+        light_states: (L,) states of those lights.
     """
 
     vehicles: np.ndarray
-    walkers: np.ndarray
+    pedestrians: np.ndarray
     stop_lines: np.ndarray
     light_states: np.ndarray
 
 
 class TeacherView:
-    """Collects snapshots at 10 Hz and draws the masks."""
+    """Keeps the snapshots of the last 1.6 s and draws the masks."""
 
     def __init__(self, ground: GroundMap) -> None:
         self._ground = ground
         self._history: deque[Snapshot] = deque(maxlen=-HISTORY_TICKS[0])
 
     def remember(self, snapshot: Snapshot) -> None:
-        """Add the snapshot of a tick of 0.1 s."""
+        """Add the snapshot of the next tick, 0.1 s after the last one."""
         self._history.append(snapshot)
 
     def masks(self, pose: tuple[float, float, float], route: np.ndarray) -> np.ndarray:
-        """Return the (15, 192, 192) uint8 masks seen from `pose` (world x, y, yaw).
+        """Return the (15, 192, 192) uint8 masks.
 
-        The newest snapshot remembered stands for the present.
+        They are road, route, lane markings, then vehicles, pedestrians and stop lines at four ticks each.
 
         Args:
-            pose: of the ego.
+            pose: World x, y in meters and yaw in radians of the ego at the last snapshot.
             route: (N, 2) world points of the route ahead.
         """
         masks = np.zeros((15, SIZE, SIZE), dtype=np.uint8)
         ground = self._ground_codes(pose)
         masks[0], masks[2] = _ROAD_VALUES[ground], _LINE_VALUES[ground]
-        line = _fixed(ego_to_view(_into_ego(route, pose)))
+        line = _fixed(ego_to_view(world_to_ego(route, pose)))
         cv2.polylines(masks[1], [line], False, 255, ROUTE_WIDTH, shift=_FIXED_BITS)
         for place, tick in enumerate(HISTORY_TICKS):
             if not self._history:
                 break
             snapshot = self._history[max(len(self._history) + tick, 0)]
             _draw_actors(masks[3 + place], snapshot.vehicles, pose, 1.0)
-            _draw_actors(masks[7 + place], snapshot.walkers, pose, 2.0)
+            _draw_actors(masks[7 + place], snapshot.pedestrians, pose, 2.0)
             self._draw_lights(masks[11 + place], snapshot, pose)
         return masks
 
     def _ground_codes(self, pose: tuple[float, float, float]) -> np.ndarray:
-        """Sample the ground map at the centers of the view's pixels, nearest."""
+        """Sample the ground map at the pixel centers of the view, nearest neighbor."""
         step = 1.0 / (_SCALE * PIXELS_PER_METER)
         view2ego = np.array(
             [
-                [0.0, -step, PIXELS_AHEAD / PIXELS_PER_METER],
-                [step, 0.0, -SIZE / 2 / PIXELS_PER_METER],
+                [0.0, -step, X_RANGE[1]],
+                [step, 0.0, Y_RANGE[0]],
                 [0.0, 0.0, 1.0],
             ]
         )
@@ -115,9 +119,7 @@ class TeacherView:
 
     @staticmethod
     def _draw_lights(mask: np.ndarray, snapshot: Snapshot, pose: tuple[float, float, float]) -> None:
-        if not len(snapshot.stop_lines):
-            return
-        lines = _into_ego(snapshot.stop_lines, pose)
+        lines = world_to_ego(snapshot.stop_lines, pose)
         near = np.hypot(*lines.mean(1).T) < ACTOR_REACH
         for line, state in zip(lines[near], snapshot.light_states[near], strict=True):
             ends = _fixed(ego_to_view(line))
@@ -132,23 +134,12 @@ def _fixed(points: np.ndarray) -> np.ndarray:
     return np.round(points * (1 << _FIXED_BITS)).astype(np.int32)
 
 
-def _into_ego(points: np.ndarray, pose: tuple[float, float, float]) -> np.ndarray:
-    """Map world points (..., 2) into the ego frame of `pose`."""
-    x, y, yaw = pose
-    cos, sin = math.cos(yaw), math.sin(yaw)
-    offset = points - np.array([x, y])
-    return offset @ np.array([[cos, -sin], [sin, cos]])
-
-
 def _draw_actors(mask: np.ndarray, actors: np.ndarray, pose: tuple[float, float, float], grow: float) -> None:
-    """Fill the boxes (N, 5) of actors within reach of the ego."""
-    if not len(actors):
-        return
-    middles = _into_ego(actors[:, :2], pose)
-    near = np.hypot(*middles.T) < ACTOR_REACH
+    """Fill the boxes (N, 5) of actors within reach of the ego, enlarged by the factor `grow`."""
+    centers = world_to_ego(actors[:, :2], pose)
+    near = np.hypot(*centers.T) < ACTOR_REACH
     signs = np.array([(1, 1), (1, -1), (-1, -1), (-1, 1)])
-    for middle, actor in zip(middles[near], actors[near], strict=True):
+    for center, actor in zip(centers[near], actors[near], strict=True):
         half = np.maximum(actor[3:5] * grow, MIN_HALF)
-        cos, sin = math.cos(actor[2] - pose[2]), math.sin(actor[2] - pose[2])
-        corners = middle + (signs * half) @ np.array([[cos, sin], [-sin, cos]])
+        corners = ego_to_world(signs * half, (*center, actor[2] - pose[2]))
         cv2.fillPoly(mask, [_fixed(ego_to_view(corners))], 255, shift=_FIXED_BITS)

@@ -1,1 +1,1 @@
-"""Writing drives to disk in the dataset's format."""
+"""Writing drives to disk in the format of the CARLA dataset."""

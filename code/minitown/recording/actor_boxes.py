@@ -1,4 +1,4 @@
-"""Records of the actors near the ego (``3d_bbs``)."""
+"""3D boxes of the actors near the ego (``3d_bbs``)."""
 
 import math
 from dataclasses import dataclass
@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from thinktwice.geometry.poses import pose_matrix, wrap_angle
 from thinktwice.minitown.drive import Drive
-from thinktwice.minitown.traffic.actor_shapes import PERSON_HALF
+from thinktwice.minitown.traffic.actor_shapes import PEDESTRIAN_HALF
 from thinktwice.minitown.traffic.ego_dynamics import EGO_HALF
 from thinktwice.minitown.world.scenery import LIGHT_HALF, LIGHT_HEIGHT
 
@@ -17,7 +18,17 @@ REACH = 50.0
 
 @dataclass(frozen=True)
 class _Actor:
-    """Name, kind, world pose (x, y, yaw), height of the bottom and half extents in meters, and motion."""
+    """An actor to record.
+
+    Attributes:
+        name: Unique within the frame.
+        kind: Class in the record.
+        pose: World x, y in meters, yaw in radians.
+        half: Half extents in meters.
+        bottom: Height of its lowest point above the ground, meters.
+        speed: m/s, None for static actors.
+        brake: 1 while the brake is on, None for actors without one.
+    """
 
     name: str
     kind: str
@@ -44,22 +55,16 @@ def count_points(points, boxes):  # type: ignore[no-untyped-def]
     return counts
 
 
-def _pose_matrix(x: float, y: float, z: float, yaw: float) -> np.ndarray:
-    matrix = np.eye(4)
-    matrix[:2, :2] = [[math.cos(yaw), -math.sin(yaw)], [math.sin(yaw), math.cos(yaw)]]
-    matrix[:3, 3] = (x, y, z)
-    return matrix
-
-
 def _actors(drive: Drive) -> list[_Actor]:
-    """All actors of a drive, the ego first."""
+    """Return all actors of a drive, the ego first."""
     ego = drive.ego
     actors = [_Actor('ego', 'ego', ego.pose, EGO_HALF, 0.0, ego.speed, float(ego.acceleration < -0.6))]
-    for car in drive.traffic.vehicles[1:]:
-        brake = float(car.is_braking)
-        actors.append(_Actor(f'vehicle{car.index}', 'vehicle', car.pose, car.half, 0.0, car.speed, brake))
-    for person in drive.crowd.people:
-        actors.append(_Actor(f'walker{person.index}', 'walker', person.pose, PERSON_HALF, 0.0, person.speed))
+    for vehicle in drive.traffic.vehicles[1:]:
+        name, brake = f'vehicle{vehicle.index}', float(vehicle.is_braking)
+        actors.append(_Actor(name, 'vehicle', vehicle.pose, vehicle.half, 0.0, vehicle.speed, brake))
+    for pedestrian in drive.crowd.pedestrians:
+        name = f'walker{pedestrian.index}'
+        actors.append(_Actor(name, 'walker', pedestrian.pose, PEDESTRIAN_HALF, 0.0, pedestrian.speed))
     for number, head in enumerate(drive.town.light_heads):
         x, y, _ = drive.town.shapes.center[head.shape]
         pose = (float(x), float(y), float(drive.town.shapes.yaw[head.shape]))
@@ -69,30 +74,30 @@ def _actors(drive: Drive) -> list[_Actor]:
 
 
 def nearby_actors(drive: Drive, points: np.ndarray) -> dict[str, dict[str, Any]]:
-    """Return the actors within 50 m by name, the ego first.
+    """Return the records of the actors within 50 m by name, the ego first.
 
     Args:
-        drive: at a recorded step.
+        drive: At the step of the frame.
         points: (P, 4) LiDAR points of the frame in the ego frame.
     """
-    ego_x, ego_y, ego_yaw = drive.ego.pose
-    world2ego = np.linalg.inv(_pose_matrix(ego_x, ego_y, 0.0, ego_yaw))
+    ego = drive.ego
+    world2ego = np.linalg.inv(pose_matrix(ego.pose))
     records: dict[str, dict[str, Any]] = {}
     boxes = []
     for identity, actor in enumerate(_actors(drive)):
         x, y, yaw = actor.pose
-        distance = math.hypot(x - ego_x, y - ego_y)
+        distance = math.hypot(x - ego.x, y - ego.y)
         if distance > REACH:
             continue
-        matrix = _pose_matrix(x, y, actor.bottom, yaw)
+        matrix = pose_matrix(actor.pose, actor.bottom)
         position = (world2ego @ matrix)[:3, 3]
-        turn = (yaw - ego_yaw + math.pi) % (2 * math.pi) - math.pi
-        boxes.append((position[0], position[1], actor.bottom + actor.half[2], *actor.half, turn))
+        relative_yaw = float(wrap_angle(yaw - ego.yaw))
+        boxes.append((position[0], position[1], actor.bottom + actor.half[2], *actor.half, relative_yaw))
         records[actor.name] = {
             'class': actor.kind,
             'extent': [2 * value for value in actor.half],
             'relative_position': position.tolist(),
-            'relative_rotation': [0.0, 0.0, turn],
+            'relative_rotation': [0.0, 0.0, relative_yaw],
             'num_points': 0,
             'distance': distance,
             'speed': actor.speed,
@@ -103,5 +108,5 @@ def nearby_actors(drive: Drive, points: np.ndarray) -> dict[str, dict[str, Any]]
         }
     for record, count in zip(records.values(), count_points(points, np.array(boxes)), strict=True):
         record['num_points'] = int(count)
-    records['ego']['yaw'] = ego_yaw
+    records['ego']['yaw'] = ego.yaw
     return records

@@ -1,4 +1,4 @@
-"""The debugging picture of a frame: the teacher's masks in color beside some numbers."""
+"""The debug picture of a frame: the teacher's masks in color beside some measurements."""
 
 from typing import Any
 
@@ -9,16 +9,16 @@ ROAD_COLOR = (60, 60, 66)
 ROUTE_COLOR = (140, 128, 60)
 MARK_COLOR = (210, 90, 200)
 VEHICLE_COLOR = (40, 110, 230)
-WALKER_COLOR = (0, 220, 220)
+PEDESTRIAN_COLOR = (0, 220, 220)
 LIGHT_COLORS = {80: (0, 220, 0), 170: (240, 220, 0), 255: (255, 0, 0)}
 
 
 def draw_bev(masks: np.ndarray, measurements: dict[str, Any], action: np.ndarray) -> np.ndarray:
-    """Return the (192, 384, 3) uint8 RGB picture: view on the left, text on the right.
+    """Return the (192, 384, 3) uint8 RGB picture: masks on the left, text on the right.
 
     Args:
         masks: (15, 192, 192) uint8.
-        measurements: of the frame.
+        measurements: Of the frame.
         action: (3,) throttle, steer, brake.
     """
     size = masks.shape[-1]
@@ -32,7 +32,7 @@ def draw_bev(masks: np.ndarray, measurements: dict[str, Any], action: np.ndarray
     for step in range(4):
         fade = 0.4 + 0.2 * step
         view[masks[3 + step] > 0] = np.array(VEHICLE_COLOR) * fade
-        view[masks[7 + step] > 0] = np.array(WALKER_COLOR) * fade
+        view[masks[7 + step] > 0] = np.array(PEDESTRIAN_COLOR) * fade
     cv2.rectangle(view, (93, 139), (98, 163), (255, 255, 255), -1)
     lines = (
         f'speed {measurements["speed"]:.2f} m/s',

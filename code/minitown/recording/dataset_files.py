@@ -1,13 +1,13 @@
-"""The files of a recording beside its routes: marker, calibration, metadata, results."""
+"""The files of a recording besides its routes: marker, calibration, metadata, results."""
 
 import json
-import os
 import pickle
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+from thinktwice.files import write_atomically
 from thinktwice.minitown.recording.frame_writer import RouteJob
 
 MARKER = 'minitown.json'
@@ -16,28 +16,17 @@ METADATA = 'dataset_metadata.json'
 PICKLED_METADATA = 'dataset_metadata.pkl'
 RESULTS = 'collect_data_json'
 UNFINISHED = '.unfinished'
-"""Folder for routes in the making; no reader looks into it."""
+"""Folder of routes that are being recorded; the dataset does not read it."""
 _TOWN_FOLDER = re.compile(r'town\d\d_(val|\d\d)')
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    with open(temporary, 'wb') as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write an object as indented JSON, whole or not at all."""
-    write_atomically(path, (json.dumps(content, indent=1) + '\n').encode())
+    """Write indented JSON atomically."""
+    write_atomically(path, lambda file: file.write((json.dumps(content, indent=1) + '\n').encode()))
 
 
 def is_recording(root: Path) -> bool:
-    """Whether `root` holds the marker file of a minitown recording."""
+    """Whether `root` contains the marker file of a minitown recording."""
     try:
         content = json.loads((root / MARKER).read_text())
     except (OSError, ValueError):
@@ -46,33 +35,33 @@ def is_recording(root: Path) -> bool:
 
 
 def prepare_root(root: Path, force: bool) -> None:
-    """Make `root` ready for a new recording.
+    """Prepare `root` for a new recording.
 
-    With `force` an older recording is removed, and only what a recording consists
-    of: other files in the folder stay.
+    With `force` an older recording is removed; files in the folder that are not part of a
+    recording are kept.
 
     Raises:
-        FileExistsError: if the folder is not empty and `force` is off, or it is no
-            minitown recording.
-        NotADirectoryError: if `root` is a file.
+        FileExistsError: The folder is not empty and `force` is off, or it is not a minitown
+            recording.
+        NotADirectoryError: `root` is a file.
     """
     if root.exists() and not root.is_dir():
-        raise NotADirectoryError(f'{root} is a file; name a folder for the recording')
+        raise NotADirectoryError(f'{root} is a file; choose a folder for the recording')
     if root.is_dir() and any(root.iterdir()):
         if not is_recording(root):
             raise FileExistsError(
-                f'{root} is not empty and holds no minitown recording ({MARKER} is missing); '
+                f'{root} is not empty and is no minitown recording ({MARKER} is missing); '
                 'nothing was changed: choose another folder'
             )
         if not force:
-            state = 'a recording already' if (root / METADATA).is_file() else 'a recording that was cut off'
-            raise FileExistsError(f'{root} holds {state}; replace it with --force')
+            state = 'a complete' if (root / METADATA).is_file() else 'an unfinished'
+            raise FileExistsError(f'{root} contains {state} recording; replace it with --force')
         _remove_recording(root)
     root.mkdir(parents=True, exist_ok=True)
 
 
 def _remove_recording(root: Path) -> None:
-    """Delete the parts of a recording, metadata first so that no reader takes the rest for whole."""
+    """Delete the parts of a recording, metadata first: without it the rest cannot pass for a complete one."""
     for name in (METADATA, PICKLED_METADATA, CALIBRATION):
         (root / name).unlink(missing_ok=True)
     for path in sorted(root.iterdir()):
@@ -83,7 +72,7 @@ def _remove_recording(root: Path) -> None:
 
 
 def write_metadata(root: Path, jobs: list[RouteJob]) -> dict[str, Any]:
-    """Write results and metadata of finished routes and return the JSON metadata."""
+    """Write results and metadata of completed routes and return the JSON metadata."""
     towns: dict[str, list[RouteJob]] = {}
     for job in jobs:
         towns.setdefault(job.town, []).append(job)
@@ -99,13 +88,13 @@ def write_metadata(root: Path, jobs: list[RouteJob]) -> dict[str, Any]:
         records = [_result(job) for job in routes]
         path = root / RESULTS / f'data_collect_{town}_results.json'
         write_json(path, {'_checkpoint': {'records': records}})
-    write_atomically(root / PICKLED_METADATA, pickle.dumps(pickled, protocol=4))
+    write_atomically(root / PICKLED_METADATA, lambda file: pickle.dump(pickled, file, protocol=4))
     write_json(root / METADATA, metadata)
     return metadata
 
 
 def _result(job: RouteJob) -> dict[str, Any]:
-    """Score record of a route without infractions, as a collection run writes it."""
+    """Return the score record of a route without infractions, in the format of CARLA's leaderboard."""
     infractions: dict[str, list[str]] = {
         name: []
         for name in (

@@ -1,4 +1,4 @@
-"""Writes one drive to disk, a folder per modality and a file per frame."""
+"""Writes one drive to disk: a folder per modality, a file per frame."""
 
 import io
 import json
@@ -13,11 +13,11 @@ import numpy as np
 from thinktwice.minitown.drive import Drive
 from thinktwice.minitown.recording.actor_boxes import nearby_actors
 from thinktwice.minitown.recording.bev_picture import draw_bev
+from thinktwice.minitown.recording.calibration import FRAME_INTERVAL
 from thinktwice.minitown.recording.supervision import make_supervision
-from thinktwice.minitown.sensors.cameras import FRAME_INTERVAL
 from thinktwice.minitown.sensors.raycast import FAR
 from thinktwice.minitown.sensors.renderer import CameraView
-from thinktwice.minitown.sensors.sensor_suite import Observer, Sensors
+from thinktwice.minitown.sensors.sensor_suite import Sensors
 from thinktwice.minitown.traffic.ego_dynamics import STEP_SECONDS
 
 STEPS_PER_FRAME = round(FRAME_INTERVAL / STEP_SECONDS)
@@ -30,10 +30,10 @@ class RouteJob:
     """One route to record.
 
     Attributes:
-        town: name, for example ``town01_00``.
-        number: which drive of that town.
-        seed: of the whole recording.
-        frames: how many to save, 0.5 s apart.
+        town: Name, for example ``town01_00``.
+        number: Which drive of that town.
+        seed: Of the whole recording.
+        frames: Number of frames, 0.5 s apart.
     """
 
     town: str
@@ -43,20 +43,20 @@ class RouteJob:
 
     @property
     def folder_name(self) -> str:
-        """Name of the route folder; the clock in it counts the drives of a town."""
+        """Name of the route folder; its time stamp counts the drives of a town."""
         minute, second = divmod(self.number, 60)
         hour, minute = divmod(minute, 60)
         return f'routes_{self.town}_01_01_{hour:02d}_{minute:02d}_{second:02d}'
 
 
 def encode_depth(depth: np.ndarray) -> np.ndarray:
-    """Return the (H, W, 3) RGB code of z-depth in meters: R + 256 G + 65536 B counts 1000 m / (256^3 - 1)."""
+    """Return the (H, W, 3) RGB code of z-depth in meters: R + 256 G + 65536 B in 1000 m / (256^3 - 1)."""
     code = np.round(np.clip(depth, 0.0, FAR) * (DEPTH_STEPS / FAR)).astype(np.uint32)
     return np.stack([code & 255, (code >> 8) & 255, code >> 16], axis=-1).astype(np.uint8)
 
 
 def _png(image: np.ndarray) -> bytes:
-    """Encode an RGB (H, W, 3) or gray (H, W) uint8 image."""
+    """Encode an RGB (H, W, 3) or grayscale (H, W) uint8 image."""
     channels_last = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
     done, data = cv2.imencode('.png', channels_last, _PNG_LEVEL)
     if not done:
@@ -65,7 +65,7 @@ def _png(image: np.ndarray) -> bytes:
 
 
 def _canonical(value: Any) -> Any:
-    """Give equal arrays one dtype object: pickles tell equal dtypes apart by identity."""
+    """Replace dtypes by numpy's own instances: a pickle depends on whether equal dtypes are one object."""
     if isinstance(value, dict):
         return {key: _canonical(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -88,19 +88,20 @@ def _json(value: dict[str, Any]) -> bytes:
 
 
 class FrameWriter:
-    """Records the present moment of a drive as one frame.
+    """Writes the current step of a drive as one frame.
 
     Args:
-        folder: of the route; sub-folders are made.
-        sensors: to record with.
+        folder: Of the route; it must not exist.
+        sensors: To record with.
+        debug_maps: Whether to write the teacher's masks too.
     """
 
-    def __init__(self, folder: Path, sensors: Sensors) -> None:
+    def __init__(self, folder: Path, sensors: Sensors, debug_maps: bool) -> None:
         self.folder = folder
-        self._observer = Observer(sensors)
         self._sensors = sensors
+        self._debug_maps = debug_maps
         names = ['bev', 'supervision', '3d_bbs', 'measurements', 'lidar']
-        names += ['bev_seg_label'] if sensors.debug_maps else []
+        names += ['bev_seg_label'] if debug_maps else []
         names += [
             f'{kind}_{camera.name}' for kind in ('rgb', 'depth', 'seg') for camera in sensors.rig.cameras
         ]
@@ -117,25 +118,28 @@ class FrameWriter:
             self._write(f'seg_{camera.name}', frame, 'png', _png(view.classes))
 
     def write(self, drive: Drive, frame: int, lidar_rng: np.random.Generator) -> None:
-        """Save frame number `frame`; `lidar_rng` decides which returns are lost."""
-        seen = self._observer.observe(drive, lidar_rng)
-        self._write_views(frame, seen.views)
+        """Write frame number `frame`; `lidar_rng` decides which LiDAR returns are lost."""
+        observation = self._sensors.observe(drive.scene(), drive.ego.pose, lidar_rng)
+        measurements = drive.measurements()
+        self._write_views(frame, observation.views)
         masks = drive.teacher_masks()
-        supervision = make_supervision(drive, masks, seen.measurements)
-        picture = draw_bev(masks, seen.measurements, supervision['action'])
+        supervision = make_supervision(drive, masks, measurements)
+        picture = draw_bev(masks, measurements, supervision['action'])
         self._write('bev', frame, 'png', _png(picture))
-        if self._sensors.debug_maps:
+        if self._debug_maps:
             self._write('bev_seg_label', frame, 'npy', _npy(masks.astype(np.float32) / np.float32(255)))
         self._write('supervision', frame, 'npy', _npy(supervision))
-        self._write('3d_bbs', frame, 'json', _json(nearby_actors(drive, seen.points)))
-        self._write('measurements', frame, 'json', _json(seen.measurements))
-        self._write('lidar', frame, 'npy', _npy(seen.points))
+        self._write('3d_bbs', frame, 'json', _json(nearby_actors(drive, observation.points)))
+        self._write('measurements', frame, 'json', _json(measurements))
+        self._write('lidar', frame, 'npy', _npy(observation.points))
 
 
-def record_route(job: RouteJob, folder: Path, sensors: Sensors, on_frame: Callable[[], None]) -> None:
+def record_route(
+    job: RouteJob, folder: Path, sensors: Sensors, debug_maps: bool, on_frame: Callable[[], None]
+) -> None:
     """Record one route into `folder`, which must not exist; call `on_frame` after each frame."""
     drive = Drive(job.town, job.seed, job.number, seconds=job.frames * FRAME_INTERVAL)
-    writer = FrameWriter(folder, sensors)
+    writer = FrameWriter(folder, sensors, debug_maps)
     town_key = int.from_bytes(job.town.encode(), 'little')
     for frame in range(job.frames):
         lidar_rng = np.random.default_rng([job.seed, job.number, frame, town_key])

@@ -1,4 +1,4 @@
-"""The teacher's part of a frame: actions, value and feature maps."""
+"""The supervision of a frame: the expert's actions, a value estimate and the teacher's features."""
 
 from typing import Any
 
@@ -6,35 +6,35 @@ import numpy as np
 
 from thinktwice.minitown.drive import Drive
 from thinktwice.minitown.expert.teacher_network import teacher_network
-from thinktwice.minitown.sensors.cameras import EAST_PER_DEGREE, NORTH_PER_DEGREE
+from thinktwice.minitown.recording.calibration import EAST_PER_DEGREE, NORTH_PER_DEGREE
 
 VALUE_SCALE = 10.0
 VALUE_SECONDS = 1.5
 VALUE_SPEED = 8.0
 
 
-def teacher_value(speed: float, wanted_acceleration: float) -> float:
-    """Stand-in of the teacher's value estimate, 0..10: how fast the car goes and is about to go.
+def teacher_value(speed: float, target_acceleration: float) -> float:
+    """Return a value estimate 0..10 from the current speed and the speed after `VALUE_SECONDS`.
 
     Args:
         speed: m/s.
-        wanted_acceleration: m/s^2 asked for by the traffic rules.
+        target_acceleration: Desired acceleration by the traffic rules, m/s^2.
     """
-    soon = min(max(speed + VALUE_SECONDS * wanted_acceleration, 0.0), VALUE_SPEED)
+    soon = min(max(speed + VALUE_SECONDS * target_acceleration, 0.0), VALUE_SPEED)
     return VALUE_SCALE * 0.5 * (min(speed, VALUE_SPEED) + soon) / VALUE_SPEED
 
 
-def make_supervision(drive: Drive, masks: np.ndarray, target: dict[str, Any]) -> dict[str, Any]:
-    """Return the supervision record of the present moment.
+def make_supervision(drive: Drive, masks: np.ndarray, measurements: dict[str, Any]) -> dict[str, Any]:
+    """Return the supervision record of the current step.
 
     Args:
-        drive: at a recorded step.
+        drive: At the step of the frame.
         masks: (15, 192, 192) uint8 teacher masks.
-        target: the measurements, for the target node.
+        measurements: Of the frame, for the target point.
     """
     decision = drive.decision
     control = decision.control
-    brake_of_teacher = max(0.0, -decision.pedal)
+    teacher_brake = max(0.0, -decision.pedal)
     gear = 1.0 if drive.ego.speed > 0.1 else 0.0
     state = np.array([control.throttle, control.steer, control.brake, gear, drive.ego.speed, 0.0])
     levels, features = teacher_network().encode(masks, state)
@@ -47,10 +47,10 @@ def make_supervision(drive: Drive, masks: np.ndarray, target: dict[str, Any]) ->
         'cnn_features': levels,
         'speed': float(drive.ego.speed),
         'target_gps': np.array(
-            [target['x_target'] / NORTH_PER_DEGREE, target['y_target'] / EAST_PER_DEGREE, 0.0],
+            [measurements['x_target'] / NORTH_PER_DEGREE, measurements['y_target'] / EAST_PER_DEGREE, 0.0],
             dtype=np.float32,
         ),
-        'target_command': np.array([target['target_command']], dtype=np.int8),
+        'target_command': np.array([measurements['target_command']], dtype=np.int8),
         'should_brake': bool(decision.hazard),
-        'only_ap_brake': bool(decision.hazard and brake_of_teacher == 0.0),
+        'only_ap_brake': bool(decision.hazard and teacher_brake == 0.0),
     }

@@ -1,1 +1,1 @@
-"""What the ego vehicle sees: cameras and LiDAR."""
+"""Cameras and LiDAR, ray-cast on a scene."""

@@ -1,28 +1,34 @@
-"""A spinning LiDAR ray-cast on the same shapes as the cameras."""
+"""A spinning LiDAR, ray-cast on the same shapes as the cameras."""
 
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from thinktwice.minitown.sensors.cameras import LIDAR_HEIGHT
+from thinktwice.errors import ConfigError
 from thinktwice.minitown.sensors.raycast import cast_sweep
-from thinktwice.minitown.sensors.renderer import Scene
+from thinktwice.minitown.world.scene import Scene
+
+LIDAR_HEIGHT = 2.5
+"""Height of the sensor above the ego origin, meters."""
 
 
 @dataclass(frozen=True)
 class Lidar:
-    """Ray pattern and losses; the defaults follow the sensor of the CARLA recordings.
+    """Ray pattern and dropout; the defaults are those of the sensor of the CARLA recordings.
 
     Args:
-        channels: beams between `upper` and `lower`.
-        columns: firings a turn; 64 x 937 are the 60,000 rays of a full sweep.
-        upper, lower: elevation of the first and last beam, degrees.
-        max_range: meters.
-        attenuation: intensity is exp(-attenuation * range), per meter.
-        drop_rate: share of returns lost at random.
-        drop_intensity: returns weaker than this are lost more often ...
-        drop_weak: ... up to this share at intensity 0.
+        channels: Beams between `upper` and `lower`.
+        columns: Firings per revolution; 64 x 937 are the 60,000 rays of a full sweep.
+        upper, lower: Elevation of the first and last beam, degrees.
+        max_range: Meters.
+        attenuation: Intensity is exp(-attenuation * range), per meter.
+        drop_rate: Probability that a return is lost.
+        drop_intensity: Below this intensity returns are lost with an additional probability ...
+        drop_weak: ... that grows linearly to this value at intensity 0.
+
+    Raises:
+        ConfigError: The number of channels or columns is out of range.
     """
 
     channels: int = 64
@@ -37,8 +43,8 @@ class Lidar:
 
     def __post_init__(self) -> None:
         if not (1 <= self.channels <= 256 and 8 <= self.columns <= 8192):
-            raise ValueError(
-                'a LiDAR has 1 to 256 beams and 8 to 8192 firings a turn, '
+            raise ConfigError(
+                'a LiDAR has 1 to 256 beams and 8 to 8192 firings per revolution, '
                 f'got {self.channels} and {self.columns}'
             )
 
@@ -54,10 +60,17 @@ class Lidar:
     def sweep(
         self, scene: Scene, pose: tuple[float, float, float], rng: np.random.Generator | None = None
     ) -> np.ndarray:
-        """Return the (P, 4) float32 points x, y, z, intensity of a full turn from `pose`.
+        """Return the (P, 4) float32 points x, y, z, intensity of a full revolution.
 
-        Points are in the ego frame, z counted from the ground. The whole turn is
-        taken at one moment. Without `rng` no return is lost.
+        The whole revolution is taken at one moment.
+
+        Args:
+            scene: The world at that moment.
+            pose: World x, y in meters and yaw in radians of the ego.
+            rng: Decides which returns are lost; without it none is.
+
+        Returns:
+            Points in the ego frame, meters; z is the height above the ground.
         """
         origin = np.array([0.0, 0.0, LIDAR_HEIGHT])
         shapes = scene.shapes.near(np.array(pose[:2]), self.max_range)

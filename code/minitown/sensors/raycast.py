@@ -1,8 +1,8 @@
 """Ray casting against boxes, upright cylinders, ellipsoids and the ground plane.
 
-Everything here works in the ego frame (x forward, y right, z up, meters). The
-kernels are compiled once and cached by numba; loops are sequential, so a result
-does not depend on the number of threads.
+Everything is in the ego frame (x forward, y right, z up, meters). The kernels are
+compiled once and cached by numba; loops are sequential, so results do not depend on
+the number of threads.
 """
 
 import math
@@ -15,13 +15,13 @@ from thinktwice.minitown.world.primitives import BOX, CYLINDER
 GROUND = -1
 NOTHING = -2
 FAR = 1000.0
-"""Distance that stands for the sky, meters."""
+"""Depth of the sky, meters."""
 NEAR = 0.05
 
 
 @njit(cache=True)
 def _slab(start: float, step: float, half: float) -> tuple[float, float]:
-    """Interval of the ray parameter inside one pair of planes at +-half."""
+    """Interval of the ray parameter between the planes at +-half."""
     if abs(step) < 1e-12:
         if abs(start) > half:
             return 1e30, -1e30
@@ -52,7 +52,7 @@ def hit_distance(origin, direction, shape, kind: int) -> float:  # type: ignore[
 
     Args:
         origin: (3,) start in the ego frame.
-        direction: (3,), any length; the result counts in its lengths.
+        direction: (3,), any length; the result is in multiples of it.
         shape: (8,) row of the geometry table.
         kind: `BOX`, `CYLINDER` or `ELLIPSOID`.
     """
@@ -97,8 +97,8 @@ def _corner(shape, index: int):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _screen_bounds(shape, ego2cam, lens, height: int, width: int):  # type: ignore[no-untyped-def]
-    """Pixel rectangle (left, top, right, bottom; ends excluded) that holds a shape, empty if unseen."""
+def _screen_bounds(shape, ego2cam, intrinsics, height: int, width: int):  # type: ignore[no-untyped-def]
+    """Pixel rectangle (left, top, right, bottom; ends excluded) around a shape, empty if not visible."""
     corners = np.empty((8, 3))
     for index in range(8):
         x, y, z = _corner(shape, index)
@@ -120,7 +120,7 @@ def _screen_bounds(shape, ego2cam, lens, height: int, width: int):  # type: igno
                 x = corners[first, 0] + part * (corners[second, 0] - corners[first, 0])
                 y = corners[first, 1] + part * (corners[second, 1] - corners[first, 1])
                 z = corners[first, 2] + part * (corners[second, 2] - corners[first, 2])
-                u, v = lens[0] * x / z + lens[2], lens[1] * y / z + lens[3]
+                u, v = intrinsics[0] * x / z + intrinsics[2], intrinsics[1] * y / z + intrinsics[3]
                 left, right = min(left, u), max(right, u)
                 top, bottom = min(top, v), max(bottom, v)
     return (
@@ -132,14 +132,14 @@ def _screen_bounds(shape, ego2cam, lens, height: int, width: int):  # type: igno
 
 
 @njit(cache=True)
-def cast_image(rays, origin, ego2cam, lens, shapes, kinds, depth, owner):  # type: ignore[no-untyped-def]
-    """Fill `depth` and `owner` with the nearest surface of every pixel.
+def cast_image(rays, origin, ego2cam, intrinsics, shapes, kinds, depth, owner):  # type: ignore[no-untyped-def]
+    """Fill `depth` and `owner` with the nearest surface at every pixel.
 
     Args:
         rays: (H, W, 3) directions in the ego frame, length 1 along the optical axis.
         origin: (3,) camera position in the ego frame.
         ego2cam: (4, 4) matrix.
-        lens: (4,) fx, fy, cx, cy in pixels.
+        intrinsics: (4,) fx, fy, cx, cy in pixels.
         shapes: (P, 8) geometry table.
         kinds: (P,) kinds of the shapes.
         depth: (H, W) float64, filled with z-depth in meters, `FAR` for the sky.
@@ -156,7 +156,7 @@ def cast_image(rays, origin, ego2cam, lens, shapes, kinds, depth, owner):  # typ
                     depth[v, u] = distance
                     owner[v, u] = GROUND
     for index in range(len(shapes)):
-        left, top, right, bottom = _screen_bounds(shapes[index], ego2cam, lens, height, width)
+        left, top, right, bottom = _screen_bounds(shapes[index], ego2cam, intrinsics, height, width)
         for v in range(top, bottom):
             for u in range(left, right):
                 distance = hit_distance(origin, rays[v, u], shapes[index], kinds[index])
@@ -167,7 +167,7 @@ def cast_image(rays, origin, ego2cam, lens, shapes, kinds, depth, owner):  # typ
 
 @njit(cache=True)
 def _column_span(shape, origin, columns: int):  # type: ignore[no-untyped-def]
-    """First column and count of the azimuth columns that can meet a shape."""
+    """First index and number of the azimuth columns that can hit a shape."""
     x, y = shape[0] - origin[0], shape[1] - origin[1]
     if math.hypot(x, y) <= math.hypot(shape[3], shape[4]):
         return 0, columns

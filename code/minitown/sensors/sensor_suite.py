@@ -1,58 +1,48 @@
-"""What a car in the town carries and what it perceives at one moment."""
+"""The sensors of the ego vehicle and what they observe at one moment."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 
-from thinktwice.minitown.drive import Drive
 from thinktwice.minitown.sensors.cameras import CameraRig
 from thinktwice.minitown.sensors.lidar import Lidar
 from thinktwice.minitown.sensors.renderer import CameraView, Renderer
-
-
-@dataclass(frozen=True)
-class Sensors:
-    """What a recording car carries.
-
-    Attributes:
-        rig: the cameras.
-        lidar: the LiDAR.
-        debug_maps: whether a recorder saves the teacher's masks too (2.2 MB a frame).
-    """
-
-    rig: CameraRig
-    lidar: Lidar = field(default_factory=Lidar)
-    debug_maps: bool = False
+from thinktwice.minitown.world.scene import Scene
 
 
 @dataclass(frozen=True)
 class Observation:
-    """One moment as a car perceives it.
+    """Sensor data of one moment.
 
     Attributes:
-        views: one per camera, in the order of the rig.
-        points: (P, 4) float32 x, y, z, intensity in the ego frame.
-        measurements: as recorded (see `Drive.measurements`).
+        views: One per camera, in the order of the rig.
+        points: (P, 4) float32 x, y, z in the ego frame in meters, intensity.
     """
 
     views: list[CameraView]
     points: np.ndarray
-    measurements: dict[str, Any]
 
 
-class Observer:
-    """Perceives drives with a set of sensors; keeps the cameras' rays from call to call."""
+@dataclass(frozen=True)
+class Sensors:
+    """Cameras and LiDAR of the ego vehicle."""
 
-    def __init__(self, sensors: Sensors) -> None:
-        self._renderer = Renderer(sensors.rig)
-        self._lidar = sensors.lidar
+    rig: CameraRig
+    lidar: Lidar = field(default_factory=Lidar)
 
-    def observe(self, drive: Drive, lidar_rng: np.random.Generator | None = None) -> Observation:
-        """Return what the ego of `drive` perceives now; `lidar_rng` decides which returns are lost."""
-        scene = drive.scene()
-        return Observation(
-            views=self._renderer.render(scene, drive.ego.pose),
-            points=self._lidar.sweep(scene, drive.ego.pose, lidar_rng),
-            measurements=drive.measurements(),
-        )
+    @cached_property
+    def _renderer(self) -> Renderer:
+        return Renderer(self.rig)
+
+    def observe(
+        self, scene: Scene, pose: tuple[float, float, float], lidar_rng: np.random.Generator | None = None
+    ) -> Observation:
+        """Return what the sensors observe.
+
+        Args:
+            scene: The world at this moment.
+            pose: World x, y in meters and yaw in radians of the ego.
+            lidar_rng: Decides which LiDAR returns are lost; without it none is.
+        """
+        return Observation(self._renderer.render(scene, pose), self.lidar.sweep(scene, pose, lidar_rng))

@@ -1,7 +1,7 @@
-"""Colors of cast pixels: surface patterns, sun, haze and sky.
+"""Colors and classes of pixels: surface patterns, sun, haze and sky.
 
-A pixel's class and depth come from the caster; this module only paints, so the
-color image agrees with both by construction.
+The ray caster decides which surface a pixel shows and at which depth, so color, class and
+depth agree by construction.
 """
 
 import math
@@ -14,22 +14,22 @@ from thinktwice.minitown.sensors.raycast import GROUND, NOTHING
 from thinktwice.minitown.world.classes import GREEN, RED, SKY, YELLOW
 from thinktwice.minitown.world.primitives import (
     BOX,
-    CAR_BODY,
-    CAR_CABIN,
     CLOTHES,
     CYLINDER,
     FACADE,
     FOLIAGE,
     LIGHT_HEAD,
     SIGN_PLATE,
+    VEHICLE_BODY,
+    VEHICLE_CABIN,
 )
 
 LAMP_COLORS = np.array([(20.0, 236.0, 140.0), (245.0, 200.0, 30.0), (255.0, 20.0, 60.0)])
-"""RGB of a lit lamp by state: hues 76, 24 and 175 of OpenCV's 0..179."""
+"""RGB of a lit lamp by state: hues 76, 24 and 175 on OpenCV's scale 0..179."""
 
 
 class Solids(NamedTuple):
-    """The cast shapes: geometry table (P, 8) in the ego frame, columns of `primitives.PrimitiveSet`."""
+    """Geometry table (P, 8) of the shapes in the ego frame, and columns of their `PrimitiveSet`."""
 
     shapes: np.ndarray
     kinds: np.ndarray
@@ -40,7 +40,7 @@ class Solids(NamedTuple):
 
 
 class Ground(NamedTuple):
-    """Codes (R, C), the (2, 3) matrix from ego (x, y, 1) to (column, row), class and RGB by code."""
+    """Codes (R, C), the (2, 3) matrix from ego (x, y, 1) to (column, row), class and RGB of each code."""
 
     codes: np.ndarray
     ego2grid: np.ndarray
@@ -49,7 +49,7 @@ class Ground(NamedTuple):
 
 
 class Air(NamedTuple):
-    """Unit vector (3,) to the sun in the ego frame, and the numbers of `renderer.Lighting`."""
+    """Unit vector (3,) toward the sun in the ego frame, and the values of `scene.Lighting`."""
 
     sun: np.ndarray
     ambient: float
@@ -61,7 +61,7 @@ class Air(NamedTuple):
 
 @njit(cache=True)
 def _noise(x: int, y: int, z: int) -> float:
-    """Repeatable value in [0, 1) for a lattice point."""
+    """Hash of a lattice point, a value in [0, 1)."""
     value = np.uint32(x) * np.uint32(73856093) ^ np.uint32(y) * np.uint32(19349663)
     value ^= np.uint32(z) * np.uint32(83492791)
     value ^= value >> np.uint32(13)
@@ -72,7 +72,7 @@ def _noise(x: int, y: int, z: int) -> float:
 
 @njit(cache=True)
 def _surface(local, shape, kind: int, normal) -> None:  # type: ignore[no-untyped-def]
-    """Write the outward unit normal (3,), in the shape's own axes, at a point given in them."""
+    """Write the outward unit normal (3,) at a surface point; both in the shape's own axes."""
     normal[0], normal[1], normal[2] = 0.0, 0.0, 0.0
     if kind == BOX:
         best, axis = -1.0, 0
@@ -98,7 +98,7 @@ def _surface(local, shape, kind: int, normal) -> None:  # type: ignore[no-untype
 
 @njit(cache=True)
 def _pattern(texture: int, state: int, local, shape, normal, color) -> bool:  # type: ignore[no-untyped-def]
-    """Change `color` (3,) by the surface's pattern; return whether the spot shines by itself."""
+    """Apply the surface's pattern to `color` (3,); return whether the point emits light."""
     across = local[1] if abs(normal[0]) > 0.5 else local[0]
     if texture == FACADE and abs(normal[2]) < 0.5:
         height = local[2] + shape[5]
@@ -112,7 +112,7 @@ def _pattern(texture: int, state: int, local, shape, normal, color) -> bool:  # 
         grain = 0.65 + 0.6 * _noise(int(local[0] * 5), int(local[1] * 5), int(local[2] * 5 + 997))
         for index in range(3):
             color[index] *= grain
-    elif texture == CAR_BODY:
+    elif texture == VEHICLE_BODY:
         if abs(local[2]) < 0.5 * shape[5] and abs(local[1]) > 0.55 * shape[4]:
             if normal[0] > 0.5:
                 color[0], color[1], color[2] = 235.0, 235.0, 215.0
@@ -122,7 +122,7 @@ def _pattern(texture: int, state: int, local, shape, normal, color) -> bool:  # 
         elif local[2] < -0.6 * shape[5]:
             for index in range(3):
                 color[index] *= 0.3
-    elif texture == CAR_CABIN and abs(normal[2]) < 0.5 and local[2] < 0.75 * shape[5]:
+    elif texture == VEHICLE_CABIN and abs(normal[2]) < 0.5 and local[2] < 0.75 * shape[5]:
         color[0], color[1], color[2] = 38.0, 46.0, 56.0
     elif texture == LIGHT_HEAD and normal[0] > 0.5:
         slot = local[2] / shape[5] * 1.5
@@ -148,17 +148,17 @@ def _pattern(texture: int, state: int, local, shape, normal, color) -> bool:  # 
 
 @njit(cache=True)
 def _blend(color: float, bright: float, haze: float, haze_color: float) -> int:
-    """One channel of a lit color seen through haze, 0..255."""
+    """One channel of an illuminated color seen through haze, 0..255."""
     value = color * bright
     value += (haze_color - value) * haze
     return int(min(255.0, max(0.0, value)))
 
 
-# One pass for each kind of surface: a kernel that takes its arrays out of the tuples once, before its
-# loops, runs several times faster than helpers that are handed the tuples for every pixel.
+# One pass per kind of surface: a kernel that unpacks the tuples once, before its loops, runs several
+# times faster than helpers that receive the tuples for every pixel.
 @njit(cache=True)
 def shade_sky(rays, owner, air, image, labels) -> None:  # type: ignore[no-untyped-def]
-    """Paint the pixels whose rays meet nothing; arguments as in `shade_solids`."""
+    """Fill the pixels whose rays hit nothing; arguments as in `shade_solids`."""
     haze_color, sky_color = air.haze_color, air.sky_color
     for v in range(owner.shape[0]):
         for u in range(owner.shape[1]):
@@ -174,7 +174,7 @@ def shade_sky(rays, owner, air, image, labels) -> None:  # type: ignore[no-untyp
 
 @njit(cache=True)
 def shade_ground(rays, origin, depth, owner, ground, air, image, labels) -> None:  # type: ignore[no-untyped-def]
-    """Paint the pixels of the ground plane; arguments as in `shade_solids`, `ground` a `Ground`."""
+    """Fill the pixels of the ground plane; arguments as in `shade_solids`, `ground` is a `Ground`."""
     codes, grid, classes, colors = ground.codes, ground.ego2grid, ground.classes, ground.colors
     haze_color = air.haze_color
     lit = air.ambient + air.direct * max(0.0, air.sun[2])
@@ -191,7 +191,7 @@ def shade_ground(rays, origin, depth, owner, ground, air, image, labels) -> None
                 code = codes[row, column]
             labels[v, u] = classes[code]
             distance = math.sqrt(dx * dx + dy * dy + dz * dz)
-            # Grain fades with distance, where a pixel covers many grains.
+            # The grain fades with distance, where a pixel covers many grains.
             grain = 0.16 / (1.0 + 0.12 * distance) * (2 * _noise(row // 2, column // 2, 7) - 1)
             haze = 1.0 - math.exp(-air.haze * distance)
             for channel in range(3):
@@ -202,14 +202,14 @@ def shade_ground(rays, origin, depth, owner, ground, air, image, labels) -> None
 
 @njit(cache=True)
 def shade_solids(rays, origin, depth, owner, solids, air, image, labels) -> None:  # type: ignore[no-untyped-def]
-    """Paint the pixels of shapes.
+    """Fill the pixels of solid shapes.
 
     Args:
-        rays: (H, W, 3), as given to `raycast.cast_image`.
+        rays: (H, W, 3), as in `raycast.cast_image`.
         origin: (3,) camera position in the ego frame.
-        depth: (H, W) meters, from the caster.
-        owner: (H, W) shape indices, from the caster.
-        solids: `Solids`, the shapes given to the caster.
+        depth: (H, W) meters, from the ray caster.
+        owner: (H, W) shape indices, from the ray caster.
+        solids: `Solids`, the shapes given to the ray caster.
         air: `Air`.
         image: (H, W, 3) uint8 RGB output.
         labels: (H, W) uint8 output, semantic classes.

@@ -1,1 +1,1 @@
-"""What moves in a town: vehicles, pedestrians, traffic lights."""
+"""Everything that moves: the ego, other vehicles, pedestrians, and traffic lights."""

@@ -1,7 +1,7 @@
-"""How the ego car moves under throttle, steer and brake.
+"""How the ego moves under throttle, steer and brake.
 
-The turning part is the kinematic bicycle that the closed-loop agent uses to move
-its GNSS ring on, with the same constants, so both agree.
+The lateral part is the kinematic bicycle model of the closed-loop agent's state estimation,
+with the same constants, so that both agree.
 """
 
 import math
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 STEP_SECONDS = 0.05
 FRONT_AXLE = -0.090769015
 REAR_AXLE = 1.4178275
-"""Distances of the axles from the car's origin in meters, as identified (the front one is negative)."""
+"""Distances of the axles from the ego origin in meters, as fitted (the front one is negative)."""
 WHEEL_ANGLE = 0.36848336
-"""Wheel angle at full steer, radians."""
+"""Wheel angle at steer 1, radians."""
 THROTTLE_GAIN = 4.0
 BRAKE_GAIN = 8.0
 DRAG = 0.15
-"""m/s^2 at full throttle, at full brake, and lost per m/s."""
+"""Acceleration at full throttle and deceleration at full brake, m/s^2; deceleration per m/s of speed, 1/s."""
 EGO_HALF = (2.45, 1.06, 0.75)
 """Half length, width and height of the ego, meters."""
 
@@ -32,7 +32,15 @@ class Control:
 
 @dataclass(frozen=True)
 class EgoState:
-    """World x, y in meters, yaw in radians, forward speed in m/s, forward acceleration, yaw rate."""
+    """State of the ego.
+
+    Attributes:
+        x, y: World position, meters.
+        yaw: Radians.
+        speed: Forward, m/s.
+        acceleration: Forward, m/s^2.
+        yaw_rate: rad/s.
+    """
 
     x: float
     y: float
@@ -73,12 +81,12 @@ def steer_for(curvature: float) -> float:
 
 
 def pedals_for(acceleration: float, speed: float) -> float:
-    """Return the pedal -1..1 (negative brakes) that gives `acceleration` m/s^2 at `speed` m/s."""
+    """Return the pedal -1..1 (negative is brake) for `acceleration` m/s^2 at `speed` m/s."""
     force = acceleration + DRAG * speed
     pedal = force / THROTTLE_GAIN if force >= 0 else force / BRAKE_GAIN
     return max(-1.0, min(1.0, pedal))
 
 
 def control_from(pedal: float, steer: float) -> Control:
-    """Split a pedal -1..1 into throttle and brake."""
+    """Return the control of a pedal -1..1 (negative is brake) and a steer."""
     return Control(throttle=max(0.0, pedal), steer=steer, brake=max(0.0, -pedal))

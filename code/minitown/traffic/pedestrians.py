@@ -1,4 +1,4 @@
-"""People: strollers on the sidewalks and people who cross at the zebras."""
+"""Pedestrians: some walk along the sidewalks, others cross the street at crosswalks."""
 
 import math
 from dataclasses import dataclass
@@ -10,25 +10,24 @@ from thinktwice.minitown.world.lanes import LANE_OFFSET
 from thinktwice.minitown.world.layout import Crosswalk, Layout
 
 EDGE = 5.0
-"""Where a person waits, meters from the middle of the street."""
-ROAD_EDGE = 3.9
+"""Where a pedestrian waits to cross, meters from the center line of the street."""
 LANE_MARGIN = 2.4
 SIDEWALK_MIDDLE = 5.2
 
 
 @dataclass
 class Pedestrian:
-    """One person.
+    """A pedestrian who walks back and forth on a straight path.
 
     Attributes:
-        index: number among all people.
-        start, end: (2,) world ends of the path, walked to and fro.
-        along: meters from `start`.
-        forward: 1 towards `end`, -1 back.
-        pace: walking speed when moving, m/s.
-        speed: present speed, m/s.
-        crosswalk: index of the zebra, -1 for strollers.
-        wait: seconds until the person wants to cross.
+        index: Position in the crowd's list.
+        start, end: (2,) world positions of the ends of the path, meters.
+        along: Meters from `start`.
+        forward: 1 toward `end`, -1 toward `start`.
+        pace: Walking speed, m/s.
+        speed: Current speed, m/s.
+        crosswalk: Index of the crosswalk that the path follows, -1 on a sidewalk.
+        wait: Seconds until the pedestrian wants to cross.
     """
 
     index: int
@@ -49,32 +48,32 @@ class Pedestrian:
 
     @property
     def pose(self) -> tuple[float, float, float]:
-        """World x, y, yaw."""
+        """World x, y in meters, yaw in radians."""
         unit = (self.end - self.start) / self.length
         x, y = self.start + self.along * unit
         return float(x), float(y), math.atan2(*(unit * self.forward)[::-1])
 
 
 class Crowd:
-    """All people of a drive."""
+    """All pedestrians of a drive."""
 
-    def __init__(self, layout: Layout, rng: np.random.Generator, strollers_per_street: float = 0.7) -> None:
+    def __init__(self, layout: Layout, rng: np.random.Generator, sidewalk_chance: float = 0.7) -> None:
         self.layout = layout
         self.rng = rng
-        self.people: list[Pedestrian] = []
+        self.pedestrians: list[Pedestrian] = []
         for first, second, quarter in layout.streets:
             for side in (-1, 1):
-                if rng.random() < strollers_per_street:
-                    self._add_stroller(first, second, quarter, side)
+                if rng.random() < sidewalk_chance:
+                    self._add_on_sidewalk(first, second, quarter, side)
         for index, crosswalk in enumerate(layout.crosswalks):
             for _ in range(int(rng.integers(1, 3))):
-                self._add_crosser(index, crosswalk)
+                self._add_at_crosswalk(index, crosswalk)
 
     def _color(self) -> tuple[float, float, float]:
         red, green, blue = self.rng.uniform(60, 230, 3)
         return float(red), float(green), float(blue)
 
-    def _add_stroller(self, first: int, second: int, quarter: int, side: int) -> None:
+    def _add_on_sidewalk(self, first: int, second: int, quarter: int, side: int) -> None:
         a, b = self.layout.junctions[first].center, self.layout.junctions[second].center
         ahead = (b - a) / np.linalg.norm(b - a)
         beside = side * SIDEWALK_MIDDLE * np.array([-ahead[1], ahead[0]])
@@ -82,8 +81,8 @@ class Crowd:
             self.layout.to_world(a + 12 * ahead + beside),
             self.layout.to_world(b - 12 * ahead + beside),
         )
-        person = Pedestrian(
-            index=len(self.people),
+        pedestrian = Pedestrian(
+            index=len(self.pedestrians),
             start=start,
             end=end,
             along=float(self.rng.uniform(0, np.linalg.norm(end - start))),
@@ -91,14 +90,14 @@ class Crowd:
             pace=float(self.rng.uniform(0.8, 1.7)),
             color=self._color(),
         )
-        person.speed = person.pace
-        self.people.append(person)
+        pedestrian.speed = pedestrian.pace
+        self.pedestrians.append(pedestrian)
 
-    def _add_crosser(self, index: int, crosswalk: Crosswalk) -> None:
+    def _add_at_crosswalk(self, index: int, crosswalk: Crosswalk) -> None:
         along_street = np.array([crosswalk.across[1], -crosswalk.across[0]])
         middle = crosswalk.center + float(self.rng.uniform(-1.1, 1.1)) * along_street
-        person = Pedestrian(
-            index=len(self.people),
+        pedestrian = Pedestrian(
+            index=len(self.pedestrians),
             start=middle - EDGE * crosswalk.across,
             end=middle + EDGE * crosswalk.across,
             along=0.0,
@@ -109,40 +108,40 @@ class Crowd:
             wait=float(self.rng.uniform(0.0, 8.0)),
         )
         if self.rng.random() < 0.5:
-            person.along, person.forward = person.length, -1
-        self.people.append(person)
+            pedestrian.along, pedestrian.forward = pedestrian.length, -1
+        self.pedestrians.append(pedestrian)
 
     def is_blocked(self, crosswalk: int, lane: int) -> bool:
-        """Whether somebody is on, or walks towards, the part of a zebra that lies on `lane`."""
-        for person in self.people:
-            if person.crosswalk != crosswalk or person.speed == 0.0:
+        """Whether a pedestrian is on, or walks toward, the part of a crosswalk on `lane`."""
+        for pedestrian in self.pedestrians:
+            if pedestrian.crosswalk != crosswalk or pedestrian.speed == 0.0:
                 continue
-            beside = person.along - EDGE
+            beside = pedestrian.along - EDGE
             lane_at = LANE_OFFSET if lane == self.layout.crosswalks[crosswalk].lanes[0] else -LANE_OFFSET
-            ahead = (lane_at - beside) * person.forward
+            ahead = (lane_at - beside) * pedestrian.forward
             if ahead > -LANE_MARGIN:
                 return True
         return False
 
     def step(self, seconds: float, vehicles: list[Vehicle]) -> None:
-        """Advance everybody by `seconds`."""
-        for person in self.people:
-            if person.crosswalk >= 0 and person.speed == 0.0:
-                person.wait -= seconds
-                if person.wait > 0 or not self._can_cross(person, vehicles):
+        """Advance all pedestrians by `seconds`."""
+        for pedestrian in self.pedestrians:
+            if pedestrian.crosswalk >= 0 and pedestrian.speed == 0.0:
+                pedestrian.wait -= seconds
+                if pedestrian.wait > 0 or not self._can_cross(pedestrian, vehicles):
                     continue
-                person.speed = person.pace
-            person.along += person.forward * person.speed * seconds
-            if 0.0 < person.along < person.length:
+                pedestrian.speed = pedestrian.pace
+            pedestrian.along += pedestrian.forward * pedestrian.speed * seconds
+            if 0.0 < pedestrian.along < pedestrian.length:
                 continue
-            person.along = min(max(person.along, 0.0), person.length)
-            person.forward = -person.forward
-            if person.crosswalk >= 0:
-                person.speed, person.wait = 0.0, float(self.rng.uniform(3.0, 12.0))
+            pedestrian.along = min(max(pedestrian.along, 0.0), pedestrian.length)
+            pedestrian.forward = -pedestrian.forward
+            if pedestrian.crosswalk >= 0:
+                pedestrian.speed, pedestrian.wait = 0.0, float(self.rng.uniform(3.0, 12.0))
 
-    def _can_cross(self, person: Pedestrian, vehicles: list[Vehicle]) -> bool:
-        """Whether every car that comes can still stop in comfort; somebody near makes people step out."""
-        crosswalk = self.layout.crosswalks[person.crosswalk]
+    def _can_cross(self, pedestrian: Pedestrian, vehicles: list[Vehicle]) -> bool:
+        """Whether all approaching vehicles stand or can still brake comfortably."""
+        crosswalk = self.layout.crosswalks[pedestrian.crosswalk]
         for vehicle in vehicles:
             for place, lane_index in enumerate(vehicle.route[:2]):
                 if lane_index not in crosswalk.lanes:

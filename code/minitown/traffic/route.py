@@ -1,28 +1,28 @@
-"""The ego's route: a chain of lanes as one line to drive along."""
+"""The ego's route: consecutive lanes joined into one polyline."""
 
 from bisect import bisect_right
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from thinktwice.geometry.route_planner import RoadOption, RouteNode
 from thinktwice.minitown.world.lanes import Lane
 
-TURN_CHANCES = {
+TURN_WEIGHTS = {
     RoadOption.LEFT: 0.42,
     RoadOption.RIGHT: 0.33,
     RoadOption.STRAIGHT: 0.25,
     RoadOption.LANE_FOLLOW: 1.0,
 }
-"""Left turns wait for others most, so they are drawn more often to be recorded as often."""
+"""Relative probabilities of turns; left turns yield most and so would be under-represented."""
 
 
-def draw_route(lanes: list[Lane], start: int, length: float, rng: np.random.Generator) -> list[int]:
-    """Return lane indices from `start` on, at least `length` meters, turns preferred to straights."""
+def sample_route(lanes: list[Lane], start: int, length: float, rng: np.random.Generator) -> list[int]:
+    """Return lane indices from `start` on, at least `length` meters long in total."""
     route, covered = [start], lanes[start].length
     while covered < length or lanes[route[-1]].is_connector:
         choices = lanes[route[-1]].successors
-        weights = np.array([TURN_CHANCES[lanes[index].option] for index in choices])
+        weights = np.array([TURN_WEIGHTS[lanes[index].option] for index in choices])
         chosen = choices[int(rng.choice(len(choices), p=weights / weights.sum()))]
         route.append(chosen)
         covered += lanes[chosen].length
@@ -31,23 +31,25 @@ def draw_route(lanes: list[Lane], start: int, length: float, rng: np.random.Gene
 
 @dataclass
 class Route:
-    """A drivable line over several lanes.
+    """A polyline over several lanes.
 
     Attributes:
-        lane_indices: in driving order.
-        points: (N, 2) world meters; `along` (N,) meters from the start.
-        starts: where each lane begins, meters from the start.
+        lane_indices: In driving order.
+        points: (N, 2) meters in the world frame.
+        along: (N,) distance of each point from the start, meters.
+        starts: Distance at which each lane begins, meters.
+        options: Road option of each lane.
     """
 
     lane_indices: list[int]
     points: np.ndarray
     along: np.ndarray
     starts: list[float]
-    options: list[RoadOption] = field(default_factory=list)
+    options: list[RoadOption]
 
     @classmethod
     def over(cls, lanes: list[Lane], lane_indices: list[int]) -> 'Route':
-        """Join lanes, each of which must end where the next begins."""
+        """Join lanes; each must end where the next begins."""
         points = [lanes[lane_indices[0]].points]
         points += [lanes[index].points[1:] for index in lane_indices[1:]]
         joined = np.concatenate(points)
@@ -60,18 +62,18 @@ class Route:
 
     @property
     def length(self) -> float:
-        """Meters from start to end."""
+        """Length in meters."""
         return float(self.along[-1])
 
     def position(self, along: float) -> tuple[float, float]:
-        """Return the world point `along` meters from the start."""
+        """Return the world position `along` meters from the start."""
         return (
             float(np.interp(along, self.along, self.points[:, 0])),
             float(np.interp(along, self.along, self.points[:, 1])),
         )
 
     def project(self, x: float, y: float, hint: float, window: float = 8.0) -> float:
-        """Return the place along the route nearest to (x, y), within `window` meters of `hint`."""
+        """Return the distance along the route of the point nearest to (x, y), `hint` +- `window` meters."""
         first = max(0, int(np.searchsorted(self.along, hint - window)) - 1)
         last = min(len(self.along), int(np.searchsorted(self.along, hint + window)) + 2)
         start, end = self.points[first : last - 1], self.points[first + 1 : last]
@@ -89,7 +91,7 @@ class Route:
         return place, along - self.starts[place]
 
     def nodes(self, start: float = 0.0, spacing: float = 1.0) -> list[RouteNode]:
-        """Return the dense route from `start` meters on as planner nodes, `spacing` meters apart."""
+        """Return the route from `start` meters on as planner nodes, `spacing` meters apart."""
         result = []
         for along in np.arange(start, self.length, spacing):
             place, _ = self.lane_at(float(along))
@@ -98,7 +100,7 @@ class Route:
         return result
 
     def ahead(self, along: float, count: int, spacing: float = 1.0) -> np.ndarray:
-        """Return (count, 2) world points ahead of a place on the route."""
+        """Return (count, 2) world points of the route from `along` meters on, `spacing` meters apart."""
         places = along + spacing * np.arange(count)
         x = np.interp(places, self.along, self.points[:, 0])
         y = np.interp(places, self.along, self.points[:, 1])

@@ -1,4 +1,4 @@
-"""Traffic light programs: the two streets of a junction take turns."""
+"""Traffic lights: the two streets of a junction are green in turn."""
 
 from dataclasses import dataclass
 
@@ -13,16 +13,16 @@ CLEAR_TIME = 1.2
 
 @dataclass(frozen=True)
 class Program:
-    """Green times of the two streets and a shift, all in seconds."""
+    """Green times of the two streets and the phase offset, in seconds."""
 
     green: tuple[float, float]
-    shift: float
+    offset: float
 
     def state(self, axis: int, time: float) -> int:
         """Return `GREEN`, `YELLOW` or `RED` for street `axis` (0 or 1) at `time` seconds."""
         first = self.green[0] + YELLOW_TIME + CLEAR_TIME
         cycle = first + self.green[1] + YELLOW_TIME + CLEAR_TIME
-        moment = (time + self.shift) % cycle - (first if axis else 0.0)
+        moment = (time + self.offset) % cycle - (first if axis else 0.0)
         if 0.0 <= moment < self.green[axis]:
             return GREEN
         if 0.0 <= moment < self.green[axis] + YELLOW_TIME:
@@ -43,6 +43,6 @@ class Signals:
         }
 
     def state(self, junction: int, approach: int, time: float) -> int:
-        """Return the state shown to traffic heading `approach` quarter turns, green without a light."""
+        """Return the state for traffic with a heading of `approach` quarter turns; green without a light."""
         program = self._programs.get(junction)
         return GREEN if program is None else program.state(approach % 2, time)

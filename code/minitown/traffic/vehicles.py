@@ -1,9 +1,8 @@
-"""Cars on lanes: car following, right of way at lights and junctions, crosswalks.
+"""Vehicles on lanes: car following, right of way at lights and junctions, crosswalks.
 
-Every car, the ego included, is known by its lane and the distance along it.
-Longitudinal behavior is the Intelligent Driver Model (Treiber et al., 2000)
-towards the most demanding of: the car ahead, a stop line, a crosswalk in use,
-a slower lane.
+The position of every vehicle, the ego included, is a lane and the distance along it.
+Acceleration is that of the Intelligent Driver Model (Treiber et al., 2000) toward the most
+restrictive of: the vehicle ahead, a stop line, a crosswalk in use, a lower speed limit.
 """
 
 import math
@@ -27,26 +26,26 @@ TIME_HEADWAY = 1.2
 SPEED_CHANGE_BRAKE = 1.6
 ONCOMING_REACH = 22.0
 SHARED_START = 5.0
-"""Meters over which ways from the same lane into a junction have not parted yet."""
+"""Meters over which connectors that start at the same lane still overlap."""
 CLEARING_SECONDS = 1.2
 PAUSE_RATE = 0.004
 PAUSE_CLEARANCE = 28.0
-"""Unplanned stops a second, and their least distance to a junction in meters."""
+"""Unplanned stops per second, and their minimum distance to a junction in meters."""
 
 
 @dataclass
 class Vehicle:
-    """A car on its lane.
+    """A vehicle on its lane.
 
     Attributes:
         index: 0 is the ego.
-        route: lane indices from the present one on.
-        distance: of the car's middle along `route[0]`, meters.
+        route: Lane indices, starting with the current lane.
+        distance: Of the vehicle's center along `route[0]`, meters.
         speed: m/s; `acceleration` m/s^2.
-        cruise: the driver's top speed, m/s.
+        cruise: Desired speed, m/s.
         half: (half length, half width, half height) in meters.
-        pose: world x, y, yaw.
-        pause: seconds left of an unplanned stop.
+        pose: World x, y in meters, yaw in radians.
+        pause: Remaining seconds of an unplanned stop.
     """
 
     index: int
@@ -62,29 +61,36 @@ class Vehicle:
 
     @property
     def is_braking(self) -> bool:
-        """Whether the brake lamps shine."""
+        """Whether the brake lights are on."""
         return self.acceleration < -0.6 or (self.speed < 0.1 and self.acceleration <= 0.05)
 
 
-def follow(speed: float, cruise: float, gap: float, approach: float) -> float:
+def idm_acceleration(speed: float, cruise: float, gap: float, approach: float) -> float:
     """Acceleration of the Intelligent Driver Model, m/s^2.
 
     Args:
-        speed: own speed, m/s.
-        cruise: wanted speed, m/s.
-        gap: meters to the obstacle, infinite without one.
-        approach: own speed minus the obstacle's, m/s.
+        speed: Own speed, m/s.
+        cruise: Desired speed, m/s.
+        gap: Distance to the obstacle in meters, infinite without one.
+        approach: Own speed minus the obstacle's, m/s.
     """
     free = 1.0 - (speed / max(cruise, 0.1)) ** 4
     brake = 2.0 * math.sqrt(MAX_ACCELERATION * COMFORTABLE_BRAKE)
-    wanted = STANDSTILL_GAP + max(0.0, speed * TIME_HEADWAY + speed * approach / brake)
-    pull = MAX_ACCELERATION * (max(free, -1.0) - (wanted / max(gap, 0.1)) ** 2)
-    return max(-HARD_BRAKE, pull)
+    desired_gap = STANDSTILL_GAP + max(0.0, speed * TIME_HEADWAY + speed * approach / brake)
+    acceleration = MAX_ACCELERATION * (max(free, -1.0) - (desired_gap / max(gap, 0.1)) ** 2)
+    return max(-HARD_BRAKE, acceleration)
 
 
 @dataclass
 class Traffic:
-    """All cars of a drive and who may enter which junction."""
+    """All vehicles of a drive, and which of them may enter which junction.
+
+    Attributes:
+        vehicles: The ego first.
+        crosswalk_blocked: Whether pedestrians block crosswalk i on lane j.
+        time: Seconds since the drive began.
+        entered: Connector that a vehicle, by index, has the right of way on.
+    """
 
     layout: Layout
     signals: Signals
@@ -93,23 +99,23 @@ class Traffic:
     crosswalk_blocked: Callable[[int, int], bool]
     time: float = 0.0
     entered: dict[int, int] = field(default_factory=dict)
-    _lane_cars: dict[int, list[Vehicle]] = field(default_factory=dict)
+    _by_lane: dict[int, list[Vehicle]] = field(default_factory=dict)
 
     def refresh(self) -> None:
-        """Sort the cars into their lanes and drop the right of way of those that left a junction."""
-        self._lane_cars = {}
+        """Assign vehicles to lanes and end the right of way of those that left a junction."""
+        self._by_lane = {}
         for vehicle in self.vehicles:
-            self._lane_cars.setdefault(vehicle.route[0], []).append(vehicle)
+            self._by_lane.setdefault(vehicle.route[0], []).append(vehicle)
             connector = self.entered.get(vehicle.index)
             has_left = connector is not None and connector not in vehicle.route[:2]
-            # The tail still stands in the junction until the middle is half a car beyond it.
+            # The rear stays in the junction until the center is half a vehicle length beyond it.
             if has_left and vehicle.distance > vehicle.half[0] + 0.5:
                 del self.entered[vehicle.index]
-        for cars in self._lane_cars.values():
-            cars.sort(key=lambda car: car.distance)
+        for vehicles in self._by_lane.values():
+            vehicles.sort(key=lambda vehicle: vehicle.distance)
 
     def acceleration(self, vehicle: Vehicle) -> float:
-        """Return the wanted acceleration of a car in m/s^2, and settle its right of way."""
+        """Return the desired acceleration of a vehicle in m/s^2, and update its right of way."""
         lanes = self.layout.lanes
         cruise = min(vehicle.cruise, lanes[vehicle.route[0]].speed_limit)
         gap, approach = math.inf, 0.0
@@ -136,23 +142,23 @@ class Traffic:
                     result = min(result, self._stop(vehicle, to_line))
                     break
             base += lane.length
-        result = min(result, follow(vehicle.speed, cruise, gap, approach))
+        result = min(result, idm_acceleration(vehicle.speed, cruise, gap, approach))
         if vehicle.pause > 0:
             result = min(result, -2.0)
         return result
 
     def _leader(self, vehicle: Vehicle, index: int, place: int) -> Vehicle | None:
-        """Return the next car on lane `index`, ahead of the vehicle if that is its own lane.
+        """Return the next vehicle on lane `index`, ahead of `vehicle` if that is its own lane.
 
-        At the start of a way through a junction, cars on its siblings stand in the way too.
+        At the start of a connector this may be a vehicle on one of its siblings.
         """
         leader = None
-        for other in self._lane_cars.get(index, ()):
+        for other in self._by_lane.get(index, ()):
             if other is not vehicle and (place or other.distance > vehicle.distance):
                 leader = other
                 break
         for sibling in self.layout.lanes[index].siblings:
-            for other in self._lane_cars.get(sibling, ()):
+            for other in self._by_lane.get(sibling, ()):
                 is_ahead = place or other.distance > vehicle.distance
                 is_nearer = leader is None or other.distance < leader.distance
                 if is_ahead and is_nearer and other.distance - other.half[0] < SHARED_START:
@@ -161,18 +167,18 @@ class Traffic:
 
     @staticmethod
     def _stop(vehicle: Vehicle, to_line: float) -> float:
-        """Acceleration that stops the car's front half a meter before a line."""
-        return follow(vehicle.speed, 30.0, max(to_line, 0.0) + STANDSTILL_GAP - 0.5, vehicle.speed)
+        """Acceleration that stops the vehicle's front half a meter before a line."""
+        return idm_acceleration(vehicle.speed, 30.0, max(to_line, 0.0) + STANDSTILL_GAP - 0.5, vehicle.speed)
 
     def _may_enter(self, vehicle: Vehicle, lane: Lane, connector: Lane, to_line: float) -> bool:
-        """Decide whether a car may pass the stop line at the end of `lane`."""
+        """Decide whether a vehicle may cross the stop line at the end of `lane`."""
         junction = self.layout.junctions[lane.end]
         if not junction.has_lights:
             return True
         state = self.signals.state(junction.index, lane.heading_index, self.time)
         holds = self.entered.get(vehicle.index) == connector.index
         needed = vehicle.speed**2 / (2 * 3.5)
-        # Whoever waits at the line to turn left clears the junction on yellow, if that still lasts.
+        # A vehicle that waits at the line to turn left clears the junction while the light stays yellow.
         later = self.signals.state(junction.index, lane.heading_index, self.time + CLEARING_SECONDS)
         may_clear = later == YELLOW and connector.option == RoadOption.LEFT and to_line < 2.0
         if state != GREEN and to_line > needed and not (holds and to_line < 0.3) and not may_clear:
@@ -191,12 +197,12 @@ class Traffic:
         return True
 
     def _is_contested(self, vehicle: Vehicle, lane: Lane, connector: Lane) -> bool:
-        """Whether another car uses, blocks or is about to use the way of `connector`."""
+        """Whether another vehicle uses or blocks `connector`, or is about to use it."""
         if any(way in connector.conflicts for owner, way in self.entered.items() if owner != vehicle.index):
             return True
         exit_lane = connector.successors[0]
-        cars = self._lane_cars.get(exit_lane, [])
-        if cars and cars[0].distance - cars[0].half[0] < 2 * vehicle.half[0] + 2.0 and cars[0].speed < 2.0:
+        last = next(iter(self._by_lane.get(exit_lane, ())), None)
+        if last and last.distance - last.half[0] < 2 * vehicle.half[0] + 2.0 and last.speed < 2.0:
             return True
         if connector.option != RoadOption.LEFT:
             return False
@@ -207,12 +213,12 @@ class Traffic:
             and self.layout.lanes[other.route[0]].end == lane.end
             and self.layout.lanes[other.route[0]].heading_index == (lane.heading_index + 2) % 4
             and self.layout.lanes[other.route[0]].length - other.distance < ONCOMING_REACH
-            and self.signals.state(lane.end, other_heading(self.layout, other), self.time) != RED
+            and self.signals.state(lane.end, (lane.heading_index + 2) % 4, self.time) != RED
             for other in self.vehicles
         )
 
     def move(self, vehicle: Vehicle, acceleration: float, seconds: float) -> None:
-        """Advance a car that keeps to its lanes (all but the ego)."""
+        """Advance a vehicle that follows its lanes (all but the ego)."""
         vehicle.acceleration = acceleration
         speed = max(0.0, vehicle.speed + acceleration * seconds)
         vehicle.distance += 0.5 * (vehicle.speed + speed) * seconds
@@ -231,15 +237,10 @@ class Traffic:
             vehicle.pause = float(self.rng.uniform(3.0, 6.0))
 
     def extend(self, vehicle: Vehicle) -> None:
-        """Choose lanes at random until the route covers what a driver looks at."""
+        """Append random lanes until the route covers the look-ahead distance."""
         lanes = self.layout.lanes
         ahead = sum(lanes[index].length for index in vehicle.route) - vehicle.distance
         while ahead < LOOK_AHEAD + STEP or len(vehicle.route) < 3:
             choices = lanes[vehicle.route[-1]].successors
             vehicle.route.append(choices[int(self.rng.integers(len(choices)))])
             ahead += lanes[vehicle.route[-1]].length
-
-
-def other_heading(layout: Layout, vehicle: Vehicle) -> int:
-    """Return the heading, in quarter turns, of the lane a car is on."""
-    return layout.lanes[vehicle.route[0]].heading_index

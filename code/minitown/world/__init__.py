@@ -1,1 +1,1 @@
-"""What a town consists of: streets, ground, standing shapes, weather."""
+"""The static world: streets, ground, buildings, weather, and what a scene consists of."""

@@ -1,7 +1,7 @@
-"""Semantic classes of the recorded images and of the ground map.
+"""Semantic classes, codes of the ground map and states of traffic lights.
 
-The class ids are those of the CARLA 0.9.10 simulator, which recorded datasets
-use; minitown draws a subset of them.
+The class ids are those of the CARLA 0.9.10 simulator, which the recorded datasets
+use; the town contains a subset of them.
 """
 
 import numpy as np
@@ -20,10 +20,7 @@ SKY = 13
 TRAFFIC_LIGHT = 18
 TERRAIN = 22
 
-KEPT_CLASSES = (BUILDING, PEDESTRIAN, POLE, ROAD_LINE, ROAD, SIDEWALK, VEHICLE, TRAFFIC_SIGN, TRAFFIC_LIGHT)
-"""Classes a model is supervised with; every other id is background."""
-
-# Codes of the ground map: what covers a spot of the ground plane.
+# Codes of the ground map: what covers a cell of the ground plane.
 GROUND_TERRAIN = 0
 GROUND_ROAD = 1
 GROUND_SOLID_LINE = 2
@@ -40,7 +37,7 @@ GROUND_COLORS = np.array(
 )
 """Base RGB color of each ground code."""
 
-# States of a traffic light, also the `state` of a light's primitive.
+# States of a traffic light; also the `state` of its primitive.
 GREEN = 0
 YELLOW = 1
 RED = 2

@@ -1,7 +1,7 @@
-"""Lanes: center lines with headings, what follows them and how fast they are driven.
+"""Lanes: center lines with headings, speed limits and successors.
 
-World frame W: X east, Y south (meters, left-handed); headings are yaw angles,
-positive from X to Y, so a right turn adds to them. Traffic keeps to the right.
+World frame: x east, y south (meters, left-handed); headings are yaw angles, positive
+from x to y, so they increase in a right turn. Traffic drives on the right.
 """
 
 import math
@@ -14,27 +14,27 @@ from thinktwice.geometry.route_planner import RoadOption
 LANE_WIDTH = 3.5
 LANE_OFFSET = LANE_WIDTH / 2
 STEP = 0.5
-"""Spacing of center-line points, meters (the last step of a lane may be shorter)."""
+"""Approximate spacing of center-line points, meters."""
 
 
 @dataclass
 class Lane:
-    """One directed lane of a street, or one way through a junction.
+    """One directed lane of a street, or a connector: one way through a junction.
 
     Attributes:
-        index: position in the town's list.
-        points: (N, 2) center line in world meters, about `STEP` apart.
+        index: Position in the layout's list.
+        points: (N, 2) center line, meters in the world frame, about `STEP` apart.
         headings: (N,) radians, continuous.
-        option: road option of the lane, `LANE_FOLLOW` outside of junctions.
-        start, end: junction indices; the same for a way through one.
-        heading_index: 0..3, quarter turns of the lane's end in the town's grid.
-        is_connector: whether this is a way through a junction.
+        option: Road option of the lane, `LANE_FOLLOW` outside junctions.
+        start, end: Junction indices; both the same for a connector.
+        heading_index: Heading at the lane's end in the town's grid, in quarter turns 0..3.
+        is_connector: Whether this is a way through a junction.
         speed_limit: m/s.
-        successors: lanes that may follow.
-        conflicts: connectors of the same junction that can't be used at the same time.
-        siblings: connectors that start on the same lane.
-        crosswalk: distance along the lane of a crosswalk, None without one.
-        crosswalk_index: position of that crosswalk in the town's list.
+        successors: Lanes that may follow.
+        conflicts: Connectors of the same junction that must not be used at the same time.
+        siblings: Connectors that start at the end of the same lane.
+        crosswalk: Distance of the crosswalk along the lane, None without one.
+        crosswalk_index: Position of that crosswalk in the layout's list.
     """
 
     index: int
@@ -72,7 +72,7 @@ class Lane:
 
 
 def direction(quarter: int) -> np.ndarray:
-    """Return the unit vector (2,) of a heading counted in quarter turns from +X to +Y."""
+    """Return the unit vector (2,) of a heading given in quarter turns from +x to +y."""
     return np.array([(1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0)][quarter % 4])
 
 
@@ -96,8 +96,8 @@ def turn_line(start: np.ndarray, quarter: int, side: int, radius: float) -> tupl
 def find_conflicts(lanes: list[Lane], connectors: list[int], gap: float = 2.6) -> None:
     """Fill `conflicts` and `siblings` of the connectors of one junction.
 
-    Two ways conflict where their center lines come nearer than `gap` meters,
-    unless they start on the same lane, where the cars follow each other anyway.
+    Two connectors conflict where their center lines come nearer than `gap` meters, unless
+    they start at the same lane, where vehicles follow each other anyway.
     """
     for first in connectors:
         found, siblings = set(), set()

@@ -1,7 +1,7 @@
-"""Street layout of a town: a grid of streets with gaps, junctions, lanes, crosswalks.
+"""Street layout of a town: an incomplete grid of streets, with junctions, lanes and crosswalks.
 
-The layout is a function of the town's number alone, as the maps of CARLA are:
-recordings with other seeds drive other routes on the same streets.
+The layout is a function of the town's number alone: as with the maps of CARLA, recordings
+with other seeds drive other routes on the same streets.
 """
 
 import math
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from thinktwice.geometry.poses import rotation_matrix
 from thinktwice.geometry.route_planner import RoadOption
 from thinktwice.minitown.world.lanes import (
     LANE_OFFSET,
@@ -20,21 +21,21 @@ from thinktwice.minitown.world.lanes import (
 )
 
 JUNCTION_REACH = 9.0
-"""Distance from a junction's center to its stop lines, meters."""
-SIDE_ACCELERATION = 2.6
-"""Comfortable lateral acceleration that sets the speed in turns, m/s^2."""
+"""Distance of the stop lines from a junction's center, meters."""
+LATERAL_ACCELERATION = 2.6
+"""Comfortable lateral acceleration, which limits the speed in turns, m/s^2."""
 ROAD_HALF = 3.8
 SIDEWALK_HALF = 6.2
 
 
 @dataclass
 class Junction:
-    """A crossing, a T or a bend.
+    """A four-way or T junction, or a bend.
 
     Attributes:
-        center: (2,) in the grid frame.
-        arms: quarter-turn direction -> index of the junction at the arm's other end.
-        connectors: lane indices of the ways through it.
+        center: (2,) meters in the grid frame.
+        arms: Direction in quarter turns -> index of the junction at the arm's other end.
+        connectors: Lane indices of the ways through it.
     """
 
     index: int
@@ -44,7 +45,7 @@ class Junction:
 
     @property
     def has_lights(self) -> bool:
-        """Whether traffic lights rule the junction: all with three arms or more."""
+        """Whether the junction has traffic lights: all with three arms or more do."""
         return len(self.arms) >= 3
 
     @property
@@ -55,12 +56,12 @@ class Junction:
 
 @dataclass
 class Crosswalk:
-    """A zebra crossing in the middle of a street.
+    """A crosswalk in the middle of a street.
 
     Attributes:
-        center: (2,) in the world frame.
-        across: (2,) unit vector over the street; lane `lanes[0]` lies at +1.75 m of it.
-        lanes: the two lane indices.
+        center: (2,) meters in the world frame.
+        across: (2,) unit vector across the street; lane `lanes[0]` is at +1.75 m along it.
+        lanes: Indices of the two lanes.
     """
 
     center: np.ndarray
@@ -73,9 +74,10 @@ class Layout:
     """Streets of one town; lanes and crosswalks are in the world frame.
 
     Attributes:
-        number: the town's number.
-        grid2world: (2, 3) matrix, a turn and a shift.
-        streets: (first junction, second junction, quarter) with quarter 0 or 1.
+        number: The town's number.
+        grid2world: (2, 3) matrix, a rotation and a translation.
+        streets: (first junction, second junction, direction in quarter turns, 0 or 1).
+        crosswalk_streets: Index of the street of each crosswalk.
     """
 
     number: int
@@ -87,17 +89,17 @@ class Layout:
     crosswalk_streets: list[int]
 
     def to_world(self, points: np.ndarray) -> np.ndarray:
-        """Map grid points (..., 2) to the world."""
+        """Transform grid points (..., 2) to the world."""
         return points @ self.grid2world[:, :2].T + self.grid2world[:, 2]
 
     @property
     def angle(self) -> float:
-        """Turn of the grid in the world, radians."""
+        """Rotation of the grid in the world, radians."""
         return math.atan2(self.grid2world[1, 0], self.grid2world[0, 0])
 
 
 def _draw_streets(rng: np.random.Generator) -> tuple[list[Junction], list[tuple[int, int, int]]]:
-    """Draw a grid of junctions and drop streets while each junction keeps two arms."""
+    """Sample a grid of junctions and remove streets so that each junction keeps at least two arms."""
     columns, rows = int(rng.integers(3, 5)), int(rng.integers(3, 5))
     xs = np.concatenate([[0.0], np.cumsum(rng.uniform(58, 92, columns - 1))])
     ys = np.concatenate([[0.0], np.cumsum(rng.uniform(58, 92, rows - 1))])
@@ -118,7 +120,7 @@ def _draw_streets(rng: np.random.Generator) -> tuple[list[Junction], list[tuple[
     for first, second, _ in streets:
         degree[[first, second]] += 1
     wanted_gaps = int(rng.integers(1, 4))
-    # A street may go while a crossing of four arms is left elsewhere.
+    # A street may be removed only while another junction keeps four arms.
     for place in rng.permutation(len(streets)).tolist():
         first, second, _ = streets[place]
         ends = [first, second]
@@ -137,7 +139,7 @@ def _draw_streets(rng: np.random.Generator) -> tuple[list[Junction], list[tuple[
 def _street_lanes(
     junctions: list[Junction], streets: list[tuple[int, int, int]], rng: np.random.Generator
 ) -> list[Lane]:
-    """Two lanes a street: even index along the street's quarter, odd against it."""
+    """Create two lanes per street: even indices along the street's direction, odd ones against it."""
     lanes: list[Lane] = []
     for first, second, quarter in streets:
         limit = float(rng.choice([6.0, 7.0, 8.0]))
@@ -153,7 +155,7 @@ def _street_lanes(
 
 
 def _connect(junctions: list[Junction], lanes: list[Lane]) -> None:
-    """Append the ways through every junction and link them with the street lanes."""
+    """Append the connectors of every junction and link them with the street lanes."""
     street_lanes = list(lanes)
     by_exit = {(lane.start, lane.heading_index): lane for lane in street_lanes}
     for lane in street_lanes:
@@ -169,7 +171,7 @@ def _connect(junctions: list[Junction], lanes: list[Lane]) -> None:
             else:
                 radius = JUNCTION_REACH - turn * LANE_OFFSET
                 points, headings = turn_line(lane.points[-1], lane.heading_index, turn, radius)
-                limit = math.sqrt(SIDE_ACCELERATION * radius)
+                limit = math.sqrt(LATERAL_ACCELERATION * radius)
             connector = Lane(
                 index=len(lanes),
                 points=points,
@@ -190,7 +192,7 @@ def _connect(junctions: list[Junction], lanes: list[Lane]) -> None:
 
 
 def _to_world(lanes: list[Lane], grid2world: np.ndarray, angle: float) -> list[Lane]:
-    """Turn and shift the lanes, made in the grid frame, into the world."""
+    """Transform lanes from the grid frame to the world."""
     moved = []
     for lane in lanes:
         values = {name: getattr(lane, name) for name in Lane.__dataclass_fields__}
@@ -201,17 +203,16 @@ def _to_world(lanes: list[Lane], grid2world: np.ndarray, angle: float) -> list[L
 
 
 def build_layout(number: int) -> Layout:
-    """Return the streets of town `number`; the same for every call."""
+    """Return the streets of town `number`, the same for every call."""
     rng = np.random.default_rng([20230, number])
     junctions, streets = _draw_streets(rng)
     lanes = _street_lanes(junctions, streets, rng)
     _connect(junctions, lanes)
     angle = float(rng.uniform(-math.pi, math.pi))
-    cos, sin = math.cos(angle), math.sin(angle)
-    turn = np.array([[cos, -sin], [sin, cos]])
+    rotation = rotation_matrix(angle)
     center = np.mean([junction.center for junction in junctions], axis=0)
-    shift = rng.uniform(-150, 150, 2) - turn @ center
-    grid2world = np.column_stack([turn, shift])
+    shift = rng.uniform(-150, 150, 2) - rotation @ center
+    grid2world = np.column_stack([rotation, shift])
     lanes = _to_world(lanes, grid2world, angle)
     layout = Layout(number, grid2world, junctions, streets, lanes, [], [])
     chosen = sorted(rng.choice(len(streets), max(2, len(streets) // 2), replace=False).tolist())
@@ -219,7 +220,7 @@ def build_layout(number: int) -> Layout:
         first, second, quarter = streets[place]
         forward, backward = lanes[2 * place], lanes[2 * place + 1]
         center = layout.to_world((junctions[first].center + junctions[second].center) / 2)
-        across = turn @ direction(quarter + 1)
+        across = rotation @ direction(quarter + 1)
         for lane in (forward, backward):
             lane.crosswalk, lane.crosswalk_index = lane.length / 2, len(layout.crosswalks)
         layout.crosswalks.append(Crosswalk(center, across, (forward.index, backward.index)))

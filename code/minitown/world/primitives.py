@@ -1,12 +1,14 @@
-"""Solid shapes of a scene: boxes, upright cylinders and ellipsoids as arrays.
+"""Solid shapes of a scene: boxes, upright cylinders and ellipsoids, stored as arrays.
 
-Frames: a primitive is placed in the town's world frame (X east, Y south, Z up,
-left-handed) and turned by `yaw` about Z, positive from X to Y.
+Positions are in the world frame (x east, y south, z up, left-handed); `yaw` rotates a
+shape about z, positive from x to y.
 """
 
 from dataclasses import dataclass, field
 
 import numpy as np
+
+from thinktwice.geometry.poses import world_to_ego
 
 BOX = 0
 CYLINDER = 1
@@ -15,14 +17,14 @@ ELLIPSOID = 2
 PLAIN = 0
 FACADE = 1
 FOLIAGE = 2
-CAR_BODY = 3
-CAR_CABIN = 4
+VEHICLE_BODY = 3
+VEHICLE_CABIN = 4
 LIGHT_HEAD = 5
 SIGN_PLATE = 6
 CLOTHES = 7
 
 GEOMETRY_COLUMNS = 8
-"""Columns of the caster's table: center x, y, z, half x, y, z, cos yaw, sin yaw."""
+"""Columns of the ray caster's geometry table: center x, y, z, half x, y, z, cos yaw, sin yaw."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +33,14 @@ class PrimitiveSet:
 
     Attributes:
         kind: (P,) int8, `BOX`, `CYLINDER` or `ELLIPSOID`.
-        center: (P, 3) float64 in world meters.
+        center: (P, 3) float64, meters in the world frame.
         half: (P, 3) float64, half extents in meters along the shape's own axes;
-            a cylinder's radius is its first entry.
-        yaw: (P,) float64 in radians.
+            the first entry of a cylinder is its radius.
+        yaw: (P,) float64, radians.
         class_id: (P,) uint8 semantic class.
         color: (P, 3) float32 base RGB, 0..255.
         texture: (P,) int8 surface pattern.
-        state: (P,) int8, a light's color or a car's brake lamps.
+        state: (P,) int8, color of a traffic light or whether brake lights are on.
     """
 
     kind: np.ndarray
@@ -54,39 +56,30 @@ class PrimitiveSet:
         return len(self.kind)
 
     def select(self, index: np.ndarray) -> 'PrimitiveSet':
-        """Return the shapes of a boolean mask or an index array."""
+        """Return the shapes selected by a boolean mask or an index array."""
         return PrimitiveSet(**{name: getattr(self, name)[index] for name in self.__dataclass_fields__})
 
     def near(self, position: np.ndarray, radius: float) -> 'PrimitiveSet':
-        """Return the shapes that reach into a circle of `radius` meters around `position` (2,)."""
+        """Return the shapes that overlap a circle of `radius` meters around `position` (2,)."""
         offset = self.center[:, :2] - np.asarray(position)[:2]
         reach = radius + np.hypot(self.half[:, 0], self.half[:, 1])
         return self.select((offset**2).sum(1) <= reach**2)
 
     def in_ego(self, pose: tuple[float, float, float]) -> np.ndarray:
         """Return the (P, 8) geometry table in the ego frame of `pose` (x, y, yaw)."""
-        x, y, yaw = pose
-        cos, sin = np.cos(yaw), np.sin(yaw)
-        offset = self.center[:, :2] - (x, y)
-        table = np.empty((len(self), GEOMETRY_COLUMNS))
-        table[:, 0] = cos * offset[:, 0] + sin * offset[:, 1]
-        table[:, 1] = -sin * offset[:, 0] + cos * offset[:, 1]
-        table[:, 2] = self.center[:, 2]
-        table[:, 3:6] = self.half
-        table[:, 6] = np.cos(self.yaw - yaw)
-        table[:, 7] = np.sin(self.yaw - yaw)
-        return table
+        yaw = self.yaw - pose[2]
+        return np.column_stack([world_to_ego(self.center, pose), self.half, np.cos(yaw), np.sin(yaw)])
 
 
 def merge(*parts: PrimitiveSet) -> PrimitiveSet:
-    """Join primitive sets in order."""
+    """Concatenate primitive sets in order."""
     names = PrimitiveSet.__dataclass_fields__
     return PrimitiveSet(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
 
 @dataclass
 class PrimitiveBuilder:
-    """Collects shapes one by one; `build` makes the arrays."""
+    """Collects shapes one by one; `build` returns them as a `PrimitiveSet`."""
 
     rows: list[tuple] = field(default_factory=list)
 

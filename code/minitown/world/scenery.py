@@ -1,4 +1,4 @@
-"""What stands beside the streets: buildings, trees, lamps, signs, parked cars, traffic lights."""
+"""Static shapes beside the streets: buildings, trees, fences, street lamps, signs, traffic lights."""
 
 import math
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from thinktwice.minitown.world.primitives import (
 )
 
 CURB = 4.6
-"""Distance of lamps and signs from the middle of the street, meters."""
+"""Distance of lamps and signs from the center line of the street, meters."""
 LIGHT_HALF = (0.25, 0.45, 1.05)
 LIGHT_HEIGHT = 4.3
 WALL_COLORS = (
@@ -37,15 +37,15 @@ SIGN_COLORS = ((205, 40, 45), (40, 80, 180), (225, 180, 40))
 
 @dataclass(frozen=True)
 class LightHead:
-    """A traffic light: its shape's index, its junction and the approach (quarter turns) it faces."""
+    """A traffic light: index of its shape, its junction, and the heading (quarter turns) it applies to."""
 
     shape: int
     junction: int
     approach: int
 
 
-class _Planner:
-    """Places shapes given in the grid frame and remembers the ground that is taken."""
+class _Placer:
+    """Places shapes given in the grid frame on free ground."""
 
     def __init__(self, layout: Layout, rng: np.random.Generator) -> None:
         self.layout = layout
@@ -59,7 +59,7 @@ class _Planner:
             self.taken.append((*(a - side), *(b + side)))
 
     def claim(self, center: np.ndarray, half: np.ndarray, gap: float = 0.4) -> bool:
-        """Take a rectangle of ground if it is free."""
+        """Reserve a rectangle of ground; returns whether it was free."""
         low, high = center - np.abs(half) - gap, center + np.abs(half) + gap
         for x0, y0, x1, y1 in self.taken:
             if low[0] < x1 and high[0] > x0 and low[1] < y1 and high[1] > y0:
@@ -78,18 +78,18 @@ class _Planner:
         quarter: float = 0.0,
         texture: int = 0,
     ) -> int:
-        """Add a shape at grid point `place`, its x axis turned by `quarter` quarter turns in the grid."""
+        """Add a shape at grid point `place`, rotated by `quarter` quarter turns; returns its index."""
         x, y = self.layout.to_world(np.asarray(place, dtype=np.float64))
         yaw = self.layout.angle + quarter * math.pi / 2
         return self.builder.add(kind, (x, y, z), half, class_id, color, yaw, texture)
 
     def tint(self, color: tuple[int, int, int], spread: float = 18.0) -> tuple[float, float, float]:
-        """Return the color with a small random change."""
+        """Return the color with Gaussian noise of standard deviation `spread`."""
         red, green, blue = np.clip(np.array(color) + self.rng.normal(0, spread, 3), 10, 245)
         return float(red), float(green), float(blue)
 
     def tree(self, place: np.ndarray) -> None:
-        """Plant a tree if its spot is free."""
+        """Add a tree if its place is free."""
         height, radius = self.rng.uniform(2.2, 3.6), self.rng.uniform(1.2, 2.2)
         if not self.claim(place, np.array([0.8, 0.8])):
             return
@@ -99,7 +99,7 @@ class _Planner:
         self.put(ELLIPSOID, place, height + crown[2] * 0.7, crown, VEGETATION, color, texture=FOLIAGE)
 
     def building(self, start: np.ndarray, quarter: int, side: int, along: float) -> float:
-        """Try to put a house with its front along the street; return the street length it takes."""
+        """Add a house beside the street if its place is free; returns the length of street to advance."""
         width, depth = self.rng.uniform(7, 17), self.rng.uniform(7, 12)
         height = 3.0 * self.rng.integers(1, 6) + 1.0
         away = side * (SIDEWALK_HALF + 1.6 + depth / 2)
@@ -116,42 +116,42 @@ class _Planner:
         return width + self.rng.uniform(0.8, 5.0)
 
 
-def _along_street(planner: _Planner, start: np.ndarray, quarter: int, length: float) -> None:
-    """Furnish both sides of one street."""
-    rng = planner.rng
+def _line_street(placer: _Placer, start: np.ndarray, quarter: int, length: float) -> None:
+    """Place everything along both sides of one street."""
+    rng = placer.rng
     for side in (-1, 1):
         along = 3.0
         while along < length - 6.0:
             if rng.random() < 0.68:
-                along += planner.building(start, quarter, side, along)
+                along += placer.building(start, quarter, side, along)
             else:
                 place = start + along * direction(quarter)
-                planner.tree(place + side * rng.uniform(8.0, 11.0) * direction(quarter + 1))
+                placer.tree(place + side * rng.uniform(8.0, 11.0) * direction(quarter + 1))
                 if rng.random() < 0.3:
                     fence = place + 3 * direction(quarter) + side * 7.6 * direction(quarter + 1)
-                    if planner.claim(fence, 3 * direction(quarter) + 0.1 * direction(quarter + 1), 0.1):
-                        planner.put(BOX, fence, 0.6, (3.0, 0.06, 0.6), FENCE, (140, 118, 90), quarter)
+                    if placer.claim(fence, 3 * direction(quarter) + 0.1 * direction(quarter + 1), 0.1):
+                        placer.put(BOX, fence, 0.6, (3.0, 0.06, 0.6), FENCE, (140, 118, 90), quarter)
                 along += rng.uniform(4.0, 8.0)
         for place_along in np.arange(8.0 + 6.0 * (side > 0), length - 4.0, 24.0):
             place = start + place_along * direction(quarter) + side * CURB * direction(quarter + 1)
-            planner.put(CYLINDER, place, 2.75, (0.11, 0.11, 2.75), POLE, (112, 116, 118))
+            placer.put(CYLINDER, place, 2.75, (0.11, 0.11, 2.75), POLE, (112, 116, 118))
             arm = place - side * 0.7 * direction(quarter + 1)
-            planner.put(BOX, arm, 5.45, (0.12, 0.8, 0.09), POLE, (112, 116, 118), quarter)
-        # A sign for the traffic on this side, which comes towards its face.
+            placer.put(BOX, arm, 5.45, (0.12, 0.8, 0.09), POLE, (112, 116, 118), quarter)
+        # Signs face the traffic on this side.
         heading = quarter if side > 0 else quarter + 2
         for share in rng.uniform(0.1, 0.9, 2):
             place = start + share * length * direction(quarter) + side * CURB * direction(quarter + 1)
-            planner.put(CYLINDER, place, 1.2, (0.06, 0.06, 1.2), POLE, (130, 132, 134))
+            placer.put(CYLINDER, place, 1.2, (0.06, 0.06, 1.2), POLE, (130, 132, 134))
             color = SIGN_COLORS[int(rng.integers(len(SIGN_COLORS)))]
             face = place - 0.1 * direction(heading)
-            planner.put(BOX, face, 2.5, (0.04, 0.45, 0.45), TRAFFIC_SIGN, color, heading + 2, SIGN_PLATE)
+            placer.put(BOX, face, 2.5, (0.04, 0.45, 0.45), TRAFFIC_SIGN, color, heading + 2, SIGN_PLATE)
 
 
-def _traffic_lights(planner: _Planner) -> list[LightHead]:
-    """Put a light beyond every junction for each lane that leads to it."""
+def _traffic_lights(placer: _Placer) -> list[LightHead]:
+    """Add a light on the far side of the junction for each lane that leads to one."""
     heads = []
-    for lane in planner.layout.lanes:
-        junction = planner.layout.junctions[lane.end]
+    for lane in placer.layout.lanes:
+        junction = placer.layout.junctions[lane.end]
         if lane.is_connector or not junction.has_lights:
             continue
         goes_on = lane.heading_index in junction.arms
@@ -160,8 +160,8 @@ def _traffic_lights(planner: _Planner) -> list[LightHead]:
             place = junction.center + (JUNCTION_REACH - 1.0) * ahead + CURB * right
         else:
             place = junction.center + CURB * ahead + LANE_OFFSET * right
-        planner.put(CYLINDER, place + 0.4 * ahead, 2.7, (0.13, 0.13, 2.7), POLE, (70, 72, 74))
-        shape = planner.put(
+        placer.put(CYLINDER, place + 0.4 * ahead, 2.7, (0.13, 0.13, 2.7), POLE, (70, 72, 74))
+        shape = placer.put(
             BOX,
             place,
             LIGHT_HEIGHT,
@@ -176,15 +176,15 @@ def _traffic_lights(planner: _Planner) -> list[LightHead]:
 
 
 def build_scenery(layout: Layout) -> tuple[PrimitiveSet, list[LightHead]]:
-    """Return the standing shapes of a town and its traffic lights, a function of the layout alone."""
-    planner = _Planner(layout, np.random.default_rng([20231, layout.number]))
-    heads = _traffic_lights(planner)
+    """Return the static shapes of a town and its traffic lights, a function of the layout alone."""
+    placer = _Placer(layout, np.random.default_rng([20231, layout.number]))
+    heads = _traffic_lights(placer)
     for first, second, quarter in layout.streets:
         start = layout.junctions[first].center + JUNCTION_REACH * direction(quarter)
         length = float(np.linalg.norm(layout.junctions[second].center - layout.junctions[first].center))
-        _along_street(planner, start, quarter, length - 2 * JUNCTION_REACH)
+        _line_street(placer, start, quarter, length - 2 * JUNCTION_REACH)
     centers = np.array([junction.center for junction in layout.junctions])
     low, high = centers.min(0) - 16.0, centers.max(0) + 16.0
-    for place in planner.rng.uniform(low, high, (160, 2)):
-        planner.tree(place)
-    return planner.builder.build(), heads
+    for place in placer.rng.uniform(low, high, (160, 2)):
+        placer.tree(place)
+    return placer.builder.build(), heads

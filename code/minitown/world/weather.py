@@ -1,14 +1,14 @@
-"""Weather of a drive: the recorded numbers and the light they make."""
+"""Weather of a drive: the recorded parameters and the lighting they give."""
 
 import math
 
 import numpy as np
 
-from thinktwice.minitown.sensors.renderer import Lighting
+from thinktwice.minitown.world.scene import Lighting
 
 
 def draw_weather(number: int, index: int) -> dict[str, float]:
-    """Return the ten weather numbers of a town's number and index, always the same for both."""
+    """Return the ten weather parameters, a function of the town's number and the weather index."""
     rng = np.random.default_rng([20232, number, index])
     cloudiness = float(rng.choice([5.0, 30.0, 60.0, 90.0]))
     return {
@@ -26,11 +26,11 @@ def draw_weather(number: int, index: int) -> dict[str, float]:
 
 
 def make_lighting(weather: dict[str, float]) -> Lighting:
-    """Return sun, haze and sky for the weather."""
+    """Return sun, haze and sky for weather parameters."""
     azimuth = math.radians(weather['sun_azimuth_angle'])
     altitude = math.radians(weather['sun_altitude_angle'])
     clouds = weather['cloudiness'] / 100
-    # A low sun is warmer and weaker.
+    # Light of a low sun is warmer and weaker.
     height = math.sin(altitude)
     sky = (
         np.array([92.0, 142.0, 212.0]) * (1 - 0.75 * clouds) + np.array([150.0, 156.0, 164.0]) * 0.75 * clouds
