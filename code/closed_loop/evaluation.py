@@ -1,0 +1,150 @@
+"""Driving many routes: in lockstep, in several processes, with the same result whatever their number."""
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from typing import Any, Protocol
+
+import torch
+
+from thinktwice.closed_loop.environment import TOWNS, MinitownEnv, RouteRequest
+from thinktwice.closed_loop.policies import Moment, Policy
+from thinktwice.closed_loop.scoring import RouteResult
+
+GROUP_SIZE = 5
+"""Routes that are driven in one batch. Fixed, since the last bits of a forward pass depend on its batch."""
+
+
+class Watcher(Protocol):
+    """Sees each step of the routes of a group, for example to draw a video."""
+
+    def step(self, moment: Moment, policy: Policy, action: Any, info: dict[str, Any]) -> None:
+        """One step of one route."""
+
+    def close(self) -> None:
+        """The group is done."""
+
+
+def plan_routes(routes: int, seed: int, towns: Sequence[str] = TOWNS) -> list[RouteRequest]:
+    """Routes spread over towns in turn.
+
+    Args:
+        routes: how many.
+        seed: of traffic and routes.
+        towns: their names.
+
+    Raises:
+        ValueError: if there is no town or fewer than one route.
+    """
+    if routes < 1 or not towns:
+        raise ValueError(f'at least one route and one town are needed, got {routes} and {list(towns)}')
+    return [RouteRequest(towns[i % len(towns)], seed, i // len(towns)) for i in range(routes)]
+
+
+def drive_group(
+    policy: Policy,
+    requests: Sequence[RouteRequest],
+    frequency: int = 10,
+    route_length: float = 200.0,
+    watcher: Watcher | None = None,
+) -> list[RouteResult]:
+    """Drive routes in lockstep, each to its end.
+
+    Args:
+        policy: who drives.
+        requests: the routes.
+        frequency: decisions per second.
+        route_length: meters per route.
+        watcher: sees each step.
+
+    Returns:
+        The results in the order of the requests.
+    """
+    envs = [MinitownEnv(policy.sensors, frequency, route_length) for _ in requests]
+    active: dict[int, Moment] = {}
+    results: dict[int, RouteResult] = {}
+    for slot, (env, request) in enumerate(zip(envs, requests, strict=True)):
+        observation, info = env.reset(
+            seed=request.seed, options={'town': request.town, 'route': request.number}
+        )
+        active[slot] = Moment(slot, env, observation)
+        policy.reset(active[slot], info)
+    while active:
+        moments = list(active.values())
+        for moment, action in zip(moments, policy.act(moments), strict=True):
+            observation, _, terminated, truncated, info = moment.env.step(action)
+            if watcher is not None:
+                watcher.step(moment, policy, action, info)
+            if terminated or truncated:
+                results[moment.slot] = info['result']
+                del active[moment.slot]
+            else:
+                active[moment.slot] = Moment(moment.slot, moment.env, observation)
+    if watcher is not None:
+        watcher.close()
+    return [results[slot] for slot in range(len(requests))]
+
+
+def drive_routes(
+    make_policy: Callable[[], Policy],
+    requests: Sequence[RouteRequest],
+    frequency: int = 10,
+    route_length: float = 200.0,
+    processes: int = 1,
+    make_watcher: Callable[[Sequence[RouteRequest]], Watcher] | None = None,
+) -> Iterator[tuple[int, RouteResult]]:
+    """Drive routes group by group, each group on one thread.
+
+    Args:
+        make_policy: makes the policy; called once per process, so it has to be picklable for several.
+        requests: the routes.
+        frequency: decisions per second.
+        route_length: meters per route.
+        processes: how many groups are driven at a time.
+        make_watcher: makes what watches a group.
+
+    Yields:
+        Number of a route and its result, in the order in which they are done.
+    """
+    groups = [list(range(i, min(i + GROUP_SIZE, len(requests)))) for i in range(0, len(requests), GROUP_SIZE)]
+    work = [([requests[i] for i in group], frequency, route_length, make_watcher) for group in groups]
+    if processes == 1:
+        _start_process(make_policy)
+        for group, arguments in zip(groups, work, strict=True):
+            yield from zip(group, _drive_in_process(*arguments), strict=True)
+        return
+    context = multiprocessing.get_context('spawn')
+    with ProcessPoolExecutor(min(processes, len(groups)), context, _start_process, (make_policy,)) as pool:
+        pending = {
+            pool.submit(_drive_in_process, *arguments): group
+            for group, arguments in zip(groups, work, strict=True)
+        }
+        try:
+            while pending:
+                done, _ = wait(pending, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield from zip(pending.pop(future), future.result(), strict=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+_policy: Policy | None = None
+
+
+def _start_process(make_policy: Callable[[], Policy]) -> None:
+    """Make the policy of this process; one thread, since sums over several differ in their last bits."""
+    global _policy
+    torch.set_num_threads(1)
+    _policy = make_policy()
+
+
+def _drive_in_process(
+    requests: Sequence[RouteRequest],
+    frequency: int,
+    route_length: float,
+    make_watcher: Callable[[Sequence[RouteRequest]], Watcher] | None,
+) -> list[RouteResult]:
+    assert _policy is not None
+    watcher = make_watcher(requests) if make_watcher is not None else None
+    return drive_group(_policy, requests, frequency, route_length, watcher)

@@ -1,0 +1,148 @@
+"""Who drives: the agent, the expert, and baselines that need no camera."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from thinktwice.closed_loop.agent import DrivingAgent, SensorData
+from thinktwice.closed_loop.controllers import Prediction
+from thinktwice.closed_loop.environment import MinitownEnv
+from thinktwice.minitown import Sensors
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One vehicle that needs an action.
+
+    Attributes:
+        slot: number of its route within the batch.
+        env: its environment; policies that are no baseline of knowledge look at the observation alone.
+        observation: of the environment.
+    """
+
+    slot: int
+    env: MinitownEnv
+    observation: dict[str, Any]
+
+
+class Policy:
+    """Drives several routes at once.
+
+    Attributes:
+        sensors: cameras and LiDAR that the vehicles carry; None for none.
+    """
+
+    sensors: Sensors | None = None
+
+    def reset(self, moment: Moment, info: dict[str, Any]) -> None:
+        """Begin a route; ``info`` is that of the environment's ``reset``."""
+
+    def act(self, moments: Sequence[Moment]) -> list[np.ndarray]:
+        """Actions (3,) of the environment for vehicles that are on their way."""
+        raise NotImplementedError
+
+
+class ExpertPolicy(Policy):
+    """The rule-based expert, which knows everything."""
+
+    def act(self, moments: Sequence[Moment]) -> list[np.ndarray]:
+        """See :class:`Policy`."""
+        return [as_action(moment.env.drive.decision.control) for moment in moments]
+
+
+class ConstantPolicy(Policy):
+    """Straight on with constant throttle.
+
+    Args:
+        throttle: 0 to 1.
+    """
+
+    def __init__(self, throttle: float = 0.5) -> None:
+        self.throttle = throttle
+
+    def act(self, moments: Sequence[Moment]) -> list[np.ndarray]:
+        """See :class:`Policy`."""
+        return [np.array([self.throttle, 0.0, 0.0]) for _ in moments]
+
+
+class LanePolicy(Policy):
+    """Constant speed along the route's lane, steered by the expert's pure pursuit; blind for all else.
+
+    Args:
+        speed: m/s.
+    """
+
+    def __init__(self, speed: float = 5.0) -> None:
+        self.speed = speed
+
+    def act(self, moments: Sequence[Moment]) -> list[np.ndarray]:
+        """See :class:`Policy`."""
+        actions = []
+        for moment in moments:
+            error = self.speed - float(moment.observation['speed'][0])
+            steer = moment.env.drive.decision.steer
+            actions.append(np.array([np.clip(0.5 * error, 0, 1), steer, np.clip(-0.3 * error, 0, 1)]))
+        return actions
+
+
+class AgentPolicy(Policy):
+    """A trained model, one forward pass for all vehicles.
+
+    Args:
+        make_agent: makes the agent of a vehicle.
+        predict: gives one prediction per sample.
+        sensors: of the vehicles.
+
+    Attributes:
+        predictions: the last prediction by slot, for pictures.
+    """
+
+    def __init__(
+        self,
+        make_agent: Callable[[], DrivingAgent],
+        predict: Callable[[list[Any]], list[Prediction]],
+        sensors: Sensors,
+    ) -> None:
+        self.sensors = sensors
+        self._make_agent, self._predict = make_agent, predict
+        self._agents: dict[int, DrivingAgent] = {}
+        self.predictions: dict[int, Prediction] = {}
+
+    def reset(self, moment: Moment, info: dict[str, Any]) -> None:
+        """See :class:`Policy`."""
+        agent = self._agents.setdefault(moment.slot, self._make_agent())
+        agent.reset(info['route'])
+        self.predictions.pop(moment.slot, None)
+
+    def act(self, moments: Sequence[Moment]) -> list[np.ndarray]:
+        """See :class:`Policy`."""
+        agents = [self._agents[moment.slot] for moment in moments]
+        samples = [
+            agent.observe(as_sensor_data(moment.observation))
+            for agent, moment in zip(agents, moments, strict=True)
+        ]
+        asked = [index for index, sample in enumerate(samples) if sample is not None]
+        found = (
+            dict(zip(asked, self._predict([samples[index] for index in asked]), strict=True)) if asked else {}
+        )
+        self.predictions.update({moments[index].slot: prediction for index, prediction in found.items()})
+        return [as_action(agent.act(found.get(index))) for index, agent in enumerate(agents)]
+
+
+def as_sensor_data(observation: dict[str, Any]) -> SensorData:
+    """An environment's observation as the agent takes it."""
+    north, east = observation['position'].tolist()
+    return SensorData(
+        images=observation['images'],
+        points=observation['lidar'][: int(observation['lidar_points'])],
+        position=(north, east),
+        compass=float(observation['compass'][0]),
+        speed=float(observation['speed'][0]),
+    )
+
+
+def as_action(control: Any) -> np.ndarray:
+    """A control as an action (3,) of the environment."""
+    return np.array([control.throttle, control.steer, control.brake])
