@@ -79,6 +79,7 @@ def main() -> int:
         relative_gradient_errors,
         run_batch,
     )
+    from thinktwice.tables import format_table
 
     with np.load(args.golden, allow_pickle=False) as file:
         stored = dict(file)
@@ -93,14 +94,15 @@ def main() -> int:
     computed = run_batch(model, batch)
     deviations = compare(stored, computed)
     failed = [deviation for deviation in deviations if not deviation.error <= args.tolerance]
-    print(f'{len(deviations)} entries compared, worst {min(args.worst, len(deviations))}:')
-    for deviation in deviations[: max(args.worst, len(failed))]:
-        print(f'  {deviation.error:9.2e}  {deviation.entry}  {deviation.detail}'.rstrip())
+    shown = deviations[: max(args.worst, len(failed))]
+    print(f'{len(deviations)} entries compared, the largest errors:')
+    print(format_table(('error', 'entry', ''), [(f'{d.error:.2e}', d.entry, d.detail) for d in shown]))
     gradients = relative_gradient_errors(stored, computed) if 'grad/names' in stored else []
     if gradients:
-        print(f'{len(gradients)} gradient norms, each relative to itself, worst 5 (not a criterion):')
-        for deviation in gradients[:5]:
-            print(f'  {deviation.error:9.2e}  {deviation.entry}')
+        print(
+            f'{len(gradients)} gradient norms, each relative to itself, the largest errors (not a criterion):'
+        )
+        print(format_table(('error', 'entry'), [(f'{d.error:.2e}', d.entry) for d in gradients[:5]]))
     if failed:
         print(f'FAILED: {len(failed)} entries beyond {args.tolerance:g}')
         return 1

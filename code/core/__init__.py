@@ -1,4 +1,4 @@
-"""Running a model: loop, optimiser wrapper, runner, hooks, evaluation, visualization."""
+"""Running a model: loop, optimizer wrapper, runner, hooks, evaluation, visualization."""
 
 from thinktwice.core.loops import ResumableTrainLoop, TrainPosition
 from thinktwice.core.optim_wrapper import GuardedOptimWrapper

@@ -1,4 +1,4 @@
-"""Training loop by epochs that starts again in the middle of one."""
+"""Epoch-based training loop that resumes in the middle of an epoch."""
 
 import time
 from collections.abc import Iterator
@@ -13,13 +13,13 @@ from thinktwice.registry import LOOPS
 
 @dataclass(frozen=True)
 class TrainPosition:
-    """Where a run stands between two steps.
+    """Position of a run between two steps.
 
     Attributes:
         epoch: Epochs completed.
         iteration: Iterations completed in the whole run.
-        batches_done: Batches completed of the epoch that comes next.
-        evaluation_is_due: An evaluation has to be run before the next step.
+        batches_done: Batches completed in the current epoch.
+        evaluation_is_due: Whether an evaluation has to run before the next step.
     """
 
     epoch: int = 0
@@ -30,23 +30,23 @@ class TrainPosition:
 
 @LOOPS.register_module()
 class ResumableTrainLoop(EpochBasedTrainLoop):
-    """Epochs of training whose position is (epoch, batches done in it).
+    """Train by epochs; the position of a run is (epoch, batches done in it).
 
-    mmengine's loop begins a resumed epoch anew and so shows samples twice; its
-    loop by iterations replays all data through the loader. This one tells the
-    sampler where to start, so nothing is read twice. An evaluation that was due
-    when the run was cut off is made up for first.
+    mmengine's ``EpochBasedTrainLoop`` restarts a resumed epoch, so samples are
+    seen twice; its ``IterBasedTrainLoop`` loads all earlier batches again. This
+    loop sets where the sampler starts, so no sample is loaded twice. An evaluation
+    that was due when the run was interrupted runs first.
 
     Args:
         runner: The runner that owns the loop.
         dataloader: Loader of the training set or its config.
         max_epochs: Epochs to train.
-        max_iters: Stop after so many iterations although epochs are left, None for no such limit.
+        max_iters: Stop after this number of iterations even if epochs are left; None for no limit.
         val_begin: First epoch (from 1) after which to evaluate.
         val_interval: Epochs between two evaluations; the end of training is always evaluated.
 
     Attributes:
-        data_seconds: Seconds that the loop waited for the present batch.
+        data_seconds: Seconds that the loop waited for the current batch.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         super().__init__(runner, dataloader, max_epochs, val_begin, val_interval)
         if len(self.dataloader) == 0:
             raise ValueError(
-                f'the training set gives no batch: {len(self.dataloader.dataset)} samples, batch size '
+                f'the training set has no full batch: {len(self.dataloader.dataset)} samples, batch size '
                 f'{self.dataloader.batch_size}. Record more frames, or lower train_dataloader.batch_size.'
             )
         self._limit = max_iters
@@ -76,7 +76,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
 
     @property
     def position(self) -> TrainPosition:
-        """Where the run stands; valid in ``after_train_iter`` and later, not between two hooks' steps."""
+        """Position of the run; ``after_train_iter`` is the first hook that sees a batch counted."""
         epoch, batches_done = self._epoch, self._batches_done
         if batches_done >= len(self.dataloader):
             epoch, batches_done = epoch + 1, 0
@@ -99,8 +99,8 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
     def restore(self, position: TrainPosition) -> None:
         """Continue from ``position``.
 
-        The iterations of the run are those done and those left: it may have begun with another
-        number of batches an epoch, on another number of processes.
+        The total number of iterations is the number done plus the number left, since earlier epochs
+        may have had another number of batches, with another world size.
         """
         left = (self._max_epochs - position.epoch) * len(self.dataloader) - position.batches_done
         self._max_iters = position.iteration + max(left, 0)
@@ -123,8 +123,8 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         return self.runner.model
 
     def run_epoch(self) -> None:
-        """Train on the batches of the present epoch that are left."""
-        # the sampler must know epoch and start before workers are asked for batches
+        """Train on the remaining batches of the current epoch."""
+        # before the loader is iterated: its workers ask the sampler for indices at once
         self._place_sampler()
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
@@ -142,8 +142,8 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         """Train on one batch.
 
         Args:
-            idx: Number of the batch in its epoch.
-            data_batch: What the loader's collate function made.
+            idx: Index of the batch in its epoch.
+            data_batch: Output of the collate function.
         """
         left = len(self.dataloader) - idx
         batches = idx + min(left, self._max_iters - self._iterations_done)
@@ -156,7 +156,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         self._iter += 1
 
     def _timed_batches(self) -> Iterator[dict]:
-        """Batches of the loader; the wait for each one is left in ``data_seconds``."""
+        """Iterate over the loader, setting ``data_seconds`` for each batch."""
         batches = iter(self.dataloader)
         while True:
             start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Optimiser wrapper: gradient accumulation, mixed precision, and steps that are not finite skipped."""
+"""Optimizer wrapper: gradient accumulation, mixed precision, skipping of non-finite steps."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,31 +17,30 @@ SMALLEST_LOSS_SCALE = 1.0
 
 @OPTIM_WRAPPERS.register_module()
 class GuardedOptimWrapper(OptimWrapper):
-    """Update parameters only where loss and gradient are finite, on all processes alike.
+    """Update the parameters only if loss and gradient are finite on all ranks.
 
-    A step counts as bad if the loss of any process, or the (already averaged)
-    gradient, holds a NaN or an infinity. Its gradient is dropped and
-    ``bad_steps`` / ``bad_steps_in_a_row`` grow; what to do about it is decided by
-    ``NonFiniteGuardHook``. With float16 an overflowing gradient of a finite loss
-    only lowers the loss scale, as is its normal course, until there is nothing
-    left to lower.
+    A step is bad if the loss of any rank, or the (already averaged) gradient,
+    contains a NaN or an infinity. Its gradient is dropped, and ``bad_steps`` and
+    ``bad_steps_in_a_row`` are incremented; ``NonFiniteGuardHook`` decides when to
+    stop the run. With float16 an overflowing gradient of a finite loss only lowers
+    the loss scale, as usual, down to a scale of 1.
 
-    Accumulation groups the batches of one epoch; the last group of an epoch may be
-    smaller, and its gradient is the mean over those it has. So no gradient waits
-    where an epoch ends and a checkpoint is written.
+    Accumulation groups the batches of one epoch. The last group of an epoch may be
+    smaller, and its gradient is the mean over its own batches, so no gradient is
+    pending when an epoch ends and a checkpoint is written.
 
     Args:
-        optimizer: The optimiser to drive.
+        optimizer: The wrapped optimizer.
         accumulative_counts: Batches whose gradients are averaged before one update.
         clip_grad: Arguments of ``clip_grad_norm_``, for example ``dict(max_norm=100)``.
         amp_dtype: None (float32), ``'bfloat16'`` or ``'float16'`` (with loss scaling).
-        loss_scale: First scale of float16's dynamic loss scaling.
+        loss_scale: Initial scale of float16's dynamic loss scaling.
 
     Attributes:
         grad_norm: 0-d tensor, gradient norm of the last update before clipping, or None.
-        bad_steps: Number of updates skipped so far; saved and resumed.
-        bad_steps_in_a_row: Those since the last good one.
-        overflows: Number of updates left out to lower the loss scale; saved and resumed.
+        bad_steps: Number of skipped updates; saved and resumed.
+        bad_steps_in_a_row: Number of skipped updates since the last good one.
+        overflows: Number of updates skipped to lower the loss scale; saved and resumed.
         has_updated: Whether the last call of ``step`` changed the parameters.
     """
 
@@ -71,17 +70,17 @@ class GuardedOptimWrapper(OptimWrapper):
         self.loss_scaler = torch.amp.GradScaler(device, init_scale=loss_scale, enabled=amp_dtype == 'float16')
 
     def place_batch(self, index: int, num_batches: int) -> None:
-        """Say which batch of the epoch comes next, so that groups of batches end with the epoch.
+        """Set which batch of the epoch comes next, so that groups of batches end with the epoch.
 
         Args:
-            index: Number of the batch in its epoch, from 0.
-            num_batches: Batches that this epoch will train on.
+            index: Index of the batch in its epoch.
+            num_batches: Number of batches that this epoch trains on.
         """
         if self._batches_in_group == 0:
             self._group_size = min(self._accumulative_counts, num_batches - index)
 
     def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
-        """Take the count of batches of a resumed run; groups follow ``place_batch`` alone."""
+        """Set the batch count of a resumed run; groups depend on ``place_batch`` only."""
         self._inner_count, self._max_counts = init_counts, max_counts
 
     def should_sync(self) -> bool:
@@ -107,7 +106,7 @@ class GuardedOptimWrapper(OptimWrapper):
             yield
 
     def backward(self, loss: Tensor, **kwargs: Any) -> None:
-        """Back-propagate, remembering whether the loss was finite."""
+        """Backpropagate, recording whether the loss was finite."""
         is_bad = ~torch.isfinite(loss.detach())
         self._loss_is_bad = is_bad if self._loss_is_bad is None else self._loss_is_bad | is_bad
         self.loss_scaler.scale(loss).backward(**kwargs)
@@ -115,9 +114,9 @@ class GuardedOptimWrapper(OptimWrapper):
         self._batches_in_group += 1
 
     def step(self, **kwargs: Any) -> None:
-        """Clip and update, or drop the gradient if it or a loss is not finite. Collective."""
+        """Clip and update, or drop the gradient if it or the loss of any rank is not finite. Collective."""
         if self._loss_is_bad is None:
-            raise RuntimeError('step was called without a backward before it')
+            raise RuntimeError('step was called without a backward pass before it')
         self._batches_in_group = 0
         self.loss_scaler.unscale_(self.optimizer)
         self.grad_norm = self._clip()
@@ -133,11 +132,11 @@ class GuardedOptimWrapper(OptimWrapper):
             self._count(is_overflow=not loss_is_bad and self._scale() > SMALLEST_LOSS_SCALE)
             self.optimizer.zero_grad()
         self.loss_scaler.update()
-        if self._scale() < SMALLEST_LOSS_SCALE:  # lower ones only let gradients vanish
+        if self._scale() < SMALLEST_LOSS_SCALE:  # with lower scales gradients underflow
             self.loss_scaler.update(SMALLEST_LOSS_SCALE)
 
     def _scale(self) -> float:
-        """The loss scale, the smallest one where there is none."""
+        """The loss scale; without loss scaling the smallest one."""
         return self.loss_scaler.get_scale() if self.loss_scaler.is_enabled() else SMALLEST_LOSS_SCALE
 
     def _count(self, is_overflow: bool) -> None:
@@ -148,7 +147,7 @@ class GuardedOptimWrapper(OptimWrapper):
             self.bad_steps_in_a_row += 1
 
     def _clip(self) -> Tensor:
-        """Clip the gradients if asked to.
+        """Clip the gradients if ``clip_grad`` is set.
 
         Returns:
             0-d L2 norm (or the norm that ``clip_grad`` names) before clipping.
@@ -164,11 +163,11 @@ class GuardedOptimWrapper(OptimWrapper):
 
     @property
     def is_accumulating(self) -> bool:
-        """Whether gradients of earlier batches wait for an update: no moment for a checkpoint."""
+        """Whether gradients are pending, so that no checkpoint can be written."""
         return self._batches_in_group > 0
 
     def state_dict(self) -> dict:
-        """Optimiser state, loss scale and the count of skipped steps."""
+        """Optimizer state, loss scale and the number of skipped steps."""
         state = super().state_dict()
         state['loss_scaler'] = self.loss_scaler.state_dict()
         state['bad_steps'] = [self.bad_steps, self.bad_steps_in_a_row]
@@ -176,7 +175,7 @@ class GuardedOptimWrapper(OptimWrapper):
         return state
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Inverse of ``state_dict``; files of mmengine without the extra entries are accepted."""
+        """Inverse of ``state_dict``; states saved by mmengine, without the extra entries, are accepted."""
         state = dict(state_dict)
         scale = state.pop('loss_scaler', None)
         if scale and self.loss_scaler.is_enabled():

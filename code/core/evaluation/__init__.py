@@ -1,4 +1,4 @@
-"""Metrics of open-loop driving and the baselines they are set beside."""
+"""Open-loop metrics and baselines."""
 
 from thinktwice.core.evaluation.functional import (
     average_displacement_error,

@@ -1,6 +1,6 @@
 """Errors of plans and controls, as pure functions of tensors.
 
-S samples, K future steps; metres in the ego frame (x forward, y right).
+S samples, K future steps; meters in the ego frame (x forward, y right).
 """
 
 import torch
@@ -11,11 +11,11 @@ def displacement(predicted: Tensor, true: Tensor) -> Tensor:
     """Distances between predicted and true positions.
 
     Args:
-        predicted: (S, K, 2) metres.
-        true: (S, K, 2) metres.
+        predicted: (S, K, 2) meters.
+        true: (S, K, 2) meters.
 
     Returns:
-        (S, K) metres.
+        (S, K) meters.
     """
     return torch.linalg.vector_norm(predicted.double() - true.double(), dim=-1)
 
@@ -24,11 +24,11 @@ def average_displacement_error(predicted: Tensor, true: Tensor) -> Tensor:
     """ADE of each sample: mean distance over the K steps.
 
     Args:
-        predicted: (S, K, 2) metres.
-        true: (S, K, 2) metres.
+        predicted: (S, K, 2) meters.
+        true: (S, K, 2) meters.
 
     Returns:
-        (S,) metres.
+        (S,) meters.
     """
     return displacement(predicted, true).mean(dim=1)
 
@@ -37,11 +37,11 @@ def final_displacement_error(predicted: Tensor, true: Tensor) -> Tensor:
     """FDE of each sample: distance at the last step.
 
     Args:
-        predicted: (S, K, 2) metres.
-        true: (S, K, 2) metres.
+        predicted: (S, K, 2) meters.
+        true: (S, K, 2) meters.
 
     Returns:
-        (S,) metres.
+        (S,) meters.
     """
     return displacement(predicted, true)[:, -1]
 
@@ -50,11 +50,11 @@ def axis_offsets(predicted: Tensor, true: Tensor) -> Tensor:
     """Mean absolute error along and across the heading, over the K steps.
 
     Args:
-        predicted: (S, K, 2) metres.
-        true: (S, K, 2) metres.
+        predicted: (S, K, 2) meters.
+        true: (S, K, 2) meters.
 
     Returns:
-        (S, 2) metres: longitudinal, lateral.
+        (S, 2) meters: longitudinal, lateral.
     """
     return (predicted.double() - true.double()).abs().mean(dim=1)
 
@@ -73,7 +73,7 @@ def control_error(predicted: Tensor, true: Tensor) -> Tensor:
 
 
 def constant_velocity_plan(speed: Tensor, num_steps: int, interval: float) -> Tensor:
-    """Plan that goes straight on at the present speed.
+    """Plan that continues straight ahead at the current speed.
 
     Args:
         speed: (S,) m/s.
@@ -81,7 +81,7 @@ def constant_velocity_plan(speed: Tensor, num_steps: int, interval: float) -> Te
         interval: Seconds between two steps.
 
     Returns:
-        (S, K, 2) metres.
+        (S, K, 2) meters.
     """
     times = interval * torch.arange(1, num_steps + 1, dtype=torch.float64, device=speed.device)
     forward = speed.double()[:, None] * times

@@ -1,4 +1,4 @@
-"""Open-loop metrics: exact over any number of processes."""
+"""Open-loop metrics, independent of the world size."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,41 +21,41 @@ METRIC_NAMES = (
     'current_throttle_brake_offset',
     'current_steer_offset',
 )
-"""Metres for the first four; the last two are differences of controls in [-1, 1]."""
+"""Meters for the first four; the last two are differences of controls in [-1, 1]."""
 
 
 @METRICS.register_module()
 class OpenLoopMetric(BaseMetric):
     """Errors of the last refinement stage: ADE, FDE and the paper's four logged offsets.
 
-    Each sample is counted once: what a sampler repeated to fill the processes,
-    and what stands in for an unreadable sample, is left out. Raw values are
+    Each sample counts once: samples that the sampler repeated to give all ranks the
+    same number, and substitutes of unreadable samples, are left out. Raw values are
     gathered once and averaged in float64, so the result does not depend on the
-    batch size or the number of processes.
+    batch size or the world size.
 
     Args:
-        prefix: First part of the metrics' names.
+        prefix: First part of the names of the metrics.
     """
 
     default_prefix = 'open_loop'
     metric_names: tuple[str, ...] = METRIC_NAMES
 
     def plan(self, data_batch: dict, data_samples: Sequence[dict]) -> tuple[Tensor, Tensor | None]:
-        """The plan to judge.
+        """The plan to evaluate.
 
         Args:
             data_batch: The collated batch.
-            data_samples: Predictions of the model, one a sample.
+            data_samples: Predictions of the model, one per sample.
 
         Returns:
-            Waypoints (B, K, 2) in metres and controls (B, 2), or None where there are none.
+            Waypoints (B, K, 2) in meters and controls (B, 2), or None if there are none.
         """
         waypoints = torch.stack([torch.as_tensor(sample['waypoints']) for sample in data_samples])
         actions = torch.stack([torch.as_tensor(sample['action']) for sample in data_samples])
         return waypoints.cpu(), actions.cpu()
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Add one batch: a row (index asked for, errors in the order of ``metric_names``) a sample."""
+        """Add one row per sample: its requested index and its errors in the order of ``metric_names``."""
         targets = data_batch['targets']
         true = targets['waypoints'].cpu()
         waypoints, actions = self.plan(data_batch, data_samples)
@@ -77,16 +77,16 @@ class OpenLoopMetric(BaseMetric):
         """Mean of each error over the samples.
 
         Args:
-            results: Rows of all processes, repeats included.
+            results: Rows of all ranks, repeated samples included.
 
         Raises:
-            ConfigError: There is not one sample.
+            ConfigError: There are no samples.
             TrainingDivergedError: An error is NaN or infinite.
         """
         by_index = dict(results)
         if not by_index:
             raise ConfigError(
-                'the evaluation saw no sample that could be read: is the validation split empty or damaged?'
+                'the evaluation has no readable sample: is the validation split empty or damaged?'
             )
         rows = torch.tensor([by_index[index] for index in sorted(by_index)], dtype=torch.float64)
         is_bad = ~rows.isfinite().all(dim=1)
@@ -98,13 +98,13 @@ class OpenLoopMetric(BaseMetric):
         return dict(zip(self.metric_names, rows.mean(dim=0).tolist(), strict=True), samples=len(rows))
 
     def evaluate(self, size: int) -> dict[str, Any]:
-        """Gather all processes' rows and average them. Collective.
+        """Gather the rows of all ranks and average them. Collective.
 
         Args:
-            size: Length of the data set; not needed, since rows carry their index.
+            size: Length of the dataset; unused, since rows contain their index.
 
         Returns:
-            The metrics, equal on all processes.
+            The metrics, equal on all ranks.
         """
         rows = [row for part in all_gather_object(self.results) for row in part]
         self.results.clear()
@@ -113,7 +113,7 @@ class OpenLoopMetric(BaseMetric):
 
 @METRICS.register_module()
 class ConstantVelocityMetric(OpenLoopMetric):
-    """The same errors for a plan that goes straight on at the present speed.
+    """The same errors for a plan that continues straight ahead at the current speed.
 
     Args:
         interval: Seconds between two waypoints.
@@ -135,10 +135,10 @@ class ConstantVelocityMetric(OpenLoopMetric):
 
 @METRICS.register_module()
 class MeanPlanMetric(OpenLoopMetric):
-    """The same errors for one fixed plan and control, such as the training set's mean.
+    """The same errors for one fixed plan and control, such as the mean of the training set.
 
     Args:
-        waypoints: (K, 2) metres.
+        waypoints: (K, 2) meters.
         action: (2,) acceleration and steer in [-1, 1].
     """
 

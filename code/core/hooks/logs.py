@@ -1,4 +1,4 @@
-"""Logged values of training: means over processes and steps, reduced once an interval."""
+"""Logged values of training: means over ranks and steps, reduced once per log interval."""
 
 import time
 from typing import Any
@@ -13,18 +13,18 @@ from thinktwice.registry import HOOKS
 
 @HOOKS.register_module()
 class ReducedInfoHook(RuntimeInfoHook):
-    """Average losses and metrics over all processes and the steps since the last log line.
+    """Average losses and metrics over all ranks and the steps since the last log line.
 
-    mmengine reads every value of every step back from the device. Here they are
-    summed there and reduced in one call an interval. Values that are not finite
-    are left out of the mean (such steps are skipped and counted, see
-    ``skipped_steps``; ``overflow_steps`` lowered float16's loss scale). Added:
-    ``data_time`` (seconds of waiting for data, of the slowest process),
-    ``samples_per_second`` (all processes together), ``grad_norm``.
+    mmengine copies every value of every step to the host. Here they are summed on
+    the device and reduced in one call per log interval. Values that are not finite
+    are excluded from the mean: their steps are skipped and counted in
+    ``skipped_steps``, or in ``overflow_steps`` if they lowered float16's loss scale.
+    Also logged: ``data_time`` (seconds per step of waiting for data, on the slowest
+    rank), ``samples_per_second`` (all ranks together) and ``grad_norm``.
     """
 
     def before_train(self, runner: Any) -> None:
-        """Find the log interval and reset the sums."""
+        """Read the log interval and reset the sums."""
         super().before_train(runner)
         loggers = [hook for hook in runner.hooks if isinstance(hook, LoggerHook)]
         self._interval = loggers[0].interval if loggers else 1
@@ -40,14 +40,14 @@ class ReducedInfoHook(RuntimeInfoHook):
         self._start = time.perf_counter()
 
     def before_train_epoch(self, runner: Any) -> None:
-        """Leave the time of evaluation and saving out of the first interval."""
+        """Exclude the time of evaluation and saving from the first interval."""
         super().before_train_epoch(runner)
         self._reset()
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        """Add the step's values; reduce and record them when a log line is due. Collective."""
+        """Add the values of the step; reduce and record them when a log line is due. Collective."""
         values = dict(outputs or {})
         if runner.optim_wrapper.grad_norm is not None:
             values['grad_norm'] = runner.optim_wrapper.grad_norm
@@ -93,7 +93,7 @@ class ReducedInfoHook(RuntimeInfoHook):
         hub.update_info('eta', self._seconds_left(runner))
 
     def _seconds_left(self, runner: Any) -> float:
-        """Seconds to the end of training at the average pace since the first record, evaluation included."""
+        """Seconds to the end of training at the average speed since the first record, evaluation included."""
         now, done = time.perf_counter(), runner.train_loop.position.iteration
         if self._eta_start is None:
             self._eta_start = (self._start, done - self._steps)
@@ -103,7 +103,7 @@ class ReducedInfoHook(RuntimeInfoHook):
 
 @HOOKS.register_module()
 class EvaluationTimerHook(IterTimerHook):
-    """Time of evaluation steps only; ``ReducedInfoHook`` times those of training."""
+    """Time evaluation steps only; ``ReducedInfoHook`` times training steps."""
 
     def _before_epoch(self, runner: Any, mode: str = 'train') -> None:
         if mode != 'train':

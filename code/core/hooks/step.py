@@ -1,4 +1,4 @@
-"""What has to be set before each training step."""
+"""State to set before each training step and each evaluation."""
 
 import hashlib
 from typing import Any
@@ -11,24 +11,24 @@ from thinktwice.registry import HOOKS
 
 
 def step_seed(seed: int, iteration: int, rank: int) -> int:
-    """Seed of a step's random numbers: a hash of its arguments, below 2**63."""
+    """Seed of the random numbers of a step: a hash of the arguments, below 2**63."""
     digest = hashlib.blake2b(f'{seed}/{iteration}/{rank}'.encode(), digest_size=8).digest()
     return int.from_bytes(digest, 'little') >> 1
 
 
 @HOOKS.register_module()
 class StepSetupHook(Hook):
-    """Tell the model the global step and draw its random numbers from (seed, step, rank).
+    """Seed torch from (seed, iteration, rank) and pass the step to the data preprocessor.
 
-    Dropout and augmentation on the device then do not depend on what ran before,
-    so a resumed run needs no state of random generators to be exact. The step
-    counts optimiser updates, as the augmentation schedule does.
+    Dropout and augmentation on the device then do not depend on earlier steps, so
+    a run resumes exactly without saved generator states. The data preprocessor
+    counts optimizer updates, as the augmentation schedule does.
     """
 
     priority = 'HIGH'
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        """Seed torch and hand the step to the data preprocessor."""
+        """Seed torch and set the step of the data preprocessor."""
         torch.manual_seed(step_seed(runner.seed, runner.iter, get_rank()))
         preprocessor = runner.bare_model.data_preprocessor
         if hasattr(preprocessor, 'set_iteration'):
@@ -37,10 +37,10 @@ class StepSetupHook(Hook):
 
 @HOOKS.register_module()
 class BroadcastBuffersHook(Hook):
-    """Give all processes the buffers (BatchNorm statistics) of the first one before evaluation.
+    """Broadcast the buffers of rank 0 (BatchNorm statistics) before evaluation.
 
-    They are not exchanged during training, as in the paper's runs; the first
-    process' are the ones that checkpoints hold.
+    They are not synchronized during training, as in the paper's runs; checkpoints
+    contain those of rank 0.
     """
 
     def before_val_epoch(self, runner: Any) -> None:

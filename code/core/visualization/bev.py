@@ -89,7 +89,6 @@ def draw_bev(
     inputs: Mapping[str, Tensor],
     prediction: Mapping[str, Tensor],
     targets: Mapping[str, Tensor] | None = None,
-    canvas: BEVCanvas | None = None,
 ) -> np.ndarray:
     """Draw the bird's-eye view of one sample.
 
@@ -97,12 +96,11 @@ def draw_bev(
         inputs: ``points`` (P, 5) and ``target_point`` (2,), ego frame, meters.
         prediction: ``waypoints`` (K, 2) and optionally ``waypoints_stages`` (L + 1, K, 2).
         targets: ``waypoints`` (K, 2), or None.
-        canvas: Empty canvas to draw on, None for the default ranges.
 
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    canvas = canvas or BEVCanvas()
+    canvas = BEVCanvas()
     points = inputs['points'].cpu().numpy()
     canvas.draw_points(points[points[:, 4] == 0])
     canvas.draw_ego()
