@@ -1,6 +1,6 @@
-"""ThinkTwice as in the paper: ResNet-50, five refine layers, 60 epochs, 16 GPUs with 8 samples each.
+"""ThinkTwice as in the paper: ResNet-50, five refine layers, 60 epochs, 16 GPUs with batch size 8 each.
 
-On another number of GPUs add ``--autoscale-lr``.
+With another number of GPUs add ``--autoscale-lr``.
 """
 
 _base_ = [
@@ -10,5 +10,5 @@ _base_ = [
     '_base_/default_runtime.py',
 ]
 
-is_dev = False  # True: 10 samples, no workers, a log line every step
-is_full = False  # True: all frames of the metadata; False: the 189K frames that TCP used
+is_dev = False  # True: 10 samples, no workers, a log line per step
+is_full = False  # True: all frames of the metadata; False: the 189K frames used by TCP

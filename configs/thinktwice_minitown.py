@@ -1,6 +1,6 @@
-"""The embedded default: a small model on drives of the embedded town, minutes on two CPU cores.
+"""A small model on drives of the embedded town: minutes on two CPU cores.
 
-Record drives first: ``python tools/record_minitown.py dataset/minitown`` (``make demo`` does all).
+Record drives first: ``python tools/record_minitown.py dataset/minitown`` (``make demo`` does everything).
 """
 
 _base_ = [
@@ -10,22 +10,22 @@ _base_ = [
     '_base_/default_runtime.py',
 ]
 
-is_dev = False  # True: 10 samples, no workers, a log line every step
+is_dev = False  # True: 10 samples, no workers, a log line per step
 is_full = False  # True: all towns; False: towns 01, 03, 04, 06 to train and 02, 05 to evaluate
 
 data_root = 'dataset/minitown'
-image_size = (64, 128)  # height and width that the network sees, pixels
-batch_size = 8  # samples a process and step
+image_size = (64, 128)  # height and width of the network input, pixels
+batch_size = 8  # per rank
 
 data_modes = dict(
     default=dict(
         train_dataloader=dict(num_workers=1),
         val_dataloader=dict(num_workers=1),
-        default_hooks=dict(logger=dict(interval=20)),  # steps between two log lines
+        default_hooks=dict(logger=dict(interval=20)),  # log interval, steps
     ),
     full=dict(train_dataloader=dict(num_workers=1), val_dataloader=dict(num_workers=1)),
 )
 warmup_iters = 50  # steps of linear warm-up
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
 train_cfg = dict(max_epochs=3, val_interval=3)  # epochs
-auto_scale_lr = dict(base_batch_size=8)  # samples a step that lr is meant for
+auto_scale_lr = dict(base_batch_size=8)  # total batch size that lr is chosen for

@@ -1,7 +1,7 @@
-"""The computation of the 2023 release, its slips included, for the official checkpoint.
+"""The computation of the 2023 release, including its errors, for the official checkpoint.
 
-Convert that with ``tools/convert_checkpoint.py``; docs/reference_quirks.md tells what differs from
-``thinktwice.py``, and ``tools/check_parity.py`` compares with stored outputs of the 2023 code.
+``tools/convert_checkpoint.py`` converts the checkpoint, docs/reference_quirks.md lists the differences
+to ``thinktwice.py``, and ``tools/check_parity.py`` compares with stored outputs of the 2023 code.
 """
 
 _base_ = ['thinktwice.py']
@@ -12,7 +12,7 @@ segmentation_loss = 'ReferenceSegmentationLoss'
 
 model = dict(
     data_preprocessor=dict(
-        # the schedule as it ran: 1481 steps an epoch, counted by each of 8 worker processes alone
+        # the schedule as it ran: 1481 steps per epoch, counted separately by each of 8 workers
         photometric=dict(type='ReferencePhotometricAugmentation', steps_per_epoch=1481, num_workers=8),
     ),
     img_encoder=dict(

@@ -1,24 +1,24 @@
-"""Recorded drives: what is read, how it is split, and what is_dev and is_full change."""
+"""Recorded drives: pipelines, loaders, splits, and the changes made by is_dev and is_full."""
 
 data_root = 'dataset/'  # folder with dataset_metadata.json (or .pkl) and townNN_XX/
 num_frames = 2  # frames of the queue, the key frame included; 0.5 s apart in CARLA's recordings
-horizon = 4  # future frames that are planned and supervised
-image_size = (448, 896)  # height and width that the network sees, pixels
-cameras = None  # names of the cameras used, in order; None: all of the calibration
-batch_size = 8  # samples a process and step
-# steps of the pipelines that a variant replaces
+horizon = 4  # future frames that are predicted and supervised
+image_size = (448, 896)  # height and width of the network input, pixels
+cameras = None  # names of the cameras to use, in order; None: all cameras of the calibration
+batch_size = 8  # per rank
+# pipeline steps that thinktwice_reference.py replaces
 load_measurements, load_waypoints = 'LoadMeasurements', 'LoadWaypoints'
 load_points, load_cameras = 'LoadPoints', 'LoadCameras'
 
 train_pipeline = [
     dict(type='${load_measurements}'),  # poses, speed, target point, command
-    dict(type='${load_points}'),  # LiDAR of all frames of the queue in the key frame
+    dict(type='${load_points}'),  # LiDAR sweeps of the queue in the key ego frame
     dict(
         type='${load_cameras}',
         image_size='${image_size}',
         cameras='${cameras}',
         training=True,
-        scale_range=(1.0, 0.6255 / 0.56),  # times the scale that fills the image: 0.56 .. 0.6255 of 1600x900
+        scale_range=(1.0, 0.6255 / 0.56),  # relative to the smallest scale: 0.56..0.6255 for 1600x900
         flip_probability=0.5,
     ),
     dict(type='${load_waypoints}'),
@@ -35,17 +35,17 @@ test_pipeline = [
 ]
 train_dataloader = dict(
     batch_size='${batch_size}',
-    num_workers=None,  # processes that read; None: by data_modes
+    num_workers=None,  # worker processes; None: set by data_modes
     persistent_workers=True,
     dataset=dict(
         type='CarlaDataset',
         data_root='${data_root}',
         pipeline='${train_pipeline}',
-        split=None,  # None: by data_modes
+        split=None,  # None: set by data_modes
         num_frames='${num_frames}',
         horizon='${horizon}',
         seed='${randomness.seed}',
-        on_error='skip',  # an unreadable sample is replaced and counted
+        on_error='skip',  # unreadable samples are replaced and counted
     ),
     sampler=dict(type='TrainSampler', batch_size='${batch_size}'),
     collate_fn=dict(type='thinktwice.collate_samples'),
@@ -63,7 +63,7 @@ val_dataloader = dict(
         num_frames='${num_frames}',
         horizon='${horizon}',
         test_mode=True,
-        on_error='skip',  # replaced samples are left out of the metrics
+        on_error='skip',  # replaced samples are excluded from the metrics
     ),
     sampler=dict(type='EvalSampler'),
     collate_fn=dict(type='thinktwice.collate_samples'),
@@ -72,20 +72,20 @@ test_dataloader = '${val_dataloader}'
 val_evaluator = dict(type='OpenLoopMetric')
 test_evaluator = '${val_evaluator}'
 
-_indices = ['val', *(f'{index:02d}' for index in range(12))]  # runs through each town
+_indices = ['val', *(f'{index:02d}' for index in range(12))]  # recording runs of each town
 _towns = [f'town{number:02d}' for number in (1, 2, 3, 4, 5, 6, 7, 10)]
-_caps = dict(  # samples a town, those of TCP: 189,524 to train and 109,627 to evaluate
+_caps = dict(  # samples per town as in TCP: 189,524 for training and 109,627 for evaluation
     town01=50384, town02=55943, town03=42771, town04=47954, town05=53684, town06=48415, town07=51549,
     town10=59898,
 )  # fmt: skip
 _train = dict(towns=['town01', 'town03', 'town04', 'town06'], indices=_indices, caps=_caps)
 _val = dict(towns=['town02', 'town05'], indices=_indices, caps=_caps)
 _dev = dict(towns=['town01'], indices=['00'], caps=10)  # 10 samples
-data_modes = dict(  # put wherever the config has None
+data_modes = dict(  # values for keys that are None in the config
     default=dict(
         train_dataloader=dict(num_workers=8, dataset=dict(split=_train)),
         val_dataloader=dict(num_workers=8, dataset=dict(split=_val)),
-        default_hooks=dict(logger=dict(interval=50)),  # steps between two log lines
+        default_hooks=dict(logger=dict(interval=50)),  # log interval, steps
     ),
     full=dict(
         train_dataloader=dict(

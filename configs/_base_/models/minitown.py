@@ -1,16 +1,16 @@
-"""The paper's model in small: narrow encoders, coarse LiDAR voxels, one refine layer."""
+"""A small version of the paper's model: narrow encoders, coarse LiDAR voxels, one refine layer."""
 
 _base_ = ['thinktwice.py']
 
 num_refine_layers = 1
-speed_scale = 1.0  # m/s: in larger units a short training takes long to find how much the speed says
+speed_scale = 1.0  # m/s: with a larger unit, a short training hardly learns to use the speed
 model = dict(
     data_preprocessor=dict(photometric=None),
     img_encoder=dict(
         backbone=dict(depth=18, base_channels=16, init_cfg=None),
         neck=dict(in_channels=[16, 32, 64, 128], out_channels=32),
         depth_net=dict(
-            camera_norm='fixed',  # one rig: its numbers have no variance to normalize by
+            camera_norm='fixed',  # with one rig, the camera parameters have no variance
             in_channels=64,
             mid_channels=64,
             context_channels=64,
@@ -39,7 +39,7 @@ model = dict(
         neck=dict(in_channels=[32, 32], out_channels=[32, 32], upsample_strides=[1, 1]),
     ),
     bev_fusion=dict(camera_channels=64, lidar_channels=64, lidar_strides=(1, 1)),
-    # statistics of observed and predicted maps differ: their mixture misleads a short training
+    # the statistics of observed and predicted maps differ, and their mixture harms a short training
     flatten_head=dict(norm='group'),
     decoder=dict(
         fpn_channels=32,

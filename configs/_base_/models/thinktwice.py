@@ -1,23 +1,23 @@
 """The paper's model, corrected: 122,658,361 parameters. Lengths in meters, ego frame x forward, y right."""
 
-# Along with these go lidar_encoder.voxelize.voxel_size, lidar_encoder.middle_encoder.sparse_shape and
-# flatten_head.bev_size; the losses that compare with the teacher's maps hold only for 21 x 21 cells.
-x_range = (-8.0, 30.4)  # m, BEV extent ahead
-y_range = (-19.2, 19.2)  # m, BEV extent to the right
+# When changing these, also change lidar_encoder.voxelize.voxel_size, flatten_head.bev_size and
+# lidar_encoder.middle_encoder.sparse_shape; the losses on the teacher's maps need 21 x 21 cells.
+x_range = (-8.0, 30.4)  # m, BEV range along x (forward)
+y_range = (-19.2, 19.2)  # m, BEV range along y (right)
 z_range = (-4.0, 10.0)  # m above the ground
 bev_cell = 1.8285  # m, cell of the camera BEV: 21 x 21 cells
 depth_bounds = (1.0, 41.0, 0.5)  # m: first, last, width of a depth bin
 num_seg_classes = 12
-num_cameras = 4  # of a sample; the key cameras of the data says which
+num_cameras = 4  # cameras of a sample; `cameras` in the dataset config selects them
 num_refine_layers = 5
-speed_scale = 12.0  # m/s, unit of the network's speeds
-segmentation_loss = 'SegmentationLoss'  # a name of its own, because a variant can't replace one of a list
+speed_scale = 12.0  # m/s, speeds are divided by this
+segmentation_loss = 'SegmentationLoss'  # separate, because a config can't replace one item of a list
 
 model = dict(
     type='EncoderDecoder',
     data_preprocessor=dict(
         type='DrivingDataPreprocessor',
-        mean=(0.485, 0.456, 0.406),  # share of the full range, RGB
+        mean=(0.485, 0.456, 0.406),  # RGB, relative to 255
         std=(0.229, 0.224, 0.225),
         photometric=dict(type='PhotometricAugmentation'),
     ),
@@ -68,7 +68,7 @@ model = dict(
             depth_bounds='${depth_bounds}',
         ),
         neck_channels=256,
-        lift_level=2,  # level of the neck that is lifted: stride 16
+        lift_level=2,  # neck level that is lifted to BEV: stride 16
         out_channels=256,
         num_frames='${num_frames}',
     ),
@@ -84,8 +84,8 @@ model = dict(
                 '${y_range.1}',
                 '${z_range.1}',
             ),  # fmt: skip
-            max_num_points=10,  # points kept of a voxel
-            max_voxels=(120000, 160000),  # voxels kept of a cloud in training, in evaluation
+            max_num_points=10,  # per voxel
+            max_voxels=(120000, 160000),  # per point cloud, in training and in evaluation
         ),
         voxel_encoder=dict(type='mmdet3d.HardSimpleVFE', num_features=5),
         middle_encoder=dict(
@@ -152,8 +152,8 @@ model = dict(
         embed_channels=128,
         x_range='${x_range}',
         y_range='${y_range}',
-        heights=tuple(float(z) for z in range(-4, 11)),  # m above the ground, looked at at each waypoint
-        fixed_points=((5.0, 0.0), (0.0, -5.0), (0.0, 5.0), (-5.0, 0.0)),  # m, looked at beside the plan
+        heights=tuple(float(z) for z in range(-4, 11)),  # m above the ground, sampled at each waypoint
+        fixed_points=((5.0, 0.0), (0.0, -5.0), (0.0, 5.0), (-5.0, 0.0)),  # m, sampled in addition to the waypoints
         coarse_head=dict(type='CoarseHead', feature_channels=256, hidden_channels=512),
         prediction_module=dict(type='PredictionModule'),
         camera_look=dict(type='CameraLook', num_heads=8, num_points=8, hidden_channels=512, out_channels=256),
@@ -188,6 +188,6 @@ model = dict(
         dict(
             type='DepthLoss', weight=1.0, depth_bounds='${depth_bounds}', pooling='min', objective='sigmoid'
         ),
-        dict(type='PlanOffsets'),  # logged, not trained on
+        dict(type='PlanOffsets'),  # logged only
     ],
 )
