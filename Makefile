@@ -1,15 +1,15 @@
-# `make demo` and `make test` are all a new user needs; both set up first.
+# A new user needs `make demo` and `make test` only; both run `make setup` first.
 
-# The exit code of Python 3.11 to 3.13 is 0; setup.py and code/environment.py name the same versions.
+# Exits with 0 on Python 3.11 to 3.13, the versions of setup.py and code/environment.py.
 IS_SUPPORTED := -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null
 SYSTEM_PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python $(IS_SUPPORTED) && echo $$python && break; done)
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.set-up
-# Two workers suit the smallest machine that the suite is made for.
+# For the smallest supported machine, with two cores.
 TEST_WORKERS ?= 2
-# loadfile: what the tests of one file share (a model, a recorded town) is made once
+# loadfile: fixtures that the tests of one file share (a model, a recorded town) are made once
 PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(TEST_WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
@@ -18,36 +18,36 @@ PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(TEST_WORKERS) --dist loadfi
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
-# The second line repairs an environment that was changed by hand after the stamp was written.
-setup: $(STAMP) ## make .venv and install what is pinned in requirements/
+# The second line repairs an environment that was changed by hand since the last setup.
+setup: $(STAMP) ## create .venv and install the pinned requirements/
 	@$(PYTHON) code/environment.py || { rm -f $(STAMP); $(MAKE) --no-print-directory $(STAMP); }
 
 $(STAMP): $(wildcard requirements/*.txt) setup.py
 	@$(PYTHON) $(IS_SUPPORTED) || $(or $(SYSTEM_PYTHON),false) $(IS_SUPPORTED) \
 		|| { echo "$(or $(SYSTEM_PYTHON),No python here) is not Python 3.11 to 3.13: install one, or name it with make setup SYSTEM_PYTHON=..."; exit 1; }
 	@$(PYTHON) $(IS_SUPPORTED) || $(SYSTEM_PYTHON) -m venv --clear $(VENV) \
-		|| { rm -rf $(VENV); echo "$(SYSTEM_PYTHON) cannot make a virtual environment: on Debian, install python3-venv"; exit 1; }
+		|| { rm -rf $(VENV); echo "$(SYSTEM_PYTHON) cannot create a virtual environment: on Debian, install python3-venv"; exit 1; }
 	$(PYTHON) -m pip install --disable-pip-version-check --quiet --progress-bar off \
 		-r requirements/torch.txt -r requirements/runtime.txt -r requirements/dev.txt
 	$(PYTHON) -m pip install --disable-pip-version-check --quiet --progress-bar off --no-deps -r requirements/openmmlab.txt
 	$(PYTHON) -m pip install --disable-pip-version-check --quiet --no-deps --editable .
 	@touch $@
 
-demo: setup ## record drives, train, evaluate, and show the result
+demo: setup ## record drives, train, evaluate, and print the results
 	$(PYTHON) tools/run_demo.py
 
 test: setup ## run the fast tests
 	$(PYTEST) -m "not slow and not cuda"
 
-test-slow: setup ## run the slow tests, and those on CUDA where there is a device
+test-slow: setup ## run the slow tests, and the CUDA tests if there is a device
 	$(PYTEST) -m "slow or cuda"
 
-lint: setup ## check style, formatting and types, as CI does
+lint: setup ## check style, formatting and types, as in CI
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	@$(MAKE) --no-print-directory typecheck
 
-format: setup ## put files into the project's format
+format: setup ## fix style and formatting
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
@@ -56,6 +56,6 @@ typecheck: setup ## check types
 	@mkdir -p build/typecheck && ln -sfn ../../code build/typecheck/thinktwice
 	$(PYTHON) -m mypy -p thinktwice
 
-clean: ## remove .venv, caches and build products, not data or work_dirs
+clean: ## remove .venv, caches and build outputs, not data or work_dirs
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find code tests tools configs -name __pycache__ -type d -exec rm -rf {} +

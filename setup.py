@@ -1,12 +1,12 @@
 """Packaging: the folder ``code/`` is imported as ``thinktwice``.
 
-``code/`` itself has no ``__init__.py``: a regular package of that name at the
-root would hide the standard library's ``code`` and break ``pdb``.
+``code/`` itself has no ``__init__.py``: a regular package of that name in the
+root folder would shadow the standard library's ``code`` and break ``pdb``.
 
-The OpenMMLab packages are not among the dependencies declared here: pip would
-follow theirs, which are many and not needed. ``make setup`` installs them with
-``--no-deps``; ``thinktwice.environment`` names the command where one is missing. The
-pins travel inside a wheel as ``thinktwice/requirements``.
+The OpenMMLab packages are not declared as dependencies here: pip would install
+theirs, which are many and not needed. ``make setup`` installs them with
+``--no-deps``; ``thinktwice.environment`` prints the command if one is missing. A
+wheel contains the pins as ``thinktwice/requirements``.
 """
 
 from pathlib import Path

@@ -1,5 +1,6 @@
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -192,6 +193,17 @@ def test_the_environment_lists_versions_and_devices() -> None:
     described = environment.collect_environment()
     assert described['mmengine'] == '0.10.7'
     assert described['cpu threads'].isdigit()
+
+
+def test_print_env_shows_problems_and_the_table(installed, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed['tqdm'] = '4.0.0'
+    monkeypatch.setattr(sys, 'argv', ['print_env.py'])
+    runpy.run_path(str(ROOT / 'tools' / 'print_env.py'), run_name='__main__')
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith('! tqdm 4.0.0 is installed, ')
+    rows = {cells[1].strip(): cells[2].strip() for cells in (line.split('|') for line in lines[1:])}
+    assert rows['mmengine'] == '0.10.7'
+    assert rows['tqdm'] == '4.0.0'
 
 
 def test_a_run_records_its_environment_and_what_is_not_committed(
