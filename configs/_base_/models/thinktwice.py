@@ -153,7 +153,7 @@ model = dict(
         x_range='${x_range}',
         y_range='${y_range}',
         heights=tuple(float(z) for z in range(-4, 11)),  # m above the ground, sampled at each waypoint
-        fixed_points=((5.0, 0.0), (0.0, -5.0), (0.0, 5.0), (-5.0, 0.0)),  # m, sampled in addition to the waypoints
+        fixed_points=((5.0, 0.0), (0.0, -5.0), (0.0, 5.0), (-5.0, 0.0)),  # m, in addition to the waypoints
         coarse_head=dict(type='CoarseHead', feature_channels=256, hidden_channels=512),
         prediction_module=dict(type='PredictionModule'),
         camera_look=dict(type='CameraLook', num_heads=8, num_points=8, hidden_channels=512, out_channels=256),
