@@ -6,11 +6,7 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
-FRONT_AXLE = -0.090769015
-REAR_AXLE = 1.4178275
-"""Distances of the axles from the vehicle's origin in meters, as identified (the front one is negative)."""
-WHEEL_ANGLE = 0.36848336
-"""Wheel angle at full steer, radians."""
+from thinktwice.geometry.bicycle import slip_angle
 
 
 class SmoothedPosition:
@@ -40,8 +36,7 @@ class SmoothedPosition:
             yaw: heading in the world, radians.
             steer: -1 to 1, right positive.
         """
-        wheel = WHEEL_ANGLE * steer
-        course = yaw + math.atan(REAR_AXLE / (FRONT_AXLE + REAR_AXLE) * math.tan(wheel))
+        course = yaw + slip_angle(steer)
         step = speed * self.tick_seconds * np.array([-math.sin(course), math.cos(course)])  # north, east
         for position in self._positions:
             position += step

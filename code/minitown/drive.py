@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from thinktwice.geometry.poses import ego_to_world
 from thinktwice.geometry.route_planner import RouteNode, RoutePlanner, downsample_route
 from thinktwice.minitown.expert.policy import Decision, decide
 from thinktwice.minitown.expert.teacher_view import ROUTE_POINTS, Snapshot, TeacherView
@@ -56,7 +57,7 @@ class Drive:
         layout = self.town.layout
         self.signals = Signals(layout, signal_rng)
         self.crowd = Crowd(layout, crowd_rng)
-        start_lane, start = self._draw_start(place_rng)
+        start_lane, start = self._sample_start(place_rng)
         length = TOP_SPEED * (seconds + WARM_UP_SECONDS[1]) + 120.0
         self.route = Route.over(layout.lanes, sample_route(layout.lanes, start_lane, length, place_rng))
         self.along = start
@@ -66,7 +67,7 @@ class Drive:
             layout, self.signals, self.crowd, self.route, start, self.ego, traffic_rng
         )
         self._view = TeacherView(self.town.ground)
-        self._stop_lines = self._light_stop_lines()
+        self._stop_lines = self._find_stop_lines()
         self.steps = 0
         self._decided_at = -1
         self._decision: Decision | None = None
@@ -87,7 +88,7 @@ class Drive:
         """Seconds since the drive was created."""
         return self.steps * STEP_SECONDS
 
-    def _draw_start(self, rng: np.random.Generator) -> tuple[int, float]:
+    def _sample_start(self, rng: np.random.Generator) -> tuple[int, float]:
         streets = [lane for lane in self.town.layout.lanes if not lane.is_connector]
         lane = streets[int(rng.integers(len(streets)))]
         start = float(rng.uniform(4.0, lane.length - 18.0))
@@ -96,15 +97,14 @@ class Drive:
             start = lane.crosswalk + 9.0 if lane.length - lane.crosswalk > 25.0 else lane.crosswalk - 9.0
         return lane.index, start
 
-    def _light_stop_lines(self) -> list[tuple[int, int, np.ndarray]]:
+    def _find_stop_lines(self) -> list[tuple[int, int, np.ndarray]]:
         """Return junction, approach and (2, 2) world ends of each stop line that has a light."""
         lines = []
         for lane in self.town.layout.lanes:
             if lane.is_connector or not self.town.layout.junctions[lane.end].has_lights:
                 continue
-            x, y, yaw = lane.pose(lane.length)
-            beside = 1.7 * np.array([-np.sin(yaw), np.cos(yaw)])
-            lines.append((lane.end, lane.heading_index, np.array([(x, y) - beside, (x, y) + beside])))
+            ends = ego_to_world([(0.0, -1.7), (0.0, 1.7)], lane.pose(lane.length))
+            lines.append((lane.end, lane.heading_index, ends))
         return lines
 
     def step(self, control: Control | None = None) -> None:
@@ -163,7 +163,9 @@ class Drive:
         """Return the boxes of the other actors and the states of the lights."""
         vehicles = [(*vehicle.pose, *vehicle.half[:2]) for vehicle in self.traffic.vehicles[1:]]
         pedestrians = [(*pedestrian.pose, *PEDESTRIAN_HALF[:2]) for pedestrian in self.crowd.pedestrians]
-        states = [self.signals.state(junction, way, self.time) for junction, way, _ in self._stop_lines]
+        states = [
+            self.signals.state(junction, approach, self.time) for junction, approach, _ in self._stop_lines
+        ]
         return Snapshot(
             vehicles=np.array(vehicles).reshape(-1, 5),
             pedestrians=np.array(pedestrians).reshape(-1, 5),

@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 
+from thinktwice.geometry.bicycle import steer_for
 from thinktwice.minitown import Control, Drive
 from thinktwice.minitown.expert.policy import Decision, is_hazard
-from thinktwice.minitown.traffic.ego_dynamics import EgoState, advance, pedals_for, steer_for
+from thinktwice.minitown.traffic.ego_dynamics import EgoState, advance, pedals_for
 
 
 def test_one_step_of_the_ego_agrees_with_the_motion_model_of_the_closed_loop():
@@ -30,11 +31,11 @@ def test_steer_for_a_curvature_drives_a_circle_of_that_curvature(curvature):
     np.testing.assert_allclose(np.hypot(*(places - middle).T), abs(1 / curvature), rtol=2e-3)
 
 
-@pytest.mark.parametrize('wanted', [-4.0, -0.5, 0.0, 1.5])
-def test_pedals_give_the_wanted_acceleration(wanted):
-    pedal = pedals_for(wanted, 5.0)
+@pytest.mark.parametrize('target', [-4.0, -0.5, 0.0, 1.5])
+def test_pedals_give_the_target_acceleration(target):
+    pedal = pedals_for(target, 5.0)
     state = advance(EgoState(0, 0, 0, 5.0), Control(max(pedal, 0.0), 0.0, max(-pedal, 0.0)))
-    assert state.acceleration == pytest.approx(wanted)
+    assert state.acceleration == pytest.approx(target)
 
 
 def point_estimate(alpha: float, beta: float) -> float:

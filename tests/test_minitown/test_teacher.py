@@ -1,4 +1,4 @@
-"""The teacher's view and the stand-in network."""
+"""The teacher's masks and the network that replaces the teacher."""
 
 import numpy as np
 import pytest
@@ -9,11 +9,11 @@ from thinktwice.minitown.expert.teacher_network import LAYERS, convolve, dense, 
 from thinktwice.minitown.expert.teacher_view import Snapshot, TeacherView, ego_to_view
 from thinktwice.minitown.world.classes import GREEN, RED, YELLOW
 
-NOBODY = np.zeros((0, 5))
+NO_ACTORS = np.zeros((0, 5))
 NO_LINES = np.zeros((0, 2, 2))
 
 
-def snapshot(vehicles=NOBODY, pedestrians=NOBODY, lines=NO_LINES, states=()):
+def snapshot(vehicles=NO_ACTORS, pedestrians=NO_ACTORS, lines=NO_LINES, states=()):
     return Snapshot(np.array(vehicles, float).reshape(-1, 5), np.array(pedestrians, float).reshape(-1, 5),
                     np.array(lines, float).reshape(-1, 2, 2), np.array(states, int))  # fmt: skip
 

@@ -9,15 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from thinktwice.geometry.bicycle import REAR_AXLE, steer_for
 from thinktwice.geometry.poses import world_to_ego
 from thinktwice.minitown.traffic.ego_dynamics import (
     EGO_HALF,
-    REAR_AXLE,
     Control,
     EgoState,
     control_from,
     pedals_for,
-    steer_for,
 )
 from thinktwice.minitown.traffic.route import Route
 

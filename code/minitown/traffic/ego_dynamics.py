@@ -1,18 +1,11 @@
-"""How the ego moves under throttle, steer and brake.
-
-The lateral part is the kinematic bicycle model of the closed-loop agent's state estimation,
-with the same constants, so that both agree.
-"""
+"""How the ego moves under throttle, steer and brake: a kinematic bicycle with linear pedals."""
 
 import math
 from dataclasses import dataclass
 
+from thinktwice.geometry.bicycle import slip_angle, yaw_rate
+
 STEP_SECONDS = 0.05
-FRONT_AXLE = -0.090769015
-REAR_AXLE = 1.4178275
-"""Distances of the axles from the ego origin in meters, as fitted (the front one is negative)."""
-WHEEL_ANGLE = 0.36848336
-"""Wheel angle at steer 1, radians."""
 THROTTLE_GAIN = 4.0
 BRAKE_GAIN = 8.0
 DRAG = 0.15
@@ -60,24 +53,17 @@ def advance(state: EgoState, control: Control, seconds: float = STEP_SECONDS) ->
     acceleration = THROTTLE_GAIN * control.throttle - BRAKE_GAIN * control.brake - DRAG * state.speed
     speed = max(0.0, state.speed + acceleration * seconds)
     mean_speed = 0.5 * (state.speed + speed)
-    wheel = WHEEL_ANGLE * max(-1.0, min(1.0, control.steer))
-    slip = math.atan(REAR_AXLE / (FRONT_AXLE + REAR_AXLE) * math.tan(wheel))
-    yaw_rate = mean_speed / REAR_AXLE * math.sin(slip)
-    course = state.yaw + slip + 0.5 * yaw_rate * seconds
+    steer = max(-1.0, min(1.0, control.steer))
+    turn_rate = yaw_rate(mean_speed, steer)
+    course = state.yaw + slip_angle(steer) + 0.5 * turn_rate * seconds
     return EgoState(
         x=state.x + mean_speed * math.cos(course) * seconds,
         y=state.y + mean_speed * math.sin(course) * seconds,
-        yaw=state.yaw + yaw_rate * seconds,
+        yaw=state.yaw + turn_rate * seconds,
         speed=speed,
         acceleration=(speed - state.speed) / seconds,
-        yaw_rate=yaw_rate,
+        yaw_rate=turn_rate,
     )
-
-
-def steer_for(curvature: float) -> float:
-    """Return the steer -1..1 that makes the rear axle follow `curvature` (1/m, right positive)."""
-    wheel = math.atan((FRONT_AXLE + REAR_AXLE) * curvature)
-    return max(-1.0, min(1.0, wheel / WHEEL_ANGLE))
 
 
 def pedals_for(acceleration: float, speed: float) -> float:

@@ -140,7 +140,7 @@ class Crowd:
                 pedestrian.speed, pedestrian.wait = 0.0, float(self.rng.uniform(3.0, 12.0))
 
     def _can_cross(self, pedestrian: Pedestrian, vehicles: list[Vehicle]) -> bool:
-        """Whether all approaching vehicles stand or can still brake comfortably."""
+        """Whether every approaching vehicle has stopped or can still brake comfortably."""
         crosswalk = self.layout.crosswalks[pedestrian.crosswalk]
         for vehicle in vehicles:
             for place, lane_index in enumerate(vehicle.route[:2]):

@@ -69,9 +69,9 @@ def spawn_vehicles(
     if rng.random() < LEADER_CHANCE:
         _spawn_leader(traffic, route, start, rng)
     streets = [lane for lane in layout.lanes if not lane.is_connector]
-    wanted = 1 + round(sum(lane.length for lane in streets) / METERS_PER_VEHICLE)
-    for _ in range(20 * wanted):
-        if len(traffic.vehicles) >= wanted:
+    count = 1 + round(sum(lane.length for lane in streets) / METERS_PER_VEHICLE)
+    for _ in range(20 * count):
+        if len(traffic.vehicles) >= count:
             break
         lane = streets[int(rng.integers(len(streets)))]
         place_on_lane = float(rng.uniform(3.0, lane.length - 6.0))
