@@ -1,4 +1,10 @@
-"""Flags of ``train.py`` and ``tools/test.py``, and how errors reach the user."""
+"""What all commands share: flags, overrides of a config, exit codes and messages.
+
+A command is a function ``main(argv) -> int`` that is run by :func:`run_command`. Exit codes:
+0 success, 1 the command failed or found what it looks for, 2 wrong usage, 75 stopped by a
+signal and resumable, 130 Ctrl-C. Only the standard library is imported here, so that
+``--help`` is fast and the environment is checked before anything heavy is imported.
+"""
 
 import argparse
 import ast
@@ -6,31 +12,64 @@ import logging
 import os
 import sys
 import traceback
-import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
-
-from mmengine.config import DictAction
+from typing import Any, NoReturn
 
 from thinktwice.distributed.ranks import LAUNCHERS, STARTED_VARIABLE, process_names
-from thinktwice.errors import INTERRUPTED_EXIT_CODE, ConfigError, UserError
-
-TRACEBACK_VARIABLE = 'THINKTWICE_TRACEBACK'
-USER_ERRORS = (
+from thinktwice.environment import check_environment
+from thinktwice.errors import (
+    FILE_ERRORS,
+    INTERRUPTED_EXIT_CODE,
+    PREEMPTED_EXIT_CODE,
+    ConfigError,
+    RunPreempted,
     UserError,
-    FileExistsError,
-    FileNotFoundError,
-    IsADirectoryError,
-    NotADirectoryError,
-    PermissionError,
+    describe,
+    traceback_is_wanted,
 )
 
+USAGE_EXIT_CODE = 2
 
-class KeyValueAction(DictAction):
-    """mmengine's ``DictAction`` that refuses what it can't split, and keeps text that is in quotes.
 
-    ``indices=['05']`` is a name; without quotes it is the number 5.
-    """
+class Parser(argparse.ArgumentParser):
+    """An ``ArgumentParser`` that keeps the line breaks of its description and reports misuse in one line."""
+
+    def __init__(self, description: str | None = None, **options: Any) -> None:
+        options.setdefault('formatter_class', argparse.RawDescriptionHelpFormatter)
+        super().__init__(description=description, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Print what is wrong with the arguments and exit with code 2."""
+        _print_error(f'{message} (see --help)', once_per_machine=True)
+        raise SystemExit(USAGE_EXIT_CODE)
+
+
+def positive(text: str) -> int:
+    """Type of a flag: a whole number from 1."""
+    return _at_least(1, text)
+
+
+def natural(text: str) -> int:
+    """Type of a flag: a whole number from 0."""
+    return _at_least(0, text)
+
+
+def _at_least(smallest: int, text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = smallest - 1
+    if number < smallest:
+        raise argparse.ArgumentTypeError(f'must be a whole number from {smallest}, got {text!r}')
+    return number
+
+
+class OverrideText(str):
+    """Value of ``KEY=VALUE`` as typed; how it is read depends on the entry that it replaces."""
+
+
+class OverrideAction(argparse.Action):
+    """Collects ``KEY=VALUE`` pairs in a dict of ``OverrideText``."""
 
     def __call__(
         self,
@@ -39,87 +78,127 @@ class KeyValueAction(DictAction):
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        """Add the pairs to those of the namespace; ``argparse`` shows an ``ArgumentError`` in one line."""
+        """Add the pairs to those of the namespace.
+
+        Raises:
+            ArgumentError: A pair has no key or no ``=``, or its brackets do not match.
+        """
         options = dict(getattr(namespace, self.dest, None) or {})
         for pair in values:
             key, separator, text = pair.partition('=')
             if not separator or not key:
                 raise argparse.ArgumentError(self, f'expected KEY=VALUE, got {pair!r}')
             try:
-                options[key] = _parse_value(text)
-            except AssertionError as error:
+                parse_value(text)
+            except ValueError as error:
                 raise argparse.ArgumentError(self, f'{pair}: {error}') from error
+            options[key] = OverrideText(text)
         setattr(namespace, self.dest, options)
 
 
-def _parse_value(text: str) -> Any:
+def parse_value(text: str) -> Any:
+    """Read a value as OpenMMLab's command lines do.
+
+    ``1,2`` and ``[1,2]`` are lists, ``(1,2)`` a tuple, ``None``, ``True`` and ``False`` what they
+    are in Python, and anything else is text. In quotes, ``'05'`` is text and not the number 5.
+
+    Raises:
+        ValueError: Brackets do not match.
+    """
     if "'" in text or '"' in text:
         try:
             return ast.literal_eval(text)
         except (ValueError, SyntaxError):
-            pass  # quotes inside of free text
-    return DictAction._parse_iterable(text)
+            pass  # quotes inside plain text
+    return _parse_items(text.strip('\'"'))
 
 
-def add_common_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that every command over a config has."""
-    parser.add_argument(
-        '--work-dir',
-        help='folder of logs and checkpoints; wins over work_dir of the config; '
-        'default work_dirs/<name of the config>',
-    )
+def _parse_items(text: str) -> Any:
+    text = text.strip()
+    is_bracketed = (text[:1], text[-1:]) in (('(', ')'), ('[', ']'))
+    items = _split(text) if ',' in text or is_bracketed else [text]
+    if len(items) > 1:
+        return [_parse_items(item) for item in items if item]
+    if not is_bracketed:
+        return _parse_scalar(text)
+    values = [_parse_items(item) for item in _split(text[1:-1]) if item]
+    return tuple(values) if text[0] == '(' else values
+
+
+def _split(text: str) -> list[str]:
+    """Parts between the commas that lie outside brackets."""
+    items, depth = [''], 0
+    for character in text:
+        depth += (character in '([') - (character in ')]')
+        if depth < 0:
+            break
+        if character == ',' and depth == 0:
+            items.append('')
+        else:
+            items[-1] += character
+    if depth:
+        raise ValueError('brackets do not match')
+    return items
+
+
+def _parse_scalar(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return {'true': True, 'false': False}.get(text.lower(), None if text == 'None' else text)
+
+
+def add_override_flag(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cfg-options``."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=KeyValueAction,
+        action=OverrideAction,
+        default={},
         metavar='KEY=VALUE',
         help='override entries of the config, e.g. optim_wrapper.optimizer.lr=2e-4 is_dev=True',
     )
+
+
+def add_run_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that training and testing share."""
     parser.add_argument(
-        '--options',
-        nargs='+',
-        action=KeyValueAction,
-        metavar='KEY=VALUE',
-        help='deprecated name of --cfg-options',
+        '--work-dir',
+        help='folder of logs and checkpoints; takes precedence over work_dir of the config; '
+        'default: work_dirs/<name of the config>',
     )
+    add_override_flag(parser)
+    parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='how the ranks were started')
+    # torch.distributed.launch passes --local-rank=N (before the config), torchrun sets LOCAL_RANK only
     parser.add_argument(
-        '--launcher', choices=LAUNCHERS, default='none', help='how the processes were started'
+        '--local-rank', '--local_rank', action=_LocalRank, type=int, help='set by torch.distributed.launch'
     )
-    # torch.distributed.launch passes --local-rank=N (before the config); torchrun only LOCAL_RANK
-    parser.add_argument('--local-rank', '--local_rank', type=int, help='set by torch.distributed.launch')
     parser.add_argument(
         '--trust-checkpoint',
         action='store_true',
-        help='open checkpoints that hold more than data; this runs code of their author',
+        help='load checkpoints that hold pickled objects other than data; this can run code of their author',
     )
 
 
-def take_common_flags(arguments: argparse.Namespace) -> None:
-    """Settle deprecated names and the local rank, in place.
+class _LocalRank(argparse.Action):
+    """Passes the local rank on in the environment, where the launchers of all kinds are read."""
 
-    Raises:
-        ConfigError: ``--options`` and ``--cfg-options`` are both given.
-    """
-    if arguments.local_rank is not None:
-        os.environ.setdefault('LOCAL_RANK', str(arguments.local_rank))
-    if arguments.options:
-        if arguments.cfg_options:
-            raise ConfigError('--options is the deprecated name of --cfg-options; give only --cfg-options')
-        warn_deprecated('--options is deprecated; use --cfg-options')
-        arguments.cfg_options = arguments.options
-
-
-def warn_deprecated(message: str) -> None:
-    """Warn on the command line; shown once, whatever the warning filters."""
-    with warnings.catch_warnings():
-        warnings.simplefilter('always')
-        warnings.warn(message, FutureWarning, stacklevel=3)
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        os.environ.setdefault('LOCAL_RANK', str(values))
 
 
 def run_command(
     command: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None
 ) -> int:
-    """Run a command; an error that the user can mend becomes one line and exit code 1, Ctrl-C one and 130.
+    """Check the environment and run a command; an error that the user can fix becomes one line.
 
     Set the environment variable ``THINKTWICE_TRACEBACK=1`` for the traceback.
 
@@ -131,71 +210,50 @@ def run_command(
         The exit code.
     """
     try:
+        check_environment()
         return command(argv) or 0
     except BaseException as error:
-        if stop := interruption_behind(error):
-            return report_interrupt(stop)
-        if isinstance(error, USER_ERRORS):
-            return report(error)
+        if interrupt := find_interrupt(error):
+            return _report_interrupt(interrupt)
+        if isinstance(error, RunPreempted):
+            return PREEMPTED_EXIT_CODE
+        if isinstance(error, (UserError, *FILE_ERRORS)):
+            return _report(error)
         raise
 
 
-def interruption_behind(error: BaseException) -> KeyboardInterrupt | None:
-    """The Ctrl-C that an error comes from; mmengine for one catches it and raises what it likes."""
+def find_interrupt(error: BaseException) -> KeyboardInterrupt | None:
+    """The Ctrl-C that caused an error; libraries catch it and raise errors of their own."""
     link: BaseException | None = error
     while link is not None and not isinstance(link, KeyboardInterrupt):
         link = link.__cause__ or link.__context__
     return link
 
 
-def report_interrupt(stop: KeyboardInterrupt) -> int:
-    """Say in one line that Ctrl-C stopped the command, and what ``stop`` adds; returns the exit code."""
-    if os.environ.get(TRACEBACK_VARIABLE) == '1':
-        traceback.print_exception(stop)
+def _report_interrupt(interrupt: KeyboardInterrupt) -> int:
+    if traceback_is_wanted():
+        traceback.print_exception(interrupt)
     if process_names(os.environ)[0] == '0':
-        sys.stderr.write(f'interrupted{f": {stop}" if str(stop) else ""}\n')
+        sys.stderr.write(f'interrupted{f": {interrupt}" if str(interrupt) else ""}\n')
         sys.stderr.flush()
     return INTERRUPTED_EXIT_CODE
 
 
-def report(error: BaseException) -> int:
-    """Print an error as one line; returns the exit code."""
-    if os.environ.get(TRACEBACK_VARIABLE) == '1':
+def _report(error: BaseException) -> int:
+    if traceback_is_wanted():
         traceback.print_exception(error)
     logging.getLogger('thinktwice').debug('command failed', exc_info=error)
-    rank, local_rank = process_names(os.environ)
-    # what is wrong with the config, or with files before the start, is wrong for all processes of a machine:
-    # one of them says it; later each writes and reads files of its own
+    # what is wrong with the config, or with files before the start, is wrong for all ranks of a machine;
+    # later each rank reads and writes files of its own
     has_started = STARTED_VARIABLE in os.environ
-    is_of_all = isinstance(error, ConfigError) or (isinstance(error, OSError) and not has_started)
-    if local_rank == '0' or not is_of_all:
-        place = f' (rank {rank})' if rank != '0' else ''
-        sys.stderr.write(f'error{place}: {describe(error)}\n')
-        sys.stderr.flush()
+    once = isinstance(error, ConfigError) or (isinstance(error, OSError) and not has_started)
+    _print_error(describe(error), once_per_machine=once)
     return 1
 
 
-def describe(error: BaseException) -> str:
-    """Message of an error in one line."""
-    text = str(error)
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        text = f'{error.strerror}: {error.filename}'
-    return ' '.join(text.split()) or type(error).__name__
-
-
-def setup_phase(build: Callable[[], Any]) -> Any:
-    """Run the assembly of a run; errors in it come from the config or the data, so they become one line.
-
-    Raises:
-        ConfigError: Whatever of the usual errors building raised.
-    """
-    try:
-        return build()
-    except USER_ERRORS:
-        raise
-    except (ValueError, TypeError, KeyError, ImportError, NotImplementedError, AssertionError) as error:
-        if os.environ.get(TRACEBACK_VARIABLE) == '1':
-            raise
-        raise ConfigError(
-            f'{type(error).__name__}: {describe(error)} (set {TRACEBACK_VARIABLE}=1 for the traceback)'
-        ) from error
+def _print_error(message: str, once_per_machine: bool) -> None:
+    rank, local_rank = process_names(os.environ)
+    if local_rank == '0' or not once_per_machine:
+        place = f' (rank {rank})' if rank != '0' else ''
+        sys.stderr.write(f'error{place}: {message}\n')
+        sys.stderr.flush()

@@ -2,9 +2,13 @@
 
 A config names our parts without a prefix (``default_scope = 'thinktwice'``) and
 any part of another OpenMMLab project with one (``mmdet.ResNet``,
-``mmdet3d.SECOND``). The modules in ``locations`` are imported when a registry is
-first asked, so importing this file costs nothing.
+``mmdet3d.SECOND``). The modules in ``locations`` are imported at the first lookup
+in a registry, so importing this file is cheap.
 """
+
+import re
+from collections.abc import Iterator
+from typing import Any
 
 from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
@@ -24,11 +28,34 @@ from mmengine.registry import VISUALIZERS as MMENGINE_VISUALIZERS
 from mmengine.registry import WEIGHT_INITIALIZERS as MMENGINE_WEIGHT_INITIALIZERS
 from mmengine.registry import Registry
 
+from thinktwice.errors import ConfigError
+
 SCOPE = 'thinktwice'
+REFERENCE = re.compile(r'^\$\{([\w.]+)\}$')
+"""A value of a config that stands for the value of another key; see ``thinktwice.config.references``."""
+
+
+def find_references(node: Any) -> Iterator[str]:
+    """Yield the dotted keys that the references anywhere inside a value of a config name."""
+    if isinstance(node, str):
+        if match := REFERENCE.match(node):
+            yield match.group(1)
+    elif isinstance(node, (dict, list, tuple)):
+        for value in node.values() if isinstance(node, dict) else node:
+            yield from find_references(value)
 
 
 def _child(name: str, parent: Registry, *locations: str) -> Registry:
-    return Registry(name, parent=parent, scope=SCOPE, locations=list(locations))
+    def build(cfg: Any, *args: Any, registry: Registry, **kwargs: Any) -> Any:
+        if (key := next(find_references(cfg), None)) is not None:
+            raise ConfigError(
+                f'this {name} holds the unresolved reference ${{{key}}}: read its config with '
+                'thinktwice.config.load.load_config(path) instead of Config.fromfile(path), or build '
+                'the whole model with thinktwice.apis.init_model(path)'
+            )
+        return parent.build_func(cfg, *args, registry=registry, **kwargs)
+
+    return Registry(name, build_func=build, parent=parent, scope=SCOPE, locations=list(locations))
 
 
 MODELS = _child(
@@ -50,7 +77,7 @@ LOOPS = _child('loop', MMENGINE_LOOPS, 'thinktwice.core')
 OPTIM_WRAPPERS = _child('optimizer wrapper', MMENGINE_OPTIM_WRAPPERS, 'thinktwice.core')
 VISUALIZERS = _child('visualizer', MMENGINE_VISUALIZERS, 'thinktwice.core.visualization')
 VISBACKENDS = _child('vis backend', MMENGINE_VISBACKENDS, 'thinktwice.core.visualization')
-# Empty so far; without them mmengine warns that it leaves the scope.
+# Empty; without them mmengine warns that it falls back to its own.
 OPTIMIZERS = _child('optimizer', MMENGINE_OPTIMIZERS)
 OPTIM_WRAPPER_CONSTRUCTORS = _child('optimizer wrapper constructor', MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS)
 PARAM_SCHEDULERS = _child('parameter scheduler', MMENGINE_PARAM_SCHEDULERS)

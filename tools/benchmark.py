@@ -21,19 +21,16 @@ from mmengine.registry import init_default_scope
 
 from thinktwice.benchmark.loader import format_timings, measure_loader
 from thinktwice.benchmark.scaling import ScalingFigures, format_figures, measure_scaling
-from thinktwice.command_line import KeyValueAction, run_command
+from thinktwice.command_line import Parser, add_override_flag, natural, positive, run_command
 from thinktwice.config.load import load_config
 from thinktwice.datasets import collate_samples
 from thinktwice.distributed.launch import start_distributed, stop_distributed
 from thinktwice.distributed.ranks import LAUNCHERS
-from thinktwice.number_flags import natural, positive
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
     loader = commands.add_parser(
         'loader',
@@ -60,9 +57,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     for command in (loader, scaling):
         command.add_argument('config', help='config file')
         command.add_argument('--json', type=Path, help='also write the figures to this file')
-        command.add_argument(
-            '--cfg-options', nargs='+', action=KeyValueAction, help='overrides of the config'
-        )
+        add_override_flag(command)
     compare = commands.add_parser('compare', help='files of `scaling --json` in one table')
     compare.add_argument('files', type=Path, nargs='+', help='files, that of the smallest world size first')
     compare.set_defaults(run=run_compare)

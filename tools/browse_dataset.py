@@ -14,32 +14,25 @@ import html
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from mmengine.config import Config
-from mmengine.registry import init_default_scope
-from torch import Tensor
-
-from thinktwice.command_line import KeyValueAction, run_command, setup_phase
-from thinktwice.config.load import load_config
-from thinktwice.core.visualization.data import browse_picture, describe_sample
-from thinktwice.core.visualization.picture import save_picture
-from thinktwice.datasets import CarlaDataset, SampleKey
+from thinktwice.command_line import Parser, add_override_flag, natural, positive, run_command
 from thinktwice.errors import ConfigError
-from thinktwice.number_flags import natural, positive
-from thinktwice.registry import DATASETS, MODELS
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+    from torch import Tensor
+
+    from thinktwice.datasets import CarlaDataset
 
 CAMERA_STEP = 'LoadCameras'
 
 
-def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument('config', help='config file')
-    parser.add_argument('--loader', default='train_dataloader', help='key of the dataloader in the config')
+    parser.add_argument('--split', choices=('train', 'val', 'test'), default='train', help='split to draw')
     parser.add_argument('--data-root', help="use this dataset instead of the config's, recorded or packed")
     parser.add_argument('--index', type=int, nargs='+', help='indices of the samples to draw')
     parser.add_argument('--random', type=positive, default=4, metavar='N', help='draw N random samples')
@@ -54,29 +47,28 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--html', action='store_true', help='also write an index.html that shows the pictures'
     )
-    parser.add_argument('--cfg-options', nargs='+', action=KeyValueAction, help='overrides of the config')
-    return parser.parse_args(arguments)
+    add_override_flag(parser)
+    return parser.parse_args(argv)
 
 
-def build_datasets(config: Config, loader: str, data_root: str | None) -> tuple[CarlaDataset, CarlaDataset]:
+def build_datasets(config: 'Config', split: str) -> tuple['CarlaDataset', 'CarlaDataset']:
     """Build the dataset with whole undistorted images, and the dataset of the config."""
-    if loader not in config:
-        raise ConfigError(f'--loader {loader}: the config has no such key')
-    settings = config[loader].dataset.to_dict()
-    if data_root:
-        settings['data_root'] = data_root
-    after = setup_phase(lambda: DATASETS.build(settings))
+    from thinktwice.apis import init_dataset
+
+    after = init_dataset(config, split)
     whole = {'image_size': after.calibration.image_size, 'training': False}
+    key = f'{split}_dataloader'
     steps = [
         {**step, **whole} if str(step['type']).endswith(CAMERA_STEP) else step
-        for step in settings['pipeline']
+        for step in config[key].dataset.pipeline
     ]
-    before = setup_phase(lambda: DATASETS.build({**settings, 'pipeline': steps}))
-    return before, after
+    return init_dataset(config, split, {f'{key}.dataset.pipeline': steps}), after
 
 
 def choose(options: argparse.Namespace, length: int) -> list[int]:
     """Select the indices to draw."""
+    import numpy as np
+
     if options.index is None:
         count = min(max(options.random, 1), length)
         return sorted(np.random.default_rng(options.seed).choice(length, count, replace=False).tolist())
@@ -86,8 +78,10 @@ def choose(options: argparse.Namespace, length: int) -> list[int]:
     return options.index
 
 
-def photometric(config: Config, sample: dict[str, Any], iteration: int) -> Tensor:
+def photometric(config: 'Config', sample: dict[str, Any], iteration: int) -> 'Tensor':
     """Apply the photometric augmentation of a training iteration to a sample."""
+    from thinktwice.registry import MODELS
+
     preprocessor = MODELS.build(config.model.data_preprocessor)
     if preprocessor.photometric is None:
         raise ConfigError('--iteration: the data_preprocessor of the config has no photometric augmentation')
@@ -106,12 +100,17 @@ def write_page(folder: Path, captions: dict[str, str]) -> None:
     (folder / 'index.html').write_text(page, encoding='utf-8')
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> None:
     """Draw the samples and print the file names."""
-    options = parse_arguments(arguments)
-    config = load_config(options.config, options.cfg_options)
-    init_default_scope(config.default_scope)
-    before, after = build_datasets(config, options.loader, options.data_root)
+    options = parse_arguments(argv)
+    from thinktwice.config.load import load_config
+    from thinktwice.core.visualization.data import browse_picture, describe_sample
+    from thinktwice.core.visualization.picture import save_picture
+    from thinktwice.datasets import SampleKey
+
+    overrides = {f'{options.split}_dataloader.dataset.data_root': options.data_root}
+    config = load_config(options.config, {**options.cfg_options, **(overrides if options.data_root else {})})
+    before, after = build_datasets(config, options.split)
     captions: dict[str, str] = {}
     for index in choose(options, len(after)):
         key = SampleKey(index, options.epoch)
@@ -124,7 +123,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.html:
         write_page(options.out, captions)
         print(options.out / 'index.html')
-    return 0
 
 
 if __name__ == '__main__':

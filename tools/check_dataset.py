@@ -8,7 +8,7 @@ Examples:
     python tools/check_dataset.py dataset/ --repair
     python tools/check_dataset.py http://server/dataset --repair --metadata-dir repaired/
 
-Exit status: 0 all files are usable, 1 some are not, 2 bad arguments.
+Exit code: 0 all files are usable, 1 some are not.
 """
 
 import argparse
@@ -18,25 +18,20 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tqdm import tqdm
+from thinktwice.command_line import Parser, positive, run_command
+from thinktwice.errors import UserError
 
-from thinktwice.datasets.calibration import load_calibration
-from thinktwice.datasets.frame_check import CheckReport, CheckTask, check_route, repaired_metadata
-from thinktwice.datasets.metadata import load_metadata, save_metadata
-from thinktwice.datasets.packing.jobs import run_tasks
-from thinktwice.datasets.storage import SampleReadError, open_storage
-from thinktwice.number_flags import positive
+if TYPE_CHECKING:
+    from thinktwice.datasets.frame_check import CheckReport
 
-EXIT_GOOD, EXIT_PROBLEMS, EXIT_BAD_ARGUMENTS = 0, 1, 2
 MAX_LISTED = 20
 
 
-def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument('root', help='folder or address of the dataset')
     parser.add_argument(
         '--workers',
@@ -53,10 +48,13 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--metadata-dir', type=Path, help='folder for the repaired metadata; default: the dataset itself'
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(argv)
+    if options.repair and '://' in options.root and options.metadata_dir is None:
+        parser.error('--repair of a remote dataset needs --metadata-dir')
+    return options
 
 
-def summary(reports: Sequence[CheckReport]) -> str:
+def summary(reports: Sequence['CheckReport']) -> str:
     """Counts by town and by folder, followed by the first problems."""
     lines = [f'{"town":<12}{"routes":>8}{"frames":>10}{"damaged frames":>16}']
     for town in sorted({report.town for report in reports}):
@@ -76,7 +74,7 @@ def summary(reports: Sequence[CheckReport]) -> str:
     return '\n'.join(lines)
 
 
-def write_report(path: Path, root: str, reports: Sequence[CheckReport]) -> None:
+def write_report(path: Path, root: str, reports: Sequence['CheckReport']) -> None:
     """Write all problems as JSON: route, frame, folder, reason."""
     problems = {
         f'{report.town}/{report.route}': {str(frame): found for frame, found in report.problems.items()}
@@ -87,12 +85,24 @@ def write_report(path: Path, root: str, reports: Sequence[CheckReport]) -> None:
     path.write_text(json.dumps(content, indent=1) + '\n')
 
 
-def run(options: argparse.Namespace) -> int:
-    """Check the dataset; return the exit status."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns 1 if some files are not usable."""
+    options = parse_arguments(argv)
+    from tqdm import tqdm
+
+    from thinktwice.datasets.calibration import load_calibration
+    from thinktwice.datasets.frame_check import CheckTask, check_route, repaired_metadata
+    from thinktwice.datasets.metadata import load_metadata, save_metadata
+    from thinktwice.datasets.packing.jobs import run_tasks
+    from thinktwice.datasets.storage import open_storage
+
     root = options.root
-    storage = open_storage(root)
-    metadata = load_metadata(storage, root)
-    load_calibration(storage, metadata)  # a missing file is one error, not one per image
+    try:
+        storage = open_storage(root)
+        metadata = load_metadata(storage, root)
+        load_calibration(storage, metadata)  # a missing file is one error, not one per image
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from error
     tasks = [
         CheckTask(root, town, route, record.usable)
         for town, routes in metadata.towns.items()
@@ -108,21 +118,8 @@ def run(options: argparse.Namespace) -> int:
         folder = options.metadata_dir or Path(root)
         folder.mkdir(parents=True, exist_ok=True)
         print('wrote', *save_metadata(repaired_metadata(metadata, reports), folder))
-    return EXIT_PROBLEMS if any(report.problems for report in reports) else EXIT_GOOD
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    options = parse_arguments(arguments)
-    if options.repair and '://' in options.root and options.metadata_dir is None:
-        print('check_dataset: --repair of a remote dataset needs --metadata-dir', file=sys.stderr)
-        return EXIT_BAD_ARGUMENTS
-    try:
-        return run(options)
-    except (ValueError, OSError, SampleReadError, RuntimeError) as error:
-        print(f'check_dataset: {error}', file=sys.stderr)
-        return EXIT_BAD_ARGUMENTS
+    return int(any(report.problems for report in reports))
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run_command(main))

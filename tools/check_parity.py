@@ -3,7 +3,7 @@ r"""Compare the reference config with stored values of the official 2023 model.
 The model is filled with deterministic weights and run in evaluation mode on one
 deterministic batch; outputs, losses and gradients must lie within the tolerance of
 the stored values, relative to each entry's largest magnitude. Exit code 0: all agree,
-1: some do not, 2: the comparison could not be made.
+1: some do not, or the comparison could not be made.
 
 Example:
     python tools/check_parity.py tests/data/parity_seed0_128x256.npz --seed 0 \
@@ -13,27 +13,25 @@ Example:
 import argparse
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
+from thinktwice.command_line import Parser, run_command
+from thinktwice.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def parse_args() -> argparse.Namespace:
-    """The command line; ``--help`` describes it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = Parser(__doc__)
     parser.add_argument('golden', type=Path, help='stored values (.npz)')
     parser.add_argument('--seed', type=int, default=0, help='seed of the batch')
     parser.add_argument('--height', type=int, default=128, help='image rows, pixels')
     parser.add_argument('--width', type=int, default=256, help='image columns, pixels')
     parser.add_argument('--batch-size', type=int, default=1, help='samples in the batch')
-    parser.add_argument('--num-points', type=int, default=6000, help='LiDAR points a sample')
+    parser.add_argument('--num-points', type=int, default=6000, help='LiDAR points per sample')
     parser.add_argument('--tolerance', type=float, default=1e-3, help='allowed relative error')
     parser.add_argument('--worst', type=int, default=12, help='how many entries to print')
     parser.add_argument('--device', default='cpu', help='where the model runs')
@@ -47,11 +45,11 @@ def parse_args() -> argparse.Namespace:
         help='Python file whose fill_weights(shapes) and make_batch(seed, ...) replace the built-in '
         'generator; it is executed, give only a file you trust',
     )
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def load_generator(path: Path | None) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The functions that make weights and a batch: built in, or of a user's file."""
+    """The functions that make weights and a batch: built in, or those of a user's file."""
     if path is None:
         from thinktwice.release_2023.parity import deterministic_batch, deterministic_weights
 
@@ -61,29 +59,28 @@ def load_generator(path: Path | None) -> tuple[Callable[..., Any], Callable[...,
     names = runpy.run_path(str(path))
     for function in ('fill_weights', 'make_batch'):
         if not callable(names.get(function)):
-            raise ValueError(f'--make-inputs {path}: defines no function {function}()')
+            raise UserError(f'--make-inputs {path}: defines no function {function}()')
     return names['fill_weights'], names['make_batch']
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the comparison and print the worst entries; see the module's docstring for the exit codes."""
-    args = parse_args()
+    args = parse_arguments(argv)
+    import numpy as np
+    import torch
+
+    from thinktwice.apis import init_model
+    from thinktwice.release_2023.parity import compare, fill_model, relative_gradient_errors, run_batch
+    from thinktwice.tables import format_table
+
     if not args.golden.is_file():
         raise FileNotFoundError(f'{args.golden}: no such file of stored values')
     fill_weights, make_batch = load_generator(args.make_inputs)
-    # sums over many threads change their last bits from run to run
+    # sums over several threads change in their last bits from run to run
     torch.set_num_threads(1)
-    from thinktwice.release_2023.parity import (
-        build_filled_model,
-        compare,
-        relative_gradient_errors,
-        run_batch,
-    )
-    from thinktwice.tables import format_table
-
     with np.load(args.golden, allow_pickle=False) as file:
         stored = dict(file)
-    model = build_filled_model(args.config, fill_weights).to(args.device)
+    model = fill_model(init_model(args.config, device=args.device), fill_weights)
     batch = make_batch(
         args.seed,
         batch_size=args.batch_size,
@@ -110,14 +107,5 @@ def main() -> int:
     return 0
 
 
-def run() -> int:
-    """:func:`main`, with mistakes of the command line as one line and exit code 2."""
-    try:
-        return main()
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-
-
 if __name__ == '__main__':
-    sys.exit(run())
+    sys.exit(run_command(main))

@@ -12,24 +12,23 @@ unreadable score files are listed at the end and in the JSON.
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from thinktwice.datasets.calibration import load_calibration
-from thinktwice.datasets.metadata import save_metadata
-from thinktwice.datasets.route_rules import Results, read_results
-from thinktwice.datasets.route_scan import Scan, needed_folders, scan_dataset
-from thinktwice.datasets.storage import open_storage
+from thinktwice.command_line import Parser, positive, run_command
 from thinktwice.errors import UserError, WriteError
-from thinktwice.number_flags import positive
+
+if TYPE_CHECKING:
+    from thinktwice.datasets.route_rules import Results
+    from thinktwice.datasets.route_scan import Scan
 
 RESULTS_FOLDER = 'collect_data_json'
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument('root', type=Path, help='folder of the dataset, which contains townNN_XX/')
     parser.add_argument('--results', type=Path, help='folder with the scores of the recording runs')
     parser.add_argument(
@@ -48,15 +47,17 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         'that no sample uses them; otherwise such samples are replaced when they are read',
     )
     parser.add_argument('--dry-run', action='store_true', help='report only, write nothing')
-    return parser.parse_args(arguments)
+    return parser.parse_args(argv)
 
 
-def find_results(root: Path, given: Path | None) -> Results:
+def find_results(root: Path, given: Path | None) -> 'Results':
     """Read the scores from the given folder, or from next to and inside the dataset.
 
     Raises:
         FileNotFoundError: if the given folder does not exist.
     """
+    from thinktwice.datasets.route_rules import Results, read_results
+
     if given is not None:
         if not given.is_dir():
             raise FileNotFoundError(f'--results {given}: no such folder')
@@ -66,7 +67,7 @@ def find_results(root: Path, given: Path | None) -> Results:
     return Results({**found.by_route, **inside.by_route}, {**found.unreadable, **inside.unreadable})
 
 
-def report(scan: Scan, results: Results) -> str:
+def report(scan: 'Scan', results: 'Results') -> str:
     """Table by town, followed by a list of all problems."""
     lines = [f'{"town":<12}{"routes":>8}{"frames":>10}{"usable":>10}  routes by rule']
     for town, routes in sorted(scan.metadata.towns.items()):
@@ -87,26 +88,25 @@ def report(scan: Scan, results: Results) -> str:
     return '\n'.join(lines)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command.
+def main(argv: Sequence[str] | None = None) -> None:
+    """Scan the dataset, print the report and write the metadata.
 
-    Returns:
-        0, or 1 with a message if nothing was written.
+    Raises:
+        UserError: Nothing was written.
     """
-    options = parse_arguments(arguments)
-    try:
-        return run(options)
-    except (UserError, OSError, ValueError) as error:
-        print(f'generate_metadata: {error}', file=sys.stderr)
-        return 1
+    options = parse_arguments(argv)
+    from thinktwice.datasets.calibration import load_calibration
+    from thinktwice.datasets.metadata import save_metadata
+    from thinktwice.datasets.route_scan import needed_folders, scan_dataset
+    from thinktwice.datasets.storage import open_storage
 
-
-def run(options: argparse.Namespace) -> int:
-    """Scan the dataset, print the report and write the metadata; return the exit status."""
     if not options.root.is_dir():
         raise FileNotFoundError(f'{options.root}: no such folder')
-    results = find_results(options.root, options.results)
-    folders = needed_folders(load_calibration(open_storage(options.root)))
+    try:
+        results = find_results(options.root, options.results)
+        folders = needed_folders(load_calibration(open_storage(options.root)))
+    except ValueError as error:
+        raise UserError(str(error)) from error
     scan = scan_dataset(options.root, folders, results, options.workers, options.check_headings)
     print(report(scan, results))
     if not scan.metadata.towns:
@@ -123,8 +123,7 @@ def run(options: argparse.Namespace) -> int:
             print('wrote', *save_metadata(scan.metadata, options.metadata_dir or options.root, **extra))
         except WriteError as error:
             raise WriteError(f'{error} Choose another folder with --metadata-dir') from error
-    return 0
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run_command(main))

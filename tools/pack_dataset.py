@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from thinktwice.command_line import positive
 from thinktwice.datasets.packing import (
     Execution,
     PackSettings,
@@ -27,7 +28,6 @@ from thinktwice.datasets.packing import (
     verify_dataset,
 )
 from thinktwice.datasets.storage import SampleReadError
-from thinktwice.number_flags import positive
 
 EXIT_DONE, EXIT_PROBLEMS, EXIT_BAD_ARGUMENTS, EXIT_INTERRUPTED = 0, 1, 2, 130
 MAX_LISTED = 20

@@ -7,23 +7,10 @@ Example:
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
-from tqdm import tqdm
+from thinktwice.command_line import Parser, natural, positive, run_command
 
-from thinktwice.errors import ConfigError
-from thinktwice.minitown import DEFAULT_TOWNS, Lidar, record
-
-EXAMPLE = 'example: python tools/record_minitown.py dataset/minitown --routes 8 --frames 60 --size 225x400'
 FRAMES_PER_SAMPLE = 6  # one of history, the key frame, four of future
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """Reports a bad argument in one line, exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the message and exit."""
-        self.exit(2, f'{self.prog}: error: {message} (see --help)\n')
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -34,32 +21,36 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """Return the parser of the command line."""
-    parser = OneLineParser(
-        description='Record drives in the embedded town as a dataset.',
-        epilog=EXAMPLE,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = Parser(__doc__)
     parser.add_argument('out', help='folder of the new dataset')
     parser.add_argument(
-        '--routes', type=int, default=8, help='number of drives, assigned to the towns in turn'
+        '--routes', type=positive, default=8, help='drives, assigned to the towns in turn (%(default)s)'
     )
-    parser.add_argument('--frames', type=int, default=60, help='per drive, 0.5 s apart; a sample needs 6')
-    parser.add_argument('--seed', type=int, default=0, help='of traffic and routes; same seed, same bytes')
     parser.add_argument(
-        '--size', type=parse_size, default='225x400', help='image size in pixels, HEIGHTxWIDTH'
+        '--frames', type=positive, default=60, help='per drive, 0.5 s apart; a sample needs 6 (%(default)s)'
+    )
+    parser.add_argument(
+        '--seed', type=natural, default=0, help='of traffic and routes; same seed, same bytes (%(default)s)'
+    )
+    parser.add_argument(
+        '--size', type=parse_size, default='225x400', help='image size in pixels, HEIGHTxWIDTH (%(default)s)'
     )
     parser.add_argument(
         '--towns',
-        default=','.join(DEFAULT_TOWNS),
-        help='comma-separated names; by default two routes already cover training and validation',
+        help='comma-separated names such as town01_00; by default two routes already cover training and '
+        'validation',
     )
-    parser.add_argument('--workers', type=int, default=1, help='processes; the files do not depend on it')
     parser.add_argument(
-        '--lidar', type=parse_size, default='64x937', help='LiDAR beams x firings per revolution'
+        '--workers', type=positive, default=1, help='processes; the files do not depend on it (%(default)s)'
     )
-    parser.add_argument('--fov', type=float, default=100.0, help='horizontal field of view, degrees')
+    parser.add_argument(
+        '--lidar', type=parse_size, default='64x937', help='LiDAR beams x firings per turn (%(default)s)'
+    )
+    parser.add_argument(
+        '--fov', type=float, default=100.0, help='horizontal field of view, degrees (%(default)s)'
+    )
     parser.add_argument(
         '--debug-maps', action='store_true', help="save the teacher's masks, 2.2 MB per frame"
     )
@@ -67,10 +58,15 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Record, show progress and print what was recorded."""
     parser = make_parser()
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(argv)
+    from tqdm import tqdm
+
+    from thinktwice.errors import ConfigError
+    from thinktwice.minitown import DEFAULT_TOWNS, Lidar, record
+
     bar: tqdm | None = None
 
     def progress(done: int, total: int) -> None:
@@ -85,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options.frames,
             options.seed,
             options.size,
-            options.towns.split(','),
+            options.towns.split(',') if options.towns else DEFAULT_TOWNS,
             options.workers,
             force=options.force,
             debug_maps=options.debug_maps,
@@ -106,7 +102,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    # Imported here: recording processes import this file too and do not need it.
-    from thinktwice.command_line import run_command
-
     sys.exit(run_command(main))

@@ -1,8 +1,208 @@
-"""Record drives, train, evaluate, show the result: ``python tools/run_demo.py``; ``--help`` lists flags."""
+"""From nothing to a trained model: ``make demo``.
 
+Records drives in the embedded town, trains on some towns, evaluates on others
+beside two baselines, and draws pictures. Drives and checkpoints of an earlier
+call are used again.
+"""
+
+import argparse
+import os
+import subprocess
 import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from thinktwice.start import start
+from thinktwice.command_line import Parser, add_override_flag, positive, run_command
+from thinktwice.errors import UserError
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLE = 'example: python tools/run_demo.py --out work_dirs/demo'
+LABEL_STEPS = ('LoadMeasurements', 'LoadWaypoints', 'LoadSupervision')
+BASELINES = {
+    'open_loop': 'trained model',
+    'constant_velocity': 'constant velocity',
+    'training_mean': 'mean of training set',
+}
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = Parser(__doc__, epilog=EXAMPLE)
+    parser.add_argument('--config', default='configs/thinktwice_minitown.py', help='config to train')
+    parser.add_argument('--data', default='dataset/minitown', help='folder of the drives; recorded if absent')
+    parser.add_argument(
+        '--out', default='work_dirs/demo', help='folder of logs, checkpoints, pictures, results'
+    )
+    parser.add_argument('--routes', type=positive, default=26, help='drives to record')
+    parser.add_argument('--frames', type=positive, default=70, help='frames per drive, 0.5 s apart')
+    parser.add_argument('--size', default='90x160', help='recorded image size, HEIGHTxWIDTH pixels')
+    parser.add_argument(
+        '--processes', type=positive, default=min(2, os.cpu_count() or 1), help='training processes'
+    )
+    parser.add_argument('--pictures', type=positive, default=12, help='pictures to draw')
+    add_override_flag(parser)
+    return parser.parse_args(argv)
+
+
+def say(message: str, start: float) -> None:
+    """Print a headline with the time since ``start``."""
+    print(f'\n== {time.monotonic() - start:4.0f} s  {message}', flush=True)
+
+
+def run(*command: str) -> None:
+    """Run a Python command of this project from its root and show its output.
+
+    Raises:
+        UserError: It failed.
+    """
+    line = f'python {" ".join(command)}'
+    print(f'$ {line}', flush=True)
+    code = subprocess.run([sys.executable, *command], cwd=ROOT, check=False).returncode
+    if code:
+        raise UserError(f'`{line}` ended with exit code {code}; see its message above')
+
+
+def record(arguments: argparse.Namespace) -> None:
+    """Record drives unless the folder holds some; four training towns for each held-out one."""
+    if (ROOT / arguments.data / 'dataset_metadata.json').is_file():
+        print(f'{arguments.data} holds drives already: used as they are')
+        return
+    run(
+        *('tools/record_minitown.py', arguments.data, '--routes', str(arguments.routes)),
+        *('--frames', str(arguments.frames), '--size', arguments.size),
+        *('--towns', ','.join(demo_towns(arguments.routes)), '--workers', str(os.cpu_count() or 1)),
+        '--force',  # replaces what an interrupted demo left; other folders are refused all the same
+    )
+
+
+def demo_towns(routes: int) -> list[str]:
+    """Towns of the drives: four of training (01, 03, 04, 06) for each held-out one (02, 05), in turn.
+
+    Args:
+        routes: Number of drives, at most 60: twelve runs through each town.
+    """
+    training = [f'town{number:02d}_{run:02d}' for run in range(12) for number in (1, 3, 4, 6)]
+    held_out = [f'town{number:02d}_{run:02d}' for run in range(12) for number in (2, 5)]
+    towns: list[str] = []
+    while len(towns) < routes and training:
+        towns += [*training[:4], held_out[0]]
+        training, held_out = training[4:], held_out[1:]
+    return towns[:routes]
+
+
+def train(arguments: argparse.Namespace, cfg: 'Config') -> Path:
+    """Train, or resume, or find it done; returns the last checkpoint."""
+    from thinktwice.checkpoint.file import find_latest_checkpoint, load_checkpoint
+
+    done = find_latest_checkpoint(ROOT / arguments.out)
+    if done is not None and load_checkpoint(done)['meta'].get('epoch', 0) >= cfg.train_cfg.max_epochs:
+        print(f'{done} is fully trained: used as it is')
+        return done
+    launch, flags = ['train.py'], [f'--work-dir={arguments.out}', '--resume', 'auto']
+    if arguments.processes > 1:
+        launch = ['-m', 'torch.distributed.run', '--standalone']
+        launch += [f'--nproc_per_node={arguments.processes}', 'train.py']
+        flags += ['--launcher', 'pytorch']
+    options = {
+        **arguments.cfg_options,
+        'data_root': arguments.data,
+        'batch_size': max(1, cfg.batch_size // arguments.processes),  # the samples of a step stay the same
+    }
+    pairs = [f'{key}={value}' for key, value in options.items()]
+    run(*launch, arguments.config, *flags, '--cfg-options', *pairs)
+    checkpoint = find_latest_checkpoint(ROOT / arguments.out)
+    assert checkpoint is not None
+    return checkpoint
+
+
+def training_mean(cfg: 'Config') -> dict[str, Any]:
+    """Mean plan and control of the training set, from its labels alone.
+
+    Returns:
+        ``waypoints`` (K, 2) in meters and ``action`` (2,), as lists.
+    """
+    import numpy as np
+    import torch
+
+    from thinktwice.apis import init_dataset
+    from thinktwice.model_code.control import beta_mode_action
+
+    steps = [step for step in cfg.train_dataloader.dataset.pipeline if step['type'] in LABEL_STEPS]
+    dataset = init_dataset(cfg, 'train', {'train_dataloader.dataset.pipeline': steps})
+    labels = [dataset[index] for index in range(len(dataset))]
+    alpha, beta = (
+        torch.from_numpy(np.stack([label[f'action_{name}'] for label in labels]))
+        for name in ('alpha', 'beta')
+    )
+    return dict(
+        waypoints=np.mean([label['waypoints'] for label in labels], axis=0).tolist(),
+        action=beta_mode_action(alpha, beta).mean(dim=0).tolist(),
+    )
+
+
+def evaluate(cfg: 'Config', checkpoint: Path, out: Path) -> dict[str, float]:
+    """Metrics of the model and the baselines on the same held-out frames."""
+    from thinktwice.apis import init_dataset, test
+
+    interval = init_dataset(cfg).calibration.frame_interval
+    cfg.test_evaluator = [
+        dict(type='OpenLoopMetric'),
+        dict(type='ConstantVelocityMetric', interval=interval),
+        dict(type='MeanPlanMetric', **training_mean(cfg)),
+    ]
+    cfg.log_level = 'WARNING'
+    return test(cfg, checkpoint, work_dir=out / 'evaluation', out=out / 'results.json')
+
+
+def draw(cfg: 'Config', checkpoint: Path, folder: Path, count: int) -> None:
+    """Draw evenly spaced held-out samples with what the model plans."""
+    import numpy as np
+
+    from thinktwice.apis import draw_sample, init_dataset, init_model, predict
+    from thinktwice.core.visualization import save_picture
+
+    model, dataset = init_model(cfg, checkpoint), init_dataset(cfg)
+    for index in np.linspace(0, len(dataset) - 1, count).round().astype(int).tolist():
+        sample = dataset[index]
+        name = sample['metas']['sample_id'].replace('/', '_')
+        save_picture(draw_sample(sample, predict(model, sample)), folder / f'{name}.png')
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the demo.
+
+    Returns:
+        0, or 1 if the trained model does not beat both baselines on ADE.
+    """
+    start = time.monotonic()
+    arguments = parse_arguments(argv)
+    from thinktwice.config.load import load_config
+    from thinktwice.core.evaluation.table import comparison_table
+
+    os.chdir(ROOT)
+    out = ROOT / arguments.out
+    say(f'recording drives: {arguments.data}', start)
+    record(arguments)
+    cfg = load_config(arguments.config, {**arguments.cfg_options, 'data_root': arguments.data})
+    say(f'training {arguments.config} on {arguments.processes} process(es): {arguments.out}', start)
+    checkpoint = train(arguments, cfg)
+    say('evaluating on held-out towns', start)
+    metrics = evaluate(cfg, checkpoint, out)
+    draw(cfg, checkpoint, out / 'pictures', arguments.pictures)
+    table = comparison_table(metrics, BASELINES)
+    (out / 'results.txt').write_text(table)
+    say(f'results; pictures in {arguments.out}/pictures', start)
+    print(f'\n{table}')
+    worse = [name for key, name in BASELINES.items() if metrics[f'{key}/ade'] < metrics['open_loop/ade']]
+    if worse:
+        print(f'The model does not beat: {", ".join(worse)} (ADE).')
+    return int(bool(worse))
+
 
 if __name__ == '__main__':
-    sys.exit(start('thinktwice.apis.demo'))
+    sys.exit(run_command(main))

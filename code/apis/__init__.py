@@ -1,5 +1,8 @@
-"""Assembling and running: configs, launchers, training, testing.
+"""The functions to call from Python: train and test, or a model, its data and its predictions."""
 
-Nothing is imported here: the check of the environment has to run before torch and
-mmengine are imported.
-"""
+from thinktwice.apis.inference import init_dataset, init_model, predict
+from thinktwice.apis.test import test
+from thinktwice.apis.train import train
+from thinktwice.core.visualization import draw_sample
+
+__all__ = ['draw_sample', 'init_dataset', 'init_model', 'predict', 'test', 'train']

@@ -1,102 +1,82 @@
-"""Evaluating a checkpoint: what ``tools/test.py`` does."""
+"""Evaluating a checkpoint."""
 
-import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
-from thinktwice.apis.data_check import check_datasets
-from thinktwice.command_line import add_common_flags, setup_phase, take_common_flags
 from thinktwice.config.load import choose_work_dir, load_config, make_work_dir, require_keys
 from thinktwice.config.overrides import check_parts
+from thinktwice.core.runner import DrivingRunner
 from thinktwice.distributed.launch import start_distributed, stop_distributed
-
-EXAMPLE = """example:
-  python tools/test.py configs/thinktwice_minitown.py work_dirs/thinktwice_minitown/best_open_loop_ade.pth
-"""
+from thinktwice.errors import as_config_error
+from thinktwice.release_2023.checkpoint.adaptation import OfficialWeightsHook
 
 
-def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Flags of ``tools/test.py``.
-
-    Args:
-        argv: Arguments, None for those of the process.
-    """
-    parser = argparse.ArgumentParser(
-        description='Evaluate a checkpoint on the test split.',
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--out', metavar='FILE', help='write the metrics to a JSON file')
-    add_common_flags(parser)
-    arguments = parser.parse_args(argv)
-    take_common_flags(arguments)
-    return arguments
-
-
-def build_tester(cfg: Config, checkpoint: str) -> Any:
-    """Runner that evaluates a checkpoint on ``cfg.test_dataloader``.
+def test(
+    config: str | Path | Config,
+    checkpoint: str | Path,
+    *,
+    out: str | Path | None = None,
+    work_dir: str | Path | None = None,
+    cfg_options: dict[str, Any] | None = None,
+    launcher: str = 'none',
+    trust_checkpoint: bool = False,
+) -> dict[str, float]:
+    """Evaluate a checkpoint on the test split, or the validation split if there is no other. Collective.
 
     Args:
-        cfg: A config from ``load_config`` with its ``work_dir`` set.
-        checkpoint: Checkpoint file.
+        config: A config file, or the ``Config`` read from one.
+        checkpoint: A checkpoint of this framework, or an official one of 2023 for
+            ``configs/thinktwice_reference.py``.
+        out: JSON file for the metrics; its folder is made.
+        work_dir: Folder of logs; takes precedence over ``work_dir`` of the config.
+        cfg_options: Overrides of the config, dotted keys to values.
+        launcher: How the ranks were started: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
+        trust_checkpoint: Load checkpoints that hold pickled objects; this can run code of their author.
 
     Returns:
-        A ``DrivingRunner``; its ``test()`` gives the metrics, equal on all processes.
+        The metrics, equal on all ranks.
 
     Raises:
-        FileNotFoundError: There is no such checkpoint or no data.
-        ConfigError: The config is wrong.
+        ConfigError: The config is wrong, or there is no data.
+        FileNotFoundError: There is no such config or checkpoint.
+        CheckpointError: The checkpoint is damaged or does not fit the model.
+        LaunchError: The ranks cannot be started.
     """
-    from thinktwice.core.runner import DrivingRunner
-    from thinktwice.release_2023.checkpoint.adaptation import OfficialWeightsHook
-
+    cfg = load_config(config, cfg_options)
     if not Path(checkpoint).is_file():
         raise FileNotFoundError(f'checkpoint {checkpoint} does not exist')
-    cfg.load_from, cfg.resume = checkpoint, False
+    cfg.work_dir = choose_work_dir(cfg, work_dir)
+    cfg.launcher, cfg.trust_checkpoint = launcher, trust_checkpoint
+    cfg.load_from, cfg.resume = str(checkpoint), False
     for part in ('dataloader', 'evaluator'):
         cfg[f'test_{part}'] = cfg.get(f'test_{part}') or cfg.get(f'val_{part}')
     require_keys(cfg, ('model', 'test_dataloader', 'test_evaluator'), 'evaluating')
     cfg.test_cfg = cfg.get('test_cfg') or dict(type='TestLoop')
     check_parts(cfg)
-    check_datasets(cfg, ('test_dataloader',))
-    # a run that only evaluates needs nothing of training
+    # the parts that only training needs
     cfg.train_dataloader = cfg.train_cfg = cfg.optim_wrapper = cfg.param_scheduler = None
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
     cfg.custom_hooks = []
-    cfg.default_hooks.checkpoint = cfg.default_hooks.param_scheduler = None
-    runner = setup_phase(lambda: DrivingRunner.from_cfg(cfg))
-    runner.register_hook(OfficialWeightsHook(fine_tuning=False))
-    setup_phase(lambda: runner.test_dataloader)
-    return runner
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, evaluate, print. Collective.
-
-    Args:
-        argv: Arguments, None for those of the process.
-
-    Returns:
-        The exit code.
-    """
-    arguments = parse_arguments(argv)
-    cfg = load_config(arguments.config, arguments.cfg_options)
-    cfg.work_dir = choose_work_dir(cfg, arguments.work_dir)
-    cfg.launcher = arguments.launcher
-    cfg.trust_checkpoint = arguments.trust_checkpoint
+    cfg.default_hooks = {**cfg.get('default_hooks', {}), 'checkpoint': None, 'param_scheduler': None}
     make_work_dir(cfg.work_dir)
-    start_distributed(arguments.launcher, **cfg.get('env_cfg', {}).get('dist_cfg', {}))
+    if out is not None:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+    start_distributed(launcher, **cfg.get('env_cfg', {}).get('dist_cfg', {}))
     try:
-        metrics = build_tester(cfg, arguments.checkpoint).test()
-        if is_main_process() and arguments.out:
-            Path(arguments.out).write_text(json.dumps(metrics, indent=1))
+        metrics = _evaluate(cfg)
+        if out is not None and is_main_process():
+            Path(out).write_text(json.dumps(metrics, indent=1))
+        return metrics
     finally:
         stop_distributed()
-    return 0
+
+
+def _evaluate(cfg: Config) -> dict[str, float]:
+    with as_config_error():
+        runner = DrivingRunner.from_cfg(cfg)
+    runner.register_hook(OfficialWeightsHook(fine_tuning=False))
+    return runner.test()

@@ -1,33 +1,38 @@
-"""From a config file and the command line to the config that a run uses."""
+"""From a config file and overrides to the config that a run uses: read, override, resolve, check."""
 
 import ast
+import copy
 import difflib
 import os
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.config import config as mmengine_config
 
-from thinktwice.command_line import describe
 from thinktwice.config.modes import check_counts, resolve_loaders, resolve_modes
 from thinktwice.config.overrides import READ_KEYS, apply_overrides, close_names
 from thinktwice.config.references import referenced_keys, resolve_references
-from thinktwice.errors import ConfigError
+from thinktwice.errors import ConfigError, describe
 
 SCOPE = 'thinktwice'
+RESOLVED = '_is_resolved'
+"""Attribute of a ``Config`` that has been through ``load_config``."""
 
 
-def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
-    """Read a config file, apply overrides, then derive what follows from them.
+def load_config(config: str | Path | Config, options: dict[str, Any] | None = None) -> Config:
+    """Read a config, apply overrides, then derive what follows from them.
 
     Derived are the choices of ``is_dev`` and ``is_full`` (``modes``), then the
     ``${references}``, then what a loader's number of workers and batch size entail.
 
     Args:
-        path: A Python config file.
-        options: Dotted keys to values, from ``--cfg-options``.
+        config: A Python config file, or a ``Config``, which stays as it is. In one that was returned by
+            this function, an override changes the entry of that name and nothing derived from it.
+        options: Dotted keys to values, as from ``--cfg-options``.
 
     Returns:
         The config with every derived value in place.
@@ -36,68 +41,116 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
         ConfigError: The file or an override is wrong; the message says where.
         FileNotFoundError: No such file.
     """
-    cfg = _read(path)
+    cfg = copy.deepcopy(config) if isinstance(config, Config) else _read(Path(config))
     apply_overrides(cfg, options or {})
-    resolve_modes(cfg)
-    resolve_references(cfg)
+    if RESOLVED not in vars(cfg):
+        resolve_modes(cfg)
+        resolve_references(cfg)
+        cfg.setdefault('default_scope', SCOPE)
+        vars(cfg)[RESOLVED] = True
     check_counts(cfg)
     resolve_loaders(cfg)
-    cfg.setdefault('default_scope', SCOPE)
     return cfg
 
 
-def _read(path: str) -> Config:
-    file = Path(path)
+def _read(file: Path) -> Config:
     if file.is_dir():
-        raise ConfigError(f'config {path} is a folder: name a file.{_similar(file / file.name)}')
+        raise ConfigError(f'config {file} is a folder: name a file.{_similar(file / file.name)}')
     if not file.is_file():
-        raise FileNotFoundError(f'config {path} does not exist.{_similar(file)}')
+        raise FileNotFoundError(f'config {file} does not exist.{_similar(file)}')
     if file.suffix != '.py':
-        raise ConfigError(f'config {path} must be a Python file')
+        raise ConfigError(f'config {file} must be a Python file')
+    sources: dict[str, ast.Module] = {}
     try:
-        cfg = Config.fromfile(file)
+        _parse(str(file), sources)
+        has_base = any('_base_' in _assigned(node) for node in sources[str(file)].body)
+        with _byte_order_mark_is_skipped():
+            # with _base_ it is no lazy config, although mmengine takes an import above _base_ for one
+            cfg = Config.fromfile(file, lazy_import=False if has_base else None)
         cfg.to_dict()
-        dict(cfg._cfg_dict.items())  # imports what a config imports
-        _check_names(file, cfg)
-    except ConfigError:
-        raise
+        dict(cfg.items())  # imports the objects of a lazy config
     except (Exception, SystemExit) as error:  # a config is a program: it can fail in any way
-        kind, text = type(error).__name__, getattr(error, 'msg', None) or describe(error)
-        raise ConfigError(
-            f'config {path}{_place(path, error)}: {text if text == kind else f"{kind}: {text}"}'
-        ) from error
+        place, text = _place(error, file, sources), _reason(error)
+        raise ConfigError(f'config {file}{place}: {text}') from error
+    _check_names(str(file), sources, cfg)
     return cfg
 
 
-def _place(path: str, error: BaseException) -> str:
+@contextmanager
+def _byte_order_mark_is_skipped() -> Iterator[None]:
+    """Let mmengine read files that editors on Windows start with a byte order mark."""
+
+    def open_text(file: Any, mode: str = 'r', encoding: str | None = None) -> Any:
+        return open(file, mode, encoding='utf-8-sig' if (mode, encoding) == ('r', 'utf-8') else encoding)
+
+    vars(mmengine_config)['open'] = open_text
+    try:
+        yield
+    finally:
+        del vars(mmengine_config)['open']
+
+
+def _parse(file: str, sources: dict[str, ast.Module]) -> None:
+    """Parse a config file and its bases into ``sources``, by path; those of other packages are left out."""
+    if file in sources:
+        return
+    sources[file] = ast.Module(body=[], type_ignores=[])  # its key says which file could not be parsed
+    sources[file] = tree = ast.parse(Path(file).read_text(encoding='utf-8-sig'), file)
+    for node in tree.body:
+        if '_base_' in _assigned(node):
+            assert isinstance(node, ast.Assign)
+            bases = ast.literal_eval(node.value)
+            for base in [bases] if isinstance(bases, str) else bases:
+                if '::' not in base:
+                    _parse(os.path.join(os.path.dirname(os.path.abspath(file)), base), sources)
+
+
+def _assigned(node: ast.stmt) -> list[str]:
+    return [n.id for n in node.targets if isinstance(n, ast.Name)] if isinstance(node, ast.Assign) else []
+
+
+def _place(error: BaseException, file: Path, sources: dict[str, ast.Module]) -> str:
     """The base and the line where reading a config failed, as far as they are known."""
-    file, line = os.path.abspath(path), getattr(error, 'lineno', None)
-    for frame, number in traceback.walk_tb(error.__traceback__):
-        if frame.f_code.co_name == '_file2dict':  # mmengine's reader, which does not say what it reads
-            file = frame.f_locals.get('filename', file)
-        elif frame.f_code.co_filename in (file, path):
-            line = number
-    base = '' if os.path.abspath(path) == os.path.abspath(file) else f', base {file}'
+    paths = {os.path.abspath(path): path for path in sources}
+    frames = [
+        (paths[os.path.abspath(frame.f_code.co_filename)], line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if os.path.abspath(frame.f_code.co_filename) in paths
+    ]
+    source, line = frames[-1] if frames else (str(file), None)
+    if isinstance(error, (SyntaxError, FileNotFoundError)) and not frames:
+        source, line = list(sources)[-1], getattr(error, 'lineno', None)
+    base = '' if source == str(file) else f', base {source}'
     return f'{base}, line {line}' if line else base
 
 
-def _check_names(file: Path, cfg: Config) -> None:
+def _reason(error: BaseException) -> str:
+    text = getattr(error, 'msg', None) or describe(error)
+    if isinstance(error, TypeError) and 'cannot inherit from base' in text:  # a dict over None, for one
+        key = text.partition('=')[0]
+        return (
+            f'{key} is a dict here and not in the base: replace the value of the base by '
+            f'{key}=dict(_delete_=True, ...)'
+        )
+    kind = type(error).__name__
+    return text if text == kind else f'{kind}: {text}'
+
+
+def _check_names(file: str, sources: dict[str, ast.Module], cfg: Config) -> None:
     """Refuse a variable of a config file that nothing reads and whose name is close to one that is read.
 
     Raises:
         ConfigError: With the file, the line and what may be meant.
     """
-    if Config._is_lazy_import(str(file)):
-        return
-    tree = ast.parse(file.read_text(encoding='utf-8'))
-    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    if any(isinstance(node, ast.With) for node in sources[file].body):
+        return  # read_base() of a lazy config, whose names are those of modules
+    names = {path: [n for n in ast.walk(tree) if isinstance(n, ast.Name)] for path, tree in sources.items()}
     known = set(READ_KEYS)
-    for base in Config._get_base_files(str(file)):
-        base_file, _ = Config._get_cfg_path(base, str(file))
-        known |= Config.fromfile(base_file, import_custom_modules=False).keys()
-    used = known | referenced_keys(cfg) | {node.id for node in names if isinstance(node.ctx, ast.Load)}
-    for node in names:
-        if node.id in used or node.id.startswith('_') or node.id not in cfg:
+    for path in sources.keys() - {file}:
+        known |= {node.id for node in names[path] if isinstance(node.ctx, ast.Store)}
+    read = {node.id for node in names[file] if isinstance(node.ctx, ast.Load)}
+    for node in names[file]:
+        if node.id in known | read | referenced_keys(cfg) or node.id.startswith('_') or node.id not in cfg:
             continue
         if guesses := close_names(node.id, known):
             raise ConfigError(
@@ -131,7 +184,7 @@ def make_work_dir(path: str) -> None:
     """Make the folder of logs and checkpoints, if it is not there.
 
     Raises:
-        ConfigError: It can't be made.
+        ConfigError: It cannot be made.
     """
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
@@ -142,6 +195,6 @@ def make_work_dir(path: str) -> None:
         ) from error
 
 
-def choose_work_dir(cfg: Config, from_command_line: str | None) -> str:
-    """Work dir: the command line's, else the config's, else ``work_dirs/<name of the config>``."""
-    return from_command_line or cfg.get('work_dir') or str(Path('work_dirs') / Path(cfg.filename).stem)
+def choose_work_dir(cfg: Config, given: str | Path | None) -> str:
+    """The given work dir, else that of the config, else ``work_dirs/<name of the config>``."""
+    return str(given or cfg.get('work_dir') or Path('work_dirs') / Path(cfg.filename or 'config').stem)

@@ -1,8 +1,8 @@
-"""What ``is_dev`` and ``is_full`` decide, worked out after all overrides.
+"""What ``is_dev`` and ``is_full`` select, resolved after all overrides.
 
 A config holds a table ``data_modes`` with the entries ``default``, ``full`` and
 ``dev``; each is a tree of config values. Wherever the config itself has None,
-the value of the chosen mode is put; what is set explicitly stays.
+the value of the selected mode is filled in; explicit values are kept.
 """
 
 from collections.abc import Iterator
@@ -18,10 +18,13 @@ COUNTS = {
     **{f'{loader}.batch_size': 1 for loader in LOADERS},
     **{f'{loader}.num_workers': 0 for loader in LOADERS},
     'train_cfg.max_epochs': 1,
+    'train_cfg.max_iters': 1,
     'train_cfg.val_interval': 1,
     'optim_wrapper.accumulative_counts': 1,
 }
-"""Keys that must be whole numbers, and the lowest that makes sense."""
+"""Keys that must be whole numbers, and their lowest values."""
+OPTIONAL = ('train_cfg.max_iters',)
+"""Those of them that may also be None."""
 
 
 def chosen_mode(cfg: Config) -> str:
@@ -76,19 +79,19 @@ def resolve_modes(cfg: Config) -> None:
         return
     if mode not in table:
         raise ConfigError(f'data_modes of {cfg.filename} has no entry {mode!r}, only {sorted(table)}')
-    _fill(cfg._cfg_dict, table[mode], '')
+    _fill(cfg, table[mode], '')
 
 
 def check_counts(cfg: Config) -> None:
-    """Refuse numbers of samples, processes or epochs that whoever counts them would choke on.
+    """Refuse numbers of samples, workers, epochs or iterations that cannot be counted to.
 
     Raises:
-        ConfigError: One of ``COUNTS`` is no whole number or too low.
+        ConfigError: One of ``COUNTS`` is not a whole number or is too low.
     """
     for path, lowest in COUNTS.items():
         part, key = path.split('.')
         node = cfg.get(part)
-        if not isinstance(node, dict) or key not in node:
+        if not isinstance(node, dict) or key not in node or (node[key] is None and path in OPTIONAL):
             continue
         if type(node[key]) is not int or node[key] < lowest:
             raise ConfigError(f'{path} must be a whole number >= {lowest}, got {node[key]!r}')
@@ -97,9 +100,9 @@ def check_counts(cfg: Config) -> None:
 def resolve_loaders(cfg: Config) -> None:
     """Make each loader consistent with its number of workers and batch size, in place.
 
-    Without workers torch accepts neither persistent workers nor prefetching; the
-    training sampler cuts its blocks by the loader's batch size and the data set
-    draws its augmentation from the run's seed.
+    Without workers torch accepts neither persistent workers nor prefetching. The
+    training sampler splits samples among ranks by the loader's batch size, and the
+    dataset derives its augmentation from the seed of the run.
     """
     seed = cfg.get('randomness', {}).get('seed')
     for name in LOADERS:

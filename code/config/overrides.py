@@ -1,4 +1,4 @@
-"""Checks of keys, parts and ``--cfg-options``: what is misspelt is an error, not a silent new entry."""
+"""Overrides and the names of keys, parts and arguments: a misspelling is an error, not a new entry."""
 
 import difflib
 import inspect
@@ -11,6 +11,7 @@ from mmengine.registry import Registry, root
 from torch.utils.data import DataLoader
 
 from thinktwice import registry
+from thinktwice.command_line import OverrideText, parse_value
 from thinktwice.config.references import is_reference
 from thinktwice.errors import ConfigError
 
@@ -28,7 +29,7 @@ PART_KEYS = frozenset({
 """Top-level keys that the runner reads and that a config has to have for it."""
 READ_KEYS = RUNNER_KEYS | PART_KEYS | {'custom_imports', 'data_modes', 'default_scope'}
 LIKENESS = 0.8
-"""Ratio of ``difflib`` from which on a name that nobody reads is taken for a slip of the pen."""
+"""Ratio of ``difflib`` from which on an unknown name counts as a misspelling of a known one."""
 
 PART_REGISTRIES = (
     registry.MODELS,
@@ -85,14 +86,14 @@ def _loader_arguments() -> set[str] | None:
 
 
 def _all_registries() -> Iterator[Registry]:
-    """Those of parts first: the others are asked only for what these do not have."""
+    """Registries of parts first, then all others."""
     yield from PART_REGISTRIES
     for module in (registry, root):
         yield from (node for node in vars(module).values() if isinstance(node, Registry))
 
 
 def _registered_names() -> set[str]:
-    """Names as a config writes them: those of another project with its scope in front."""
+    """Names as a config writes them: those of other projects are prefixed with their scope."""
     names = set(chain.from_iterable(node.module_dict for node in _all_registries()))
     for node in vars(root).values():
         if isinstance(node, Registry):
@@ -104,7 +105,7 @@ def _registered_names() -> set[str]:
 def _parts(node: Any, path: str) -> Iterator[tuple[str, dict]]:
     """All dicts inside ``node`` with their dotted keys.
 
-    Not those of ``norm_cfg`` and the like, which OpenMMLab's parts build by rules of their own.
+    Except ``norm_cfg`` and the like, which OpenMMLab's modules build by other rules.
     """
     if isinstance(node, dict):
         yield path, node
@@ -119,11 +120,11 @@ def _parts(node: Any, path: str) -> Iterator[tuple[str, dict]]:
 def check_parts(cfg: Config) -> None:
     """Check names of parts and of their arguments in a resolved config, before anything is built.
 
-    A key is refused if the constructor takes no such argument but one with a name close to it;
-    other keys may be meant for whoever calls the constructor.
+    A key is refused if the constructor has no such parameter but one with a similar name;
+    other keys may be read by the caller of the constructor.
 
     Raises:
-        ConfigError: With the dotted key and what may be meant.
+        ConfigError: With the dotted key and similar names.
     """
     for key in sorted(READ_KEYS & cfg.keys()):
         for path, part in _parts(cfg[key], key):
@@ -136,8 +137,11 @@ def _check_part(where: str, part: dict, is_loader: bool) -> None:
     elif isinstance(part.get('type'), str):
         if not any(_find(node, part['type']) is not None for node in _all_registries()):
             guesses = close_names(part['type'], _registered_names(), 0.6)
-            hint = f'Did you mean {" or ".join(guesses)}?' if guesses else 'Is its module in custom_imports?'
-            raise ConfigError(f'{where}.type: no part is called {part["type"]!r}. {hint}')
+            guess = f'Did you mean {" or ".join(guesses)}? ' if guesses else ''
+            raise ConfigError(
+                f'{where}.type: no part is called {part["type"]!r}. {guess}'
+                'A part of your own has to be imported: name its module in custom_imports'
+            )
         accepted = _accepted_arguments(part)
     else:
         return
@@ -160,7 +164,7 @@ def _step(node: Any, key: str, path: str) -> Any:
                 f'--cfg-options {path}: {key!r} must be an index below {len(node)}, since this is a list'
             )
         return node[int(key)]
-    if not isinstance(node, dict):
+    if not isinstance(node, (dict, Config)):
         raise ConfigError(f'--cfg-options {path}: {key!r} lies inside {node!r}, which is not a dict')
     if key not in node:
         raise _unknown_key(path, key, set(node))
@@ -168,7 +172,7 @@ def _step(node: Any, key: str, path: str) -> Any:
 
 
 def _check_type(path: str, old: Any, new: Any) -> None:
-    """Refuse text for a number, and what is neither True nor False for a switch."""
+    """Refuse text for a number, and anything but True and False for a switch."""
     if isinstance(old, bool) and not isinstance(new, bool):
         raise ConfigError(f'--cfg-options {path}: expected True or False, got {new!r}')
     if isinstance(old, (int, float)) and isinstance(new, str):
@@ -184,58 +188,64 @@ def _short(values: Any) -> str:
     return text if len(text) <= 60 else f'{text[:60]}...'
 
 
-def check_override(cfg: Config, path: str, value: Any) -> None:
-    """Check one override against the config it will change.
-
-    Args:
-        cfg: The config before the override.
-        path: Dotted key, list entries by number, for example ``optim_wrapper.optimizer.lr``.
-        value: The new value.
+def _present_value(cfg: Config, path: str) -> Any:
+    """The entry that an override replaces, None where it adds one.
 
     Raises:
-        ConfigError: No such key and the part that it belongs to takes no such
-            argument, or the value has the wrong type.
+        ConfigError: There is no such key, and the part that it belongs to takes no such argument.
     """
     *parents, last = path.split('.')
-    node: Any = cfg._cfg_dict
+    node: Any = cfg
     for key in parents:
         node = _step(node, key, path)
-    if not isinstance(node, dict) or last in node:
-        _check_type(path, _step(node, last, path), value)
-        return
+    if not isinstance(node, (dict, Config)) or last in node:
+        return _step(node, last, path)
     if not parents and last in RUNNER_KEYS:
-        return
+        return None
     known = set(node) | (RUNNER_KEYS if not parents else set())
     if parents and (_is_loader(parents[-1]) or 'type' in node):
         accepted = _loader_arguments() if _is_loader(parents[-1]) else _accepted_arguments(node)
         if accepted is None or last in accepted:
-            return
+            return None
         known |= accepted
     raise _unknown_key(path, last, known)
 
 
+def _read_value(text: str, present: Any) -> Any:
+    """Value of an override as typed: text stays text, with its blanks and commas, where the config has text.
+
+    ``None``, ``True``, ``False`` and values in brackets or quotes are what they are in Python there, too.
+    """
+    value = parse_value(text)
+    if not isinstance(present, str) or is_reference(present):
+        return value
+    return value if value is None or isinstance(value, bool) or text[:1] in tuple('\'"([{') else str(text)
+
+
 def apply_overrides(cfg: Config, options: dict[str, Any]) -> None:
-    """Check and merge the options of the command line into ``cfg``.
+    """Check overrides and merge them into ``cfg``.
 
     Args:
         cfg: Changed in place.
-        options: Dotted key to value, as mmengine's ``DictAction`` parses them.
+        options: Dotted key (list entries by number) to value, for example ``optim_wrapper.optimizer.lr``;
+            an ``OverrideText`` is read by the type of what it replaces.
+
+    Raises:
+        ConfigError: There is no such key, or the value has the wrong type.
     """
     for path, value in options.items():
         for place in _places(cfg, path):
-            check_override(cfg, place, value)
-            cfg.merge_from_dict({place: _as_config(value)})
+            present = _present_value(cfg, place)
+            new = _read_value(value, present) if isinstance(value, OverrideText) else value
+            _check_type(place, present, new)
+            cfg.merge_from_dict({place: ConfigDict(new) if isinstance(new, dict) else new})
 
 
 def _places(cfg: Config, path: str) -> list[str]:
-    """Where an override goes: into the tables of all modes, if the config leaves a parent to them."""
-    node: Any = cfg._cfg_dict
+    """Keys that an override sets: in the tables of all modes, if the config leaves a parent to them."""
+    node: Any = cfg
     for key in path.split('.')[:-1]:
-        node = node.get(key, {}) if isinstance(node, dict) else {}
+        node = node.get(key, {}) if isinstance(node, (dict, Config)) else {}
         if node is None:
             return [f'data_modes.{mode}.{path}' for mode in cfg.get('data_modes', {})] or [path]
     return [path]
-
-
-def _as_config(value: Any) -> Any:
-    return ConfigDict(value) if isinstance(value, dict) else value

@@ -1,27 +1,24 @@
-"""References in configs: ``'${image_size}'`` stands for the value of that key, read after overrides.
+"""References in configs: ``'${image_size}'`` stands for the value of that key, looked up after overrides.
 
 A Python variable used twice in a config is copied when the file is read, so an
-override of the variable would miss its copies. A reference does not.
+override of the variable would not reach its copies. A reference is followed.
 """
 
 import copy
-import re
-from collections.abc import Iterator
 from typing import Any
 
 from mmengine.config import Config
 
 from thinktwice.errors import ConfigError
-
-_REFERENCE = re.compile(r'^\$\{([\w.]+)\}$')
+from thinktwice.registry import REFERENCE, find_references
 
 
 def _look_up(cfg: Config, path: str, where: str, seen: tuple[str, ...]) -> Any:
     if path in seen:
         raise ConfigError(f'config {where}: references go in a circle: {" -> ".join([*seen, path])}')
-    node: Any = cfg._cfg_dict
+    node: Any = cfg
     for key in path.split('.'):
-        if isinstance(node, dict) and key in node:
+        if isinstance(node, (dict, Config)) and key in node:
             node = node[key]
         elif isinstance(node, (list, tuple)) and key.isdigit() and int(key) < len(node):
             node = node[int(key)]
@@ -32,7 +29,7 @@ def _look_up(cfg: Config, path: str, where: str, seen: tuple[str, ...]) -> Any:
 
 def _resolve(cfg: Config, node: Any, where: str, seen: tuple[str, ...] = ()) -> Any:
     if isinstance(node, str):
-        match = _REFERENCE.match(node)
+        match = REFERENCE.match(node)
         return _look_up(cfg, match.group(1), where, seen) if match else node
     if isinstance(node, dict):
         for key, value in node.items():
@@ -45,21 +42,12 @@ def _resolve(cfg: Config, node: Any, where: str, seen: tuple[str, ...] = ()) -> 
 
 def is_reference(value: Any) -> bool:
     """Whether a value of a config stands for that of another key."""
-    return isinstance(value, str) and _REFERENCE.match(value) is not None
+    return isinstance(value, str) and REFERENCE.match(value) is not None
 
 
 def referenced_keys(cfg: Config) -> set[str]:
-    """Top-level keys that some ``${reference}`` of ``cfg`` begins with; before they are resolved."""
-
-    def search(node: Any) -> Iterator[str]:
-        if isinstance(node, str):
-            if match := _REFERENCE.match(node):
-                yield match.group(1).partition('.')[0]
-        elif isinstance(node, (dict, list, tuple)):
-            for value in node.values() if isinstance(node, dict) else node:
-                yield from search(value)
-
-    return set(search(cfg._cfg_dict))
+    """Top-level keys that references of an unresolved config lead to."""
+    return {key.partition('.')[0] for value in cfg.values() for key in find_references(value)}
 
 
 def resolve_references(cfg: Config) -> None:
@@ -68,5 +56,5 @@ def resolve_references(cfg: Config) -> None:
     Raises:
         ConfigError: A reference leads nowhere or in a circle.
     """
-    for key, value in list(cfg._cfg_dict.items()):
-        cfg._cfg_dict[key] = _resolve(cfg, value, key)
+    for key, value in list(cfg.items()):
+        cfg[key] = _resolve(cfg, value, key)

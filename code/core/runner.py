@@ -27,7 +27,7 @@ from thinktwice.core.schedules import continue_schedules
 from thinktwice.core.start_report import describe_run, file_only
 from thinktwice.distributed.collectives import load_statistics, on_first_process, statistics_of_all
 from thinktwice.environment import collect_environment, write_environment
-from thinktwice.errors import CheckpointError
+from thinktwice.errors import CheckpointError, as_config_error
 from thinktwice.tables import format_table
 from thinktwice.version import __version__
 
@@ -90,6 +90,15 @@ class DrivingRunner(Runner):
         if self.distributed and sync_bn:
             self.logger.info('sync_bn is skipped on the CPU: each process normalises by its own batch')
         return revert_sync_batchnorm(model)
+
+    def build_model(self, model: nn.Module | dict) -> nn.Module:
+        """Build the model, after the loaders: what is wrong with the data shows before anything slow."""
+        diff_rank_seed = self._randomness_cfg.get('diff_rank_seed', False)
+        for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+            if (loader := getattr(self, f'_{name}')) is not None:
+                with as_config_error(name):
+                    setattr(self, f'_{name}', self.build_dataloader(loader, self.seed, diff_rank_seed))
+        return super().build_model(model)
 
     def _init_model_weights(self) -> None:
         """Initialise the weights; pretrained ones come from ``cfg.pretrained_dir`` first. Collective."""

@@ -22,7 +22,7 @@ CONTEXT = multiprocessing.get_context('forkserver')
 CONTEXT.set_forkserver_preload(
     [
         'torch',
-        'thinktwice.apis.train',
+        'thinktwice.apis',
         'thinktwice.core',
         'thinktwice.encoder_decoder_framework',
         'mmdet3d.models',
@@ -139,7 +139,6 @@ def start_ranks(function: Callable, arguments: Sequence, world_size: int, folder
 
 def run_train(arguments: Sequence[str]) -> int:
     """``python train.py`` with these arguments; returns its exit code."""
-    from thinktwice.apis import train
-    from thinktwice.command_line import run_command
+    from helpers.commands import command
 
-    return run_command(train.main, arguments)
+    return command('train.py')(arguments)

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
+from thinktwice.command_line import OverrideText, Parser, add_override_flag
 from thinktwice.config.load import load_config
-from thinktwice.config.overrides import apply_overrides
+from thinktwice.config.overrides import apply_overrides, check_parts
 from thinktwice.errors import ConfigError
 
 CONFIG = """
@@ -213,3 +214,85 @@ def test_arguments_of_a_loader_that_the_config_does_not_have_are_known():
     assert cfg.train_dataloader.pin_memory is True
     with pytest.raises(ConfigError, match='Did you mean pin_memory'):
         apply_overrides(cfg, {'train_dataloader.pin_memry': True})
+
+
+def typed(*pairs: str) -> dict:
+    """Overrides as a command line holds them."""
+    parser = Parser('')
+    add_override_flag(parser)
+    return parser.parse_args(['--cfg-options', *pairs]).cfg_options
+
+
+@pytest.mark.parametrize(
+    ('text', 'present', 'value'),
+    [
+        ('[05]', None, [5]),
+        ('[\'05\', "1"]', None, ['05', '1']),
+        ("'7'", None, '7'),
+        ("it's", None, "it's"),
+        ('(1,x)', None, (1, 'x')),
+        ('1e-3', None, 1e-3),
+        ('[(1, 2), [a b, 3]]', None, [(1, 2), ['a b', 3]]),
+        ('1,2', None, [1, 2]),
+        ('(1,2),(3,4)', [0], [(1, 2), (3, 4)]),
+        ('false', True, False),
+        ('/data/with space é', 'dataset/', '/data/with space é'),
+        (' a, b', 'dataset/', ' a, b'),
+        ('2024', 'dataset/', '2024'),
+        ("'05'", 'dataset/', '05'),
+        ('None', 'torch', None),
+        ('[a, b]', 'a', ['a', 'b']),
+        ('3', '${other}', 3),
+    ],
+)
+def test_value_is_read_by_the_type_of_what_it_replaces(text, present, value):
+    cfg = Config(dict(key=present, other=1))
+    apply_overrides(cfg, typed(f'key={text}'))
+    assert cfg.key == value
+    assert type(cfg.key) is type(value)
+
+
+def test_text_from_python_is_taken_as_it_is():
+    cfg = Config(dict(key=None))
+    apply_overrides(cfg, {'key': '1,2'})
+    assert cfg.key == '1,2'
+    apply_overrides(cfg, {'key': OverrideText('1,2')})
+    assert cfg.key == '1,2'  # it holds text now
+
+
+def test_import_above_the_base_is_no_lazy_config(config, tmp_path):
+    path = tmp_path / 'leaf.py'
+    path.write_text("import os\n_base_ = ['config.py']\nsize = (os.cpu_count() * 0 + 3, 5)\n")
+    assert tuple(load_config(path).work.size) == (3, 5)
+
+
+def test_byte_order_mark_is_skipped(config, tmp_path):
+    Path(config).write_text(CONFIG, encoding='utf-8-sig')
+    path = tmp_path / 'leaf.py'
+    path.write_text("_base_ = ['config.py']\nsize = (3, 5)  # é\n", encoding='utf-8-sig')
+    assert tuple(load_config(path).work.size) == (3, 5)
+
+
+def test_dict_over_none_says_how_to_replace_it(config, tmp_path):
+    path = tmp_path / 'leaf.py'
+    path.write_text("_base_ = ['config.py']\nloader = dict(split=dict(towns=['z']))\n")
+    with pytest.raises(ConfigError, match=r'leaf.py: split is a dict .* split=dict\(_delete_=True'):
+        load_config(path)
+    path.write_text("_base_ = ['config.py']\nloader = dict(split=dict(_delete_=True, towns=['z']))\n")
+    assert load_config(path).loader.split.towns == ['z']
+
+
+@pytest.mark.parametrize('value', [0, -5, 2.5])
+def test_max_iters_that_can_not_be_reached_is_refused(config, value):
+    Path(config).write_text(f'{CONFIG}train_cfg = dict(max_epochs=1, max_iters=None)\n')
+    assert load_config(config, {'train_cfg.max_iters': 3}).train_cfg.max_iters == 3
+    with pytest.raises(ConfigError, match=f'train_cfg.max_iters must be a whole number >= 1, got {value}'):
+        load_config(config, {'train_cfg.max_iters': value})
+
+
+@pytest.mark.parametrize('kind', ['LogerHook', 'NothingLikeAnyHook'])
+def test_unregistered_part_hints_at_custom_imports(config, kind):
+    cfg = load_config(config, {'custom_hooks': [dict(type=kind)]})
+    with pytest.raises(ConfigError, match=f"no part is called '{kind}'.*custom_imports") as raised:
+        check_parts(cfg)
+    assert ('Did you mean LoggerHook' in str(raised.value)) == (kind == 'LogerHook')

@@ -12,7 +12,7 @@ PREEMPTED = 75
 
 
 def train_signalled_while_building(arguments, number):
-    from thinktwice.apis import train
+    from thinktwice.core.runner import DrivingRunner
 
     def build(cfg):
         try:
@@ -21,7 +21,7 @@ def train_signalled_while_building(arguments, number):
         except BaseException as error:
             raise ValueError('swallowed') from error  # as libraries do
 
-    train.train = build
+    DrivingRunner.from_cfg = build
     return run_train(arguments)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from thinktwice import apis
 from thinktwice.release_2023 import parity
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'check_parity.py'
@@ -19,14 +20,6 @@ def fill_weights(shapes):
 def make_batch(seed, batch_size=1, frames=2, height=128, width=256, num_points=6000):
     return dict(seed=seed, batch_size=batch_size, height=height, width=width, num_points=num_points)
 """
-
-
-class FakeModel:
-    def __init__(self, fill_weights):
-        self.fill_weights = fill_weights
-
-    def to(self, device):
-        return self
 
 
 @pytest.fixture
@@ -47,10 +40,11 @@ def check(monkeypatch, tmp_path, stored):
         seen = {}
 
         def run_batch(model, batch):
-            seen.update(batch=batch, fill_weights=model.fill_weights)
+            seen.update(batch=batch, fill_weights=model)
             return computed
 
-        monkeypatch.setattr(parity, 'build_filled_model', lambda config, fill: FakeModel(fill))
+        monkeypatch.setattr(apis, 'init_model', lambda config, device: 'a model')
+        monkeypatch.setattr(parity, 'fill_model', lambda model, fill: fill)
         monkeypatch.setattr(parity, 'run_batch', run_batch)
         monkeypatch.setattr(sys, 'argv', [str(TOOL), str(tmp_path / 'golden.npz'), *map(str, arguments)])
         with pytest.raises(SystemExit) as exit_:
@@ -100,10 +94,10 @@ def test_generator_of_a_given_file_is_used(check, stored, tmp_path):
     assert seen['fill_weights']({}) == 'weights of the file'
 
 
-def test_unusable_files_are_named_and_exit_with_2(check, stored, tmp_path, capsys):
+def test_unusable_files_are_named_and_exit_with_1(check, stored, tmp_path, capsys):
     path = tmp_path / 'generator.py'
     path.write_text('make_batch = None')
-    assert check(stored, '--make-inputs', path)[0] == 2
+    assert check(stored, '--make-inputs', path)[0] == 1
     assert 'generator.py: defines no function fill_weights' in capsys.readouterr().err
-    assert check(stored, '--make-inputs', tmp_path / 'absent.py')[0] == 2
+    assert check(stored, '--make-inputs', tmp_path / 'absent.py')[0] == 1
     assert 'absent.py: no such file' in capsys.readouterr().err

@@ -3,22 +3,21 @@
 import json
 
 import pytest
-from helpers.commands import REPOSITORY, run_python
-
-from thinktwice.apis import demo, print_config
+from helpers.commands import REPOSITORY, command, load_command, run_python
 
 MINITOWN = str(REPOSITORY / 'configs' / 'thinktwice_minitown.py')
 
 
 def test_print_config_shows_what_a_run_would_use(capsys, tmp_path):
-    assert print_config.main([MINITOWN, '--cfg-options', 'is_dev=True', 'image_size=(32,64)']) == 0
+    print_config = command('tools/print_config.py')
+    assert print_config([MINITOWN, '--cfg-options', 'is_dev=True', 'image_size=(32,64)']) == 0
     text = capsys.readouterr().out
     assert '${' not in text
     namespace: dict = {}
     exec(text, namespace)  # a printed config is a config
     assert namespace['train_dataloader']['num_workers'] == 0
     assert namespace['train_dataloader']['dataset']['pipeline'][2]['image_size'] == (32, 64)
-    print_config.main([MINITOWN, '--out', str(tmp_path / 'written.py')])
+    print_config([MINITOWN, '--out', str(tmp_path / 'written.py')])
     assert "type='EncoderDecoder'" in (tmp_path / 'written.py').read_text()
 
 
@@ -28,7 +27,7 @@ def test_checkpoint_is_evaluated_alone(tmp_path):
         'train.py', config, f'--work-dir={tmp_path}', '--cfg-options', 'train_cfg.max_epochs=1'
     )
     assert trained.returncode == 0, trained.stderr
-    out = tmp_path / 'metrics.json'
+    out = tmp_path / 'a new folder' / 'metrics.json'
     result = run_python(
         *('tools/test.py', config, str(tmp_path / 'epoch_1.pth')),
         *(f'--work-dir={tmp_path / "test"}', f'--out={out}'),
@@ -40,7 +39,8 @@ def test_checkpoint_is_evaluated_alone(tmp_path):
 
 
 def test_demo_holds_out_towns_that_training_never_sees():
-    towns = demo.demo_towns(26)
+    demo_towns = load_command('tools/run_demo.py')['demo_towns']
+    towns = demo_towns(26)
     held_out = {town for town in towns if town[:6] in ('town02', 'town05')}
     assert len(set(towns)) == 26
     assert len(held_out) == 5
@@ -50,7 +50,7 @@ def test_demo_holds_out_towns_that_training_never_sees():
         'town04',
         'town06',
     }
-    assert len(demo.demo_towns(5)) == 5
+    assert len(demo_towns(5)) == 5
 
 
 @pytest.mark.slow

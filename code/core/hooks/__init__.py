@@ -4,11 +4,10 @@ from thinktwice.core.hooks.averaging import AveragedWeightsHook
 from thinktwice.core.hooks.checkpoint import AtomicCheckpointHook
 from thinktwice.core.hooks.guards import NonFiniteGuardHook, SkippedSamplesHook, WatchdogHook
 from thinktwice.core.hooks.logs import EvaluationTimerHook, ReducedInfoHook
-from thinktwice.core.hooks.preemption import PREEMPTED_EXIT_CODE, PreemptionHook
+from thinktwice.core.hooks.preemption import PreemptionHook
 from thinktwice.core.hooks.step import BroadcastBuffersHook, StepSetupHook
 
 __all__ = [
-    'PREEMPTED_EXIT_CODE',
     'AtomicCheckpointHook',
     'AveragedWeightsHook',
     'BroadcastBuffersHook',

@@ -12,10 +12,9 @@ from mmengine.hooks import Hook
 
 from thinktwice.core.hooks.checkpoint import AtomicCheckpointHook
 from thinktwice.distributed.collectives import is_asked_by_any
+from thinktwice.errors import PREEMPTED_EXIT_CODE
 from thinktwice.registry import HOOKS
 
-PREEMPTED_EXIT_CODE = 75
-"""EX_TEMPFAIL: the run was stopped by a signal, is saved, and can be resumed."""
 SIGNALS = ('SIGTERM', 'SIGUSR1')
 REPEAT_SECONDS = 10.0
 """A signal that comes so soon after the first is the same request: schedulers send it by several ways."""

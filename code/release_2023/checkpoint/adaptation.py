@@ -160,49 +160,54 @@ def _translated(state: StateDict, model: nn.Module) -> tuple[dict[str, Tensor], 
     return {**conversion.weights, **unknown}, True
 
 
-class OfficialWeightsHook(Hook):
-    """Adapts the weights of 2023 whenever a run loads them, and logs what changed.
+def adapt_checkpoint(checkpoint: dict[str, Any], model: nn.Module, fine_tuning: bool) -> None:
+    """Replace the weights of a checkpoint by those for a model, in place, and log what changed.
 
     Args:
-        fine_tuning: Whether the run trains on. If not, only a model that reproduces 2023 may
-            take them: another one would be judged by parts that start anew.
+        checkpoint: What was read from the file.
+        model: The model that is about to take the weights.
+        fine_tuning: Whether the model is trained further. If not, only a model that reproduces 2023
+            may take weights of 2023: another one would be evaluated with parts that are reinitialized.
+
+    Raises:
+        CheckpointError: If the weights would have to be adapted, and the model is not trained further.
+    """
+    state = {name.removeprefix('module.'): value for name, value in checkpoint['state_dict'].items()}
+    adapted = adapt_official_weights(state, model, checkpoint.get('numerics'))
+    checkpoint['state_dict'] = adapted.weights
+    if not adapted.notes:
+        return
+    lines = '\n'.join(f'  - {note}' for note in adapted.notes)
+    if not fine_tuning:
+        raise CheckpointError(
+            'these are weights of the 2023 model, and this config computes something else '
+            '(docs/reference_quirks.md): evaluate them with configs/thinktwice_reference.py, or '
+            f'fine-tune them with train.py --load-from first. What differs:\n{lines}'
+        )
+    print_log(
+        'the weights of the 2023 model were adapted to this config, see docs/reference_quirks.md '
+        f'(configs/thinktwice_reference.py computes with them as they are):\n{lines}',
+        logger='current',
+        level=logging.WARNING,
+    )
+
+
+class OfficialWeightsHook(Hook):
+    """Applies ``adapt_checkpoint`` whenever a run loads weights.
+
+    Args:
+        fine_tuning: Whether the run trains.
     """
 
     def __init__(self, fine_tuning: bool = True) -> None:
         self.fine_tuning = fine_tuning
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Replace the checkpoint's weights in place.
-
-        Args:
-            runner: The runner that is about to load them into its model.
-            checkpoint: What was read from the file.
-
-        Raises:
-            CheckpointError: If the weights would have to be adapted, and the run does not train.
-        """
-        if runner._resume or 'state_dict' not in checkpoint:
-            return  # what is resumed fits as it is, or is refused
-        state = {name.removeprefix('module.'): value for name, value in checkpoint['state_dict'].items()}
-        adapted = adapt_official_weights(state, _unwrapped(runner.model), checkpoint.get('numerics'))
-        checkpoint['state_dict'] = adapted.weights
-        if not adapted.notes:
-            return
-        lines = '\n'.join(f'  - {note}' for note in adapted.notes)
-        if not self.fine_tuning:
-            raise CheckpointError(
-                'these are weights of the 2023 model, and this config computes something else '
-                '(docs/reference_quirks.md): evaluate them with configs/thinktwice_reference.py, or '
-                f'fine-tune them with train.py --load-from first. What differs:\n{lines}'
-            )
-        print_log(
-            'the weights of the 2023 model were adapted to this config, see docs/reference_quirks.md '
-            f'(configs/thinktwice_reference.py computes with them as they are):\n{lines}',
-            logger='current',
-            level=logging.WARNING,
-        )
+        """Adapt the checkpoint unless the run resumes from it: then it fits as it is, or is refused."""
+        if not runner._resume and 'state_dict' in checkpoint:
+            adapt_checkpoint(checkpoint, _unwrapped(runner.model), self.fine_tuning)
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
-    """The model without its wrapper for several processes."""
+    """The model without its wrapper for distributed training."""
     return getattr(model, 'module', model)

@@ -10,16 +10,16 @@ from thinktwice.release_2023.parity.compare import (
     relative_gradient_errors,
 )
 from thinktwice.release_2023.parity.inputs import deterministic_batch, deterministic_weights
-from thinktwice.release_2023.parity.run import build_filled_model, run_batch
+from thinktwice.release_2023.parity.run import fill_model, run_batch
 
 __all__ = [
     'TOLERANCE',
     'Deviation',
-    'build_filled_model',
     'collect',
     'compare',
     'deterministic_batch',
     'deterministic_weights',
+    'fill_model',
     'fingerprint',
     'from_official_batch',
     'relative_gradient_errors',

@@ -1,28 +1,25 @@
-"""Build the reference model with given weights and run it on an official batch."""
+"""Fill the reference model with given weights and run it on an official batch."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
-from thinktwice.config.load import load_config
-from thinktwice.release_2023.checkpoint.conversion import build_model, model_shapes, official_to_ours
+from thinktwice.release_2023.checkpoint.conversion import model_shapes, official_to_ours
 from thinktwice.release_2023.checkpoint.names import OFFICIAL_NAMES, official_entries
 from thinktwice.release_2023.parity.batch import from_official_batch
 from thinktwice.release_2023.parity.compare import collect
 
 
-def build_filled_model(
-    config: str | Path,
-    fill_weights: Callable[[Mapping[str, Sequence[int]]], Mapping[str, Tensor]],
+def fill_model(
+    model: nn.Module, fill_weights: Callable[[Mapping[str, Sequence[int]]], Mapping[str, Tensor]]
 ) -> nn.Module:
-    """Build a config's model and load official weights made by a function.
+    """Load official weights made by a function into a model.
 
     Args:
-        config: Path of the config, usually ``configs/thinktwice_reference.py``.
+        model: Usually that of ``configs/thinktwice_reference.py``.
         fill_weights: Official name to shape -> official name to tensor; derived
             entries may be left out.
 
@@ -32,7 +29,6 @@ def build_filled_model(
     Raises:
         ValueError: If an entry of the model stays unfilled or a weight is unknown.
     """
-    model = build_model(load_config(str(config)))
     weights = OrderedDict(fill_weights(official_entries()))
     converted = official_to_ours(weights, model_shapes(model))
     converted.report.raise_if_bad()

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from thinktwice.apis import init_model
 from thinktwice.release_2023.checkpoint.conversion import model_shapes, ours_to_official
 from thinktwice.release_2023.checkpoint.names import DERIVED_ENTRIES, OFFICIAL_NAMES, official_entries
 from thinktwice.release_2023.parity import (
     TOLERANCE,
-    build_filled_model,
     compare,
     deterministic_batch,
     deterministic_weights,
+    fill_model,
     relative_gradient_errors,
     run_batch,
 )
@@ -35,7 +36,8 @@ def weights():
 
 @pytest.fixture(scope='module')
 def model(weights):
-    return build_filled_model(REPOSITORY / 'configs' / 'thinktwice_reference.py', lambda shapes: weights)
+    config = REPOSITORY / 'configs' / 'thinktwice_reference.py'
+    return fill_model(init_model(config, device='cpu'), lambda shapes: weights)
 
 
 @pytest.fixture(scope='module')

@@ -1,0 +1,130 @@
+"""A trained model and its data from Python."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from torch import Tensor, nn
+
+from thinktwice.checkpoint.file import load_checkpoint
+from thinktwice.config.load import load_config, require_keys
+from thinktwice.config.overrides import check_parts
+from thinktwice.datasets import CarlaDataset
+from thinktwice.errors import CheckpointError, ConfigError, as_config_error
+from thinktwice.registry import DATASETS, FUNCTIONS, MODELS
+from thinktwice.release_2023.checkpoint.adaptation import adapt_checkpoint
+
+SPLITS = ('train', 'val', 'test')
+
+Sample = dict[str, Any]
+Prediction = dict[str, Tensor]
+
+
+def init_model(
+    config: str | Path | Config,
+    checkpoint: str | Path | None = None,
+    device: str | torch.device | None = None,
+    cfg_options: dict[str, Any] | None = None,
+) -> nn.Module:
+    """Build a model for inference and load its weights.
+
+    Args:
+        config: A config file, or the ``Config`` read from one.
+        checkpoint: A checkpoint of this framework, or an official one of 2023 for
+            ``configs/thinktwice_reference.py``. None leaves the weights random.
+        device: By default ``cuda`` if available, else ``cpu``.
+        cfg_options: Overrides of the config, dotted keys to values.
+
+    Returns:
+        The model in evaluation mode on the device; its attribute ``cfg`` is the resolved config.
+
+    Raises:
+        ConfigError: The config is wrong.
+        FileNotFoundError: There is no such config or checkpoint.
+        CheckpointError: The checkpoint is damaged or does not fit the model.
+    """
+    cfg = _prepare(config, cfg_options)
+    require_keys(cfg, ['model'], 'init_model')
+    with as_config_error('model'):
+        model = MODELS.build(cfg.model)
+    if checkpoint is not None:
+        _load_weights(model, checkpoint, trust=bool(cfg.get('trust_checkpoint')))
+    model.cfg = cfg
+    return model.to(device or ('cuda' if torch.cuda.is_available() else 'cpu')).eval()
+
+
+def init_dataset(
+    config: str | Path | Config, split: str = 'val', cfg_options: dict[str, Any] | None = None
+) -> CarlaDataset:
+    """Build a dataset of a config.
+
+    Args:
+        config: A config file, or the ``Config`` read from one.
+        split: ``train``, ``val`` or ``test``, which is the validation split where a config has no other.
+        cfg_options: Overrides of the config, dotted keys to values.
+
+    Returns:
+        The dataset; its items are samples for :func:`predict`.
+
+    Raises:
+        ConfigError: The config is wrong, or there is no data where it says.
+        FileNotFoundError: There is no such config.
+    """
+    if split not in SPLITS:
+        raise ConfigError(f'split must be one of {", ".join(SPLITS)}, got {split!r}')
+    cfg = _prepare(config, cfg_options)
+    key = f'{split}_dataloader' if split != 'test' or cfg.get('test_dataloader') else 'val_dataloader'
+    require_keys(cfg, [key], f'split={split!r}')
+    with as_config_error(f'{key}.dataset'):
+        return DATASETS.build(cfg[key].dataset)
+
+
+@overload
+def predict(model: nn.Module, samples: Sample) -> Prediction: ...
+@overload
+def predict(model: nn.Module, samples: Sequence[Sample]) -> list[Prediction]: ...
+def predict(model: nn.Module, samples: Sample | Sequence[Sample]) -> Prediction | list[Prediction]:
+    """Run the model on samples of its dataset.
+
+    Args:
+        model: From :func:`init_model`.
+        samples: A sample, or a list of samples, which is one batch.
+
+    Returns:
+        For each sample ``waypoints`` (K, 2) and ``waypoints_stages`` (L + 1, K, 2) in ego meters,
+        ``alpha`` and ``beta`` (2,), and ``action`` (2,), acceleration and steer in [-1, 1]; a dict
+        for a sample, a list for a list.
+    """
+    if isinstance(samples, dict):
+        return predict(model, [samples])[0]
+    if not samples:
+        return []
+    with torch.no_grad():
+        return model.test_step(_collate_function(model.cfg)(samples))  # type: ignore[operator]
+
+
+def _prepare(config: str | Path | Config, cfg_options: dict[str, Any] | None) -> Config:
+    cfg = load_config(config, cfg_options)
+    check_parts(cfg)
+    init_default_scope(cfg.default_scope)
+    return cfg
+
+
+def _load_weights(model: nn.Module, file: str | Path, trust: bool) -> None:
+    checkpoint = load_checkpoint(file, trust=trust)
+    adapt_checkpoint(checkpoint, model, fine_tuning=False)
+    try:
+        model.load_state_dict(checkpoint['state_dict'])
+    except RuntimeError as error:
+        raise CheckpointError(f'{file} does not fit the model: {error}') from error
+
+
+def _collate_function(cfg: Config) -> Any:
+    """The collate function of the test, validation or training loader, whichever a config has."""
+    loaders = (cfg.get(f'{split}_dataloader') or {} for split in reversed(SPLITS))
+    options = dict(next(loader['collate_fn'] for loader in loaders if 'collate_fn' in loader))
+    return partial(FUNCTIONS.get(options.pop('type')), **options)
