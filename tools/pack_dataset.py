@@ -2,10 +2,10 @@
 
 Examples:
     python tools/pack_dataset.py dataset/ packed/ --workers 8
-    python tools/pack_dataset.py dataset/ packed/ --verify      # what is missing, then read all of it
-    python tools/pack_dataset.py unpack packed/ unpacked/       # back to small files
+    python tools/pack_dataset.py dataset/ packed/ --verify      # pack what is missing, then read all of it
 
-Stopped by a kill or a full disk, the same command goes on where it was. The source is only read.
+Each route becomes one ZIP file. After an interruption or a full disk the same command continues: complete
+routes are skipped. The source is only read.
 Exit status: 0 done, 1 not everything could be packed or read, 2 bad arguments, 130 interrupted.
 """
 
@@ -24,7 +24,6 @@ from thinktwice.datasets.packing import (
     RouteReport,
     count_routes,
     pack_dataset,
-    unpack_dataset,
     verify_dataset,
 )
 from thinktwice.datasets.storage import SampleReadError
@@ -35,25 +34,14 @@ DEFAULTS = PackSettings()
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    """Read the command line; the words pack and unpack may come first."""
-    action = arguments[0] if arguments[:1] in (['pack'], ['unpack']) else 'pack'
-    rest = arguments[1:] if arguments[:1] == [action] else arguments
+    """Read the command line."""
     parser = argparse.ArgumentParser(
-        prog='pack_dataset.py [unpack]',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('source', help='folder (or address) of the dataset to read')
+    parser.add_argument('source', help='folder (or address) of the recorded dataset')
     parser.add_argument('destination', help='folder to write')
     parser.add_argument('--workers', type=positive, default=os.cpu_count() or 1, help='processes (all cores)')
     parser.add_argument('--ray', metavar='ADDRESS', help='work on a Ray cluster: auto, local or host:port')
-    if action == 'pack':
-        add_pack_options(parser)
-    return argparse.Namespace(action=action, **vars(parser.parse_args(rest)))
-
-
-def add_pack_options(parser: argparse.ArgumentParser) -> None:
-    """Add what only packing needs."""
     group = parser.add_argument_group('what to keep')
     group.add_argument(
         '--final-size',
@@ -70,7 +58,7 @@ def add_pack_options(parser: argparse.ArgumentParser) -> None:
         help='stored scale over the smallest scale that fills the input; training draws up to 1.117 (1.43)',
     )
     group.add_argument('--quality', type=int, default=DEFAULTS.quality, help='of the JPEG images (92)')
-    group.add_argument('--lossless-colour', action='store_true', help='PNG instead of JPEG')
+    group.add_argument('--lossless-color', action='store_true', help='PNG instead of JPEG')
     group.add_argument('--whole-image', action='store_true', help='keep all rows')
     group.add_argument(
         '--teacher-levels',
@@ -79,9 +67,8 @@ def add_pack_options(parser: argparse.ArgumentParser) -> None:
         default=DEFAULTS.teacher_levels,
         help='levels of the teacher maps to keep, of 0 to 5 (2 3 4 5)',
     )
-    parser.add_argument(
-        '--verify', action='store_true', help='afterwards read every record as training would'
-    )
+    parser.add_argument('--verify', action='store_true', help='afterwards read every file as training would')
+    return parser.parse_args(arguments)
 
 
 def settings_of(options: argparse.Namespace) -> PackSettings:
@@ -90,38 +77,35 @@ def settings_of(options: argparse.Namespace) -> PackSettings:
         final_size=tuple(options.final_size),
         oversampling=options.oversampling,
         quality=options.quality,
-        lossless_colour=options.lossless_colour,
+        lossless_color=options.lossless_color,
         whole_image=options.whole_image,
         teacher_levels=tuple(sorted(set(options.teacher_levels))),
     )
 
 
 def follow(reports: Iterable[RouteReport], total: int, title: str) -> bool:
-    """Show progress, then what happened; say whether all went well."""
+    """Show progress, then the results; return whether there were no problems."""
     done = list(tqdm(reports, total=total, desc=title, unit='route', file=sys.stderr, disable=None))
     frames, size = sum(report.frames for report in done), sum(report.size for report in done)
-    per_frame = f', {size / frames / 1e6:.2f} MB a frame' if size and frames else ''
+    per_frame = f', {size / frames / 1e6:.2f} MB per frame' if size and frames else ''
     earlier = sum(report.was_done for report in done)
     print(f'{title}: {len(done)} routes ({earlier} were done before), {frames} frames{per_frame}')
     errors = [f'{report.name}: {report.error}' for report in done if report.error]
     damaged = [f'{report.name}/{name}: {why}' for report in done for name, why in report.damaged.items()]
-    for heading, lines in (('Not done', errors), ('Unusable records', damaged)):
+    for heading, lines in (('Not done', errors), ('Unusable files', damaged)):
         if lines:
             print(f'{heading} ({len(lines)}):', *lines[:MAX_LISTED], sep='\n  ')
         if len(lines) > MAX_LISTED:
             print(f'  and {len(lines) - MAX_LISTED} more')
     if errors:
-        print('Mend that (free some space, say) and run the same command again: what is done is kept.')
+        print('Correct that (free some space, say) and run the same command again: complete routes are kept.')
     return not errors and not damaged
 
 
 def run(options: argparse.Namespace) -> int:
-    """Pack or unpack; return the exit status."""
+    """Pack, perhaps verify; return the exit status."""
     execution = Execution(options.workers, options.ray)
     total = count_routes(options.source)
-    if options.action == 'unpack':
-        reports = unpack_dataset(options.source, options.destination, execution)
-        return EXIT_DONE if follow(reports, total, 'unpacked') else EXIT_PROBLEMS
     reports = pack_dataset(options.source, options.destination, settings_of(options), execution)
     is_good = follow(reports, total, 'packed')
     if options.verify and (Path(options.destination) / 'dataset_metadata.json').is_file():
@@ -141,7 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f'pack_dataset: {error}', file=sys.stderr)
         return EXIT_PROBLEMS
     except KeyboardInterrupt:
-        print('pack_dataset: interrupted; the same command goes on from here', file=sys.stderr)
+        print('pack_dataset: interrupted; the same command continues', file=sys.stderr)
         return EXIT_INTERRUPTED
 
 

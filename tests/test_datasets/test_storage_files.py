@@ -262,7 +262,7 @@ def test_a_dataset_is_read_over_http(root: Path, address: str) -> None:
 
 def test_a_server_that_is_gone_is_not_a_missing_file(root: Path) -> None:
     reader = open_storage('http://127.0.0.1:9').route(TOWN, ROUTE)
-    with pytest.raises(SampleReadError, match='can not be read') as caught:
+    with pytest.raises(SampleReadError, match='cannot be read') as caught:
         reader.points(0)
     assert not caught.value.missing
 

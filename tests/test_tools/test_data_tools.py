@@ -2,6 +2,7 @@
 
 import json
 import re
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,17 +30,20 @@ def tool(name: str) -> Callable[[Sequence[str]], int]:
     return command(f'tools/{name}.py')
 
 
-def test_pack_verify_and_unpack(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pack_and_verify(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pack = tool('pack_dataset')
-    packed, unpacked = str(tmp_path / 'packed'), str(tmp_path / 'unpacked')
+    packed = str(tmp_path / 'packed')
     assert pack([str(root), packed, *SMALL, '--verify']) == 0
     output = capsys.readouterr().out
     assert 'packed: 2 routes (0 were done before), 15 frames' in output
     assert 'verified: 2 routes' in output
-    assert pack(['pack', str(root), packed, *SMALL]) == 0
+    assert pack([str(root), packed, *SMALL]) == 0
     assert '(2 were done before)' in capsys.readouterr().out
-    assert pack(['unpack', packed, unpacked, '--workers', '1']) == 0
-    assert (tmp_path / 'unpacked/town01_00/routes_a/rgb_front/0007.png').is_file()
+    with zipfile.ZipFile(tmp_path / 'packed/town01_00/routes_a.zip') as archive:
+        archive.extractall(tmp_path)
+    image = cv2.imread(str(tmp_path / 'rgb_front/0007.jpg'))
+    calibration = json.loads((tmp_path / 'packed/calibration.json').read_text())
+    assert list(image.shape[:2]) == calibration['stored_size']
 
 
 def test_pack_says_what_is_wrong(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,7 +52,6 @@ def test_pack_says_what_is_wrong(root: Path, tmp_path: Path, capsys: pytest.Capt
         ([str(tmp_path / 'nothing'), str(tmp_path / 'p')], 'dataset_metadata.json'),
         ([str(root), str(root / 'inside')], 'inside each other'),
         ([str(root), str(tmp_path / 'p'), '--quality', '0'], 'quality must be'),
-        (['unpack', str(root), str(tmp_path / 'p')], 'not a packed dataset'),
     ):
         assert pack(arguments) == 2
         assert message in capsys.readouterr().err

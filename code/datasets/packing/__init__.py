@@ -1,6 +1,6 @@
-"""Turning recorded datasets into packed ones, and back."""
+"""Packing of recorded datasets."""
 
-from .datasets import Execution, count_routes, pack_dataset, unpack_dataset, verify_dataset
+from .datasets import Execution, count_routes, pack_dataset, verify_dataset
 from .routes import RouteReport
 from .settings import PackSettings, packed_calibration, stored_geometry
 
@@ -12,6 +12,5 @@ __all__ = [
     'pack_dataset',
     'packed_calibration',
     'stored_geometry',
-    'unpack_dataset',
     'verify_dataset',
 ]

@@ -1,4 +1,4 @@
-"""One frame from its files to packed records."""
+"""Encoding of one frame for a packed route."""
 
 import json
 from collections.abc import Callable
@@ -17,36 +17,35 @@ from ..pixels import (
     warp_depth_code,
 )
 from ..storage import RouteReader, SampleReadError
-from ..storage.codecs import encode_points, encode_supervision
-from ..storage.packed import DAMAGE_RECORD
+from ..storage.compact import encode_points, encode_supervision
 from .settings import PackSettings, stored_geometry
 
-# Without row filters: label images of constant patches get no larger, and decode in half the time.
+# Without row filters: label images of constant patches are no larger, and decode in half the time.
 _LABEL_OPTIONS = [*(cv2.IMWRITE_PNG_COMPRESSION, 9), *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE)]
 _DEPTH_OPTIONS = [*(cv2.IMWRITE_PNG_COMPRESSION, 6), *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE)]
-_COLOUR_OPTIONS = [cv2.IMWRITE_PNG_COMPRESSION, 6]
+_COLOR_OPTIONS = [cv2.IMWRITE_PNG_COMPRESSION, 6]
 
 
-def record_names(calibration: Calibration) -> list[str]:
-    """Name the records of a frame.
+def file_suffixes(calibration: Calibration, settings: PackSettings) -> dict[str, str]:
+    """File suffix by folder of a packed route.
 
     Args:
-        calibration (Calibration): Of the source.
-
-    Returns:
-        list[str]: In the order in which they are written.
+        calibration: Of the source.
+        settings: What to keep.
     """
-    cameras = calibration.cameras
-    images = [name for c in cameras for name in (c.rgb, c.depth, c.seg)]
-    return ['measurements', 'supervision', 'lidar', *images, DAMAGE_RECORD]
+    suffixes = {'measurements': 'json', 'supervision': 'npz', 'lidar': 'npz'}
+    for camera in calibration.cameras:
+        suffixes[camera.rgb] = 'png' if settings.lossless_color else 'jpg'
+        suffixes[camera.depth] = suffixes[camera.seg] = 'png'
+    return suffixes
 
 
 class FramePacker:
     """Packs frames of one dataset.
 
     Args:
-        calibration (Calibration): Of the source.
-        settings (PackSettings): What to keep.
+        calibration: Of the source.
+        settings: What to keep.
     """
 
     def __init__(self, calibration: Calibration, settings: PackSettings) -> None:
@@ -58,22 +57,23 @@ class FramePacker:
         """Read a frame and encode it.
 
         Args:
-            reader (RouteReader): Of the source.
-            frame (int): Frame number.
+            reader: Of the source.
+            frame: Frame number.
 
         Returns:
-            tuple[dict[str, bytes], dict[str, str]]: Payload by record name, and
-                the reason for each record that the source is too damaged for
-                (also among the payloads, so that a reader can tell it).
+            Contents by folder, and the reason for each folder whose file in the source is unusable.
+
+        Raises:
+            ValueError: The teacher's outputs hold something else than numbers.
         """
-        records: dict[str, bytes] = {}
+        contents: dict[str, bytes] = {}
         damage: dict[str, str] = {}
 
-        def keep(name: str, make: Callable[[], bytes]) -> None:
+        def keep(folder: str, make: Callable[[], bytes]) -> None:
             try:
-                records[name] = make()
+                contents[folder] = make()
             except SampleReadError as error:
-                damage[name] = str(error)
+                damage[folder] = str(error)
 
         keep('measurements', lambda: json.dumps(reader.measurements(frame)).encode())
         levels = self._settings.teacher_levels
@@ -81,9 +81,7 @@ class FramePacker:
         keep('lidar', lambda: encode_points(reader.points(frame)))
         for camera in self._calibration.cameras:
             self._pack_camera(reader, camera, frame, keep)
-        if damage:
-            records[DAMAGE_RECORD] = json.dumps(damage).encode()
-        return records, damage
+        return contents, damage
 
     def _pack_camera(
         self,
@@ -95,9 +93,9 @@ class FramePacker:
         positions, size = self._positions[camera.name], self._calibration.stored_size
         images: list[np.ndarray] = []
 
-        def colour() -> bytes:
+        def color() -> bytes:
             images.append(reader.rgb(camera.rgb, frame, size))
-            return self._encode_colour(images[0], positions)
+            return self._encode_color(images[0], positions)
 
         def depth() -> bytes:
             code = warp_depth_code(reader.depth_code(camera.depth, frame, size), positions)
@@ -112,22 +110,22 @@ class FramePacker:
                 raise SampleReadError(path, str(error)) from error
             if not is_split:
                 if not images:
-                    raise SampleReadError(path, f'its lights need {camera.rgb}, which is damaged')
+                    raise SampleReadError(path, f'its traffic lights need {camera.rgb}, which is damaged')
                 class_ids = split_traffic_lights(class_ids, images[0])
             return _encode('.png', warp_class_ids(class_ids, positions), _LABEL_OPTIONS)
 
-        keep(camera.rgb, colour)
+        keep(camera.rgb, color)
         keep(camera.depth, depth)
         keep(camera.seg, classes)
 
-    def _encode_colour(self, image: np.ndarray, positions: PixelMap) -> bytes:
-        # Cubic: this sampling is followed by training's bilinear one, which blurs.
+    def _encode_color(self, image: np.ndarray, positions: PixelMap) -> bytes:
+        # cubic: the bilinear sampling of training follows, which blurs
         stored = cv2.remap(
             image, positions.x, positions.y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_CONSTANT, borderValue=0
         )
         stored = cv2.cvtColor(stored, cv2.COLOR_RGB2BGR)
-        if self._settings.lossless_colour:
-            return _encode('.png', stored, _COLOUR_OPTIONS)
+        if self._settings.lossless_color:
+            return _encode('.png', stored, _COLOR_OPTIONS)
         options = [
             *(cv2.IMWRITE_JPEG_QUALITY, self._settings.quality),
             *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),

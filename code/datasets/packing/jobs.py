@@ -1,4 +1,4 @@
-"""Running one function over many routes: on the cores of this machine, or on a Ray cluster."""
+"""Calling one function for many routes, on the cores of this machine or on a Ray cluster."""
 
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
@@ -18,22 +18,18 @@ def run_tasks(
     workers: int = 1,
     ray_address: str | None = None,
 ) -> Iterator[Result]:
-    """Call a function for every task; results come as they are ready.
+    """Call a function for every task; results come as they are ready, in any order.
 
     Args:
-        function (Callable[[Task], Result]): At the top level of a module.
-        tasks (Sequence[Task]): Arguments that can be pickled.
-        workers (int): Processes on this machine; 1 runs in this one.
-        ray_address (str | None): Of a Ray cluster (``auto``, ``local``,
-            ``host:port``) that has this package and sees the same paths; the
-            number of processes is then the cluster's affair.
-
-    Yields:
-        Result: In any order.
+        function: At the top level of a module.
+        tasks: Arguments that can be pickled.
+        workers: Processes on this machine; 1 runs in this one.
+        ray_address: Of a Ray cluster (``auto``, ``local``, ``host:port``) that has this package and sees
+            the same paths; it decides on the number of processes.
 
     Raises:
-        RuntimeError: If a process died (killed, or out of memory).
-        ImportError: If Ray is asked for and not installed.
+        RuntimeError: A process died (killed, or out of memory).
+        ImportError: Ray is asked for and not installed.
     """
     if ray_address is not None:
         yield from _run_on_ray(function, tasks, ray_address)
@@ -51,7 +47,7 @@ def _run_on_cores(
     function: Callable[[Task], Result], tasks: Sequence[Task], workers: int
 ) -> Iterator[Result]:
     context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload([__name__.rpartition('.')[0]])  # imported once, not once a worker
+    context.set_forkserver_preload([__name__.rpartition('.')[0]])  # imported once, not once per worker
     with ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=_one_core) as pool:
         try:
             for future in as_completed([pool.submit(function, task) for task in tasks]):

@@ -18,22 +18,20 @@ class PackSettings:
     """Options of the packed format.
 
     Attributes:
-        final_size (tuple[int, int]): Height and width of the largest network
-            input that will be trained, pixels. Rows that its crops never reach
-            are left out.
-        oversampling (float): Stored scale as a multiple of the smallest that
-            fills ``final_size``; training draws scales up to 1.117 times it.
-            Never above full size.
-        quality (int): Of the JPEG images, 1 to 100; without chroma subsampling.
-        lossless_colour (bool): PNG instead of JPEG.
-        whole_image (bool): Keep all rows.
-        teacher_levels (tuple[int, ...]): Levels of the teacher's maps to keep.
+        final_size: Height and width of the largest network input that will be trained, pixels. Rows
+            that its crops never reach are left out.
+        oversampling: Stored scale as a multiple of the smallest that fills ``final_size``; training
+            draws scales up to 1.117 times it. Never above full size.
+        quality: Of the JPEG images, 1 to 100; without chroma subsampling.
+        lossless_color: PNG instead of JPEG.
+        whole_image: Keep all rows.
+        teacher_levels: Levels of the teacher's maps to keep.
     """
 
     final_size: tuple[int, int] = (448, 896)
     oversampling: float = 10 / 7
     quality: int = 92
-    lossless_colour: bool = False
+    lossless_color: bool = False
     whole_image: bool = False
     teacher_levels: tuple[int, ...] = (2, 3, 4, 5)
 
@@ -48,23 +46,19 @@ class PackSettings:
             raise ValueError(f'teacher_levels must be from 0 to 5, are {self.teacher_levels}')
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the JSON form.
-
-        Returns:
-            dict[str, Any]: Lists instead of tuples.
-        """
+        """JSON form, with lists instead of tuples."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
 
 def stored_geometry(calibration: Calibration, settings: PackSettings) -> ImageAugmentation:
-    """Decide size and crop of the stored images.
+    """Size and crop of the stored images.
 
     Args:
-        calibration (Calibration): Of the source.
-        settings (PackSettings): What to keep.
+        calibration: Of the source.
+        settings: What to keep.
 
     Returns:
-        ImageAugmentation: From undistorted to stored pixels.
+        From undistorted to stored pixels.
     """
     image_size = calibration.image_size
     scale = min(1.0, smallest_scale(image_size, settings.final_size) * settings.oversampling)
@@ -78,15 +72,14 @@ def stored_geometry(calibration: Calibration, settings: PackSettings) -> ImageAu
 
 
 def packed_calibration(calibration: Calibration, geometry: ImageAugmentation) -> Calibration:
-    """Describe the stored images, so that reading them needs nothing else.
+    """Calibration of the stored images.
 
     Args:
-        calibration (Calibration): Of the source.
-        geometry (ImageAugmentation): From undistorted to stored pixels.
+        calibration: Of the source.
+        geometry: From undistorted to stored pixels.
 
     Returns:
-        Calibration: The same rig and the same undistorted images, seen through
-            pinhole files of another size.
+        The same rig and the same undistorted images, stored in another size and without distortion.
     """
     return replace(
         calibration,

@@ -1,25 +1,23 @@
-"""The one error that a broken or hostile file of a dataset raises."""
+"""The error of an unusable file of a dataset."""
 
 from thinktwice.errors import UserError
 
 
 class SampleReadError(UserError, RuntimeError):
-    """A file of a dataset can't be used.
+    """A file of a dataset cannot be used.
 
-    Every reader of this package turns whatever goes wrong (a missing file, a
-    truncated PNG, a pickle that asks for code, an infinite value) into this
-    error, so that the policy for corrupt samples has one thing to catch.
+    Whatever goes wrong in reading (a missing file, a truncated PNG, a pickle that calls functions, an
+    infinite value) is raised as this error, which is what ``on_error`` of the dataset handles.
 
     Args:
-        path (str): The file, as it was asked for.
-        reason (str): What is wrong with it.
-        missing (bool): Whether the file does not exist, as opposed to being
-            there and unusable.
+        path: The file.
+        reason: What is wrong with it.
+        missing: Whether the file does not exist, as opposed to being unusable.
 
     Attributes:
-        path (str): See above.
-        reason (str): See above.
-        missing (bool): See above.
+        path: See above.
+        reason: See above.
+        missing: See above.
     """
 
     def __init__(self, path: str, reason: str, missing: bool = False) -> None:
@@ -29,5 +27,5 @@ class SampleReadError(UserError, RuntimeError):
         self.missing = missing
 
     def __reduce__(self) -> tuple:
-        """Let the error travel from a worker process to the main one."""
+        """Pickle the arguments: the error is sent from worker processes."""
         return type(self), (self.path, self.reason, self.missing)

@@ -1,4 +1,4 @@
-"""Decoding of image files that may be truncated, of a wrong size or not images at all."""
+"""Decoding of image files that may be truncated, of a wrong size or no images at all."""
 
 import struct
 import zlib
@@ -13,39 +13,39 @@ _JPEG_SIGNATURE = b'\xff\xd8'
 _JPEG_SIZE = struct.Struct('>HH')
 _HEADER = struct.Struct('>II5B')
 _CHUNK = struct.Struct('>I4s')
-# Channels by PNG colour type: 0 grey, 2 RGB, 3 palette, 4 grey + alpha, 6 RGBA.
+# Channels by PNG color type: 0 gray, 2 RGB, 3 palette, 4 gray + alpha, 6 RGBA.
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 
 
 def check_png(data: bytes, path: str, size: tuple[int, int], channels: int, bits: int = 8) -> None:
     """Check a PNG file before it is decoded: form, checksums, size, channels.
 
-    Costs about a hundredth of decoding. A file that passes can't make the
-    decoder allocate more than an image of the expected size.
+    Costs about a hundredth of decoding. A file that passes cannot make the decoder allocate more than an
+    image of the expected size.
 
     Args:
-        data (bytes): Contents of the file.
-        path (str): Where they came from, for the message.
-        size (tuple[int, int]): Expected height and width, pixels.
-        channels (int): Expected number of channels.
-        bits (int): Expected bits a channel.
+        data: Contents of the file.
+        path: Where they came from, for messages.
+        size: Expected height and width, pixels.
+        channels: Expected number of channels.
+        bits: Expected bits per channel.
 
     Raises:
-        SampleReadError: If something differs.
+        SampleReadError: Something differs.
     """
     if not data.startswith(PNG_SIGNATURE):
         raise SampleReadError(path, 'empty file' if not data else 'not a PNG file')
     _check_chunks(data, path)
-    width, height, found_bits, colour_type, *_ = _HEADER.unpack_from(data, 16)
+    width, height, found_bits, color_type, *_ = _HEADER.unpack_from(data, 16)
     if (height, width) != tuple(size):
         raise SampleReadError(
             path,
             f'an image of {height}x{width} pixels (height x width), expected {size[0]}x{size[1]} '
             'as the calibration of the dataset says',
         )
-    found_channels = _CHANNELS.get(colour_type, 0)
-    if colour_type == 3 or found_channels != channels or found_bits != bits:
-        kind = 'palette' if colour_type == 3 else f'{found_channels} channel(s)'
+    found_channels = _CHANNELS.get(color_type, 0)
+    if color_type == 3 or found_channels != channels or found_bits != bits:
+        kind = 'palette' if color_type == 3 else f'{found_channels} channel(s)'
         raise SampleReadError(
             path, f'an image with {kind} of {found_bits} bits, expected {channels} of {bits} bits'
         )
@@ -74,17 +74,17 @@ def decode_png(data: bytes, path: str, size: tuple[int, int], channels: int = 3,
     """Decode a PNG file after checking it.
 
     Args:
-        data (bytes): Contents of the file.
-        path (str): Where they came from, for the message.
-        size (tuple[int, int]): Expected height and width, pixels.
-        channels (int): Expected number of channels, 3 (RGB) or 1 (grey).
-        bits (int): Expected bits a channel, 8 or 16.
+        data: Contents of the file.
+        path: Where they came from, for messages.
+        size: Expected height and width, pixels.
+        channels: Expected number of channels, 3 (RGB) or 1 (gray).
+        bits: Expected bits per channel, 8 or 16.
 
     Returns:
-        np.ndarray: (H, W, 3) in RGB order or (H, W), uint8 or uint16.
+        (H, W, 3) in RGB order or (H, W), uint8 or uint16.
 
     Raises:
-        SampleReadError: If the file is not exactly that.
+        SampleReadError: The file is not exactly that.
     """
     check_png(data, path, size, channels, bits)
     flags = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
@@ -97,15 +97,15 @@ def decode_jpeg(data: bytes, path: str, size: tuple[int, int]) -> np.ndarray:
     """Decode a JPEG file after checking the size that it announces.
 
     Args:
-        data (bytes): Contents of the file.
-        path (str): Where they came from, for the message.
-        size (tuple[int, int]): Expected height and width, pixels.
+        data: Contents of the file.
+        path: Where they came from, for messages.
+        size: Expected height and width, pixels.
 
     Returns:
-        np.ndarray: (H, W, 3) uint8, RGB order.
+        (H, W, 3) uint8, RGB order.
 
     Raises:
-        SampleReadError: If it can't be decoded or has another size.
+        SampleReadError: It cannot be decoded or has another size.
     """
     height, width = _jpeg_size(data, path)
     if (height, width) != tuple(size):
@@ -130,7 +130,7 @@ def _decode(data: bytes, path: str, size: tuple[int, int], flags: int) -> np.nda
     if not data:
         raise SampleReadError(path, 'empty file')
     try:
-        # Orientation tags would turn the image; the recorder writes none.
+        # orientation tags would turn the image; the recorder writes none
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
         raise SampleReadError(path, f'the image decoder failed ({error.err})') from error

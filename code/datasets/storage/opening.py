@@ -1,4 +1,4 @@
-"""Finding out which format a dataset has."""
+"""Telling the two formats of datasets apart."""
 
 import os
 
@@ -11,18 +11,15 @@ def open_storage(root: str | os.PathLike, backend_args: dict | None = None) -> D
     """Open a dataset, recorded or packed.
 
     Args:
-        root (str | os.PathLike): Folder or address of the dataset. A packed
-            dataset must be in a local or mounted folder.
-        backend_args (dict | None): Arguments of mmengine's file backend
-            (``dict(backend='lmdb', db_path=...)``, ...); None chooses by the
-            prefix of ``root``.
+        root: Folder or address of the dataset. A packed dataset must be in a local or mounted folder.
+        backend_args: Arguments of mmengine's file backend (``dict(backend='lmdb', db_path=...)``, ...);
+            None chooses by the prefix of ``root``.
 
     Returns:
-        DatasetStorage: Opens files when they are asked for, and travels to
-            worker processes.
+        Opens files when they are first read; can be sent to worker processes.
 
     Raises:
-        ValueError: If it was packed by another version of the format.
+        SampleReadError: It was packed in another version of the format.
     """
     root = os.fspath(root)
     if FileReader(root, backend_args).is_local and is_packed(root):

@@ -1,8 +1,7 @@
 """The recorded format: one small file for each modality, camera and frame.
 
-All reading goes through mmengine's file backends, so a root may be a folder, an
-``http://`` address, a bucket behind petrel, or (with ``backend='lmdb'``) one
-LMDB whose keys are the relative paths.
+Files are read through mmengine's file backends, so a root may be a folder, an ``http://`` address, a
+bucket behind petrel, or (with ``backend='lmdb'``) an LMDB whose keys are the relative paths.
 """
 
 import urllib.error
@@ -23,10 +22,9 @@ class FileReader:
     """Reads whole files through one of mmengine's backends, with one kind of error.
 
     Args:
-        backend_args (dict | None): Arguments of
-            :func:`mmengine.fileio.get_file_backend`; None chooses by the prefix
-            of the address (local without one).
-        root (str): Root of the dataset.
+        root: Root of the dataset.
+        backend_args: Arguments of :func:`mmengine.fileio.get_file_backend`; None chooses by the prefix of
+            the root (local without one).
     """
 
     def __init__(self, root: str, backend_args: dict | None = None) -> None:
@@ -35,54 +33,33 @@ class FileReader:
         self._backend: BaseStorageBackend | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # Clients hold sockets or memory maps: each process makes its own.
+        # clients hold sockets or memory maps: each process makes its own
         return {'root': self.root, 'backend_args': self.backend_args, '_backend': None}
 
     @property
     def backend(self) -> BaseStorageBackend:
-        """The client of mmengine, made when first needed.
-
-        Returns:
-            BaseStorageBackend: The client.
-        """
+        """The client of mmengine, made when first needed."""
         if self._backend is None:
-            # One client for a process: an LMDB can't be opened twice in it.
+            # one client per process: an LMDB cannot be opened twice in it
             self._backend = get_file_backend(self.root, backend_args=self.backend_args, enable_singleton=True)
         return self._backend
 
     @property
     def is_local(self) -> bool:
-        """Whether the files lie in a local or mounted folder.
-
-        Returns:
-            bool: False for addresses and databases.
-        """
+        """Whether the files are in a local or mounted folder, not at an address or in a database."""
         return isinstance(self.backend, LocalBackend)
 
     def location(self, relative: str) -> str:
-        """Join the root and a relative path.
-
-        Args:
-            relative (str): Path inside the dataset.
-
-        Returns:
-            str: What the backend is asked for.
-        """
+        """The path that the backend is asked for, given the one inside the dataset."""
         if not self.root:  # keys of a key-value backend
             return relative
         return f'{self.root}/{relative}' if relative else self.root
 
     def read(self, relative: str) -> bytes:
-        """Read a file.
-
-        Args:
-            relative (str): Path inside the dataset.
-
-        Returns:
-            bytes: Contents.
+        """Read a file, by its path inside the dataset.
 
         Raises:
-            SampleReadError: If it can't be read.
+            SampleReadError: It cannot be read.
         """
         path = self.location(relative)
         try:
@@ -94,10 +71,10 @@ class FileReader:
             raise SampleReadError(path, 'the file does not exist', missing=True) from error
         except MemoryError:
             raise
-        # Each backend has errors of its own (urllib, lmdb, petrel), all of them the file's fault.
+        # each backend has errors of its own (urllib, lmdb, petrel)
         except Exception as error:
-            raise SampleReadError(path, f'can not be read ({type(error).__name__}: {error})') from error
-        if data is None:  # how the key-value backends say it
+            raise SampleReadError(path, f'cannot be read ({type(error).__name__}: {error})') from error
+        if data is None:  # from key-value backends
             raise SampleReadError(path, 'the key does not exist', missing=True)
         data = bytes(data)
         if len(data) > MAX_FILE_BYTES:
@@ -105,17 +82,10 @@ class FileReader:
         return data
 
     def exists(self, relative: str) -> bool:
-        """Say whether a file exists.
-
-        Args:
-            relative (str): Path inside the dataset.
-
-        Returns:
-            bool: Whether it is there; backends that can't tell are asked for
-                its contents.
+        """Whether a file exists, by its path inside the dataset; only local files are not read for it.
 
         Raises:
-            SampleReadError: If the store can't be reached.
+            SampleReadError: The storage cannot be reached.
         """
         if isinstance(self.backend, LocalBackend):
             return self.backend.isfile(self.location(relative))
@@ -132,9 +102,9 @@ class RawRouteReader(RouteReader):
     """Reads one route of the recorded format.
 
     Args:
-        files (FileReader): Reader at the root of the dataset.
-        town (str): Town folder, such as ``town01_00``.
-        route (str): Route folder in it.
+        files: Reader at the root of the dataset.
+        town: Town folder, such as ``town01_00``.
+        route: Route folder in it.
     """
 
     def __init__(self, files: FileReader, town: str, route: str) -> None:
@@ -186,8 +156,8 @@ class RawStorage(DatasetStorage):
     """A dataset in the recorded format.
 
     Args:
-        root (str): Folder or address.
-        backend_args (dict | None): Arguments of mmengine's file backend.
+        root: Folder or address.
+        backend_args: Arguments of mmengine's file backend.
     """
 
     def __init__(self, root: str, backend_args: dict | None = None) -> None:

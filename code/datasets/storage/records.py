@@ -1,7 +1,6 @@
 """Parsing and checking of the files that are not images: what each must hold.
 
-The expected keys and shapes are those of the on-disk format (docs, "Files of
-one frame"): they belong to the format, not to one experiment.
+The expected keys and shapes are those of the format (``docs/data_formats.md``), the same for all experiments.
 """
 
 import json
@@ -14,7 +13,7 @@ from .arrays import parse_array, parse_pickled_object
 from .errors import SampleReadError
 
 MAX_JSON_BYTES = 16 * 2**20
-POINT_CHANNELS = 4  # x, y, z in metres (ego frame, z from the ground), intensity
+POINT_CHANNELS = 4  # x, y, z in meters (ego frame, z from the ground), intensity
 # Numbers of `measurements` that reading a sample needs; theta may be NaN.
 MEASUREMENT_NUMBERS = ('x', 'y', 'theta', 'speed', 'x_target', 'y_target', 'target_command')
 MAY_BE_NAN = frozenset({'theta'})
@@ -28,19 +27,21 @@ TEACHER_MAP_SHAPES = (
 )
 SUPERVISION_SHAPES = {'action_mu': (2,), 'action_sigma': (2,), 'features': (256,), 'value': ()}
 
+_NUMBERS = (bool, int, float, np.generic, np.ndarray)
+
 
 def parse_json(data: bytes, path: str) -> Any:
     """Read JSON, with the bare ``NaN`` and ``Infinity`` that the recorder writes.
 
     Args:
-        data (bytes): Contents of the file.
-        path (str): Where they came from, for the message.
+        data: Contents of the file.
+        path: Where they came from, for messages.
 
     Returns:
-        Any: The parsed value.
+        The parsed value.
 
     Raises:
-        SampleReadError: If it is not JSON, too large or too deeply nested.
+        SampleReadError: It is not JSON, too large or too deeply nested.
     """
     if len(data) > MAX_JSON_BYTES:
         raise SampleReadError(path, f'a JSON file of {len(data)} bytes, more than {MAX_JSON_BYTES}')
@@ -55,15 +56,14 @@ def parse_measurements(data: bytes, path: str) -> dict[str, Any]:
     """Read one ``measurements`` file and check the numbers that samples need.
 
     Args:
-        data (bytes): Contents of the file.
-        path (str): Where they came from, for the message.
+        data: Contents of the file.
+        path: Where they came from, for messages.
 
     Returns:
-        dict[str, Any]: All keys of the file. ``theta`` may be NaN (the compass
-            gives none for some frames); what that means is the caller's choice.
+        All keys of the file. ``theta`` may be NaN (the compass gives none for some frames).
 
     Raises:
-        SampleReadError: If a needed key is absent, not a number or not finite.
+        SampleReadError: A needed key is absent, not a number or not finite.
     """
     values = parse_json(data, path)
     if not isinstance(values, dict):
@@ -91,16 +91,14 @@ def parse_points(data: bytes, path: str) -> np.ndarray:
     """Read one LiDAR sweep.
 
     Args:
-        data (bytes): Contents of the file.
-        path (str): Where they came from, for the message.
+        data: Contents of the file.
+        path: Where they came from, for messages.
 
     Returns:
-        np.ndarray: (P, 4) float32; x, y, z in metres in the ego frame of its
-            frame, intensity.
+        (P, 4) float32; x, y, z in meters in the ego frame of its frame, intensity.
 
     Raises:
-        SampleReadError: If the shape or type differs, it is empty, or a value
-            is not finite.
+        SampleReadError: The shape or type differs, it is empty, or a value is not finite.
     """
     points = parse_array(data, path)
     if points.ndim != 2 or points.shape[1] != POINT_CHANNELS or points.dtype.kind != 'f':
@@ -117,18 +115,18 @@ def parse_points(data: bytes, path: str) -> np.ndarray:
 
 
 def parse_supervision(data: bytes, path: str) -> dict[str, Any]:
-    """Read one ``supervision`` file (a pickled dictionary, read without running it).
+    """Read one ``supervision`` file (a pickled dictionary).
 
     Args:
-        data (bytes): Contents of the file.
-        path (str): Where they came from, for the message.
+        data: Contents of the file.
+        path: Where they came from, for messages.
 
     Returns:
-        dict[str, Any]: All keys of the file; see :func:`check_supervision`.
+        All keys of the file; see :func:`check_supervision`.
 
     Raises:
-        SampleReadError: If the pickle is refused or a value has another shape,
-            is not finite, or is not positive where a Beta parameter must be.
+        SampleReadError: The pickle is refused or a value has another shape, is not finite, or is a Beta
+            parameter that is not positive.
     """
     values = parse_pickled_object(data, path)
     check_supervision(values, path)
@@ -139,14 +137,13 @@ def check_supervision(values: Any, path: str) -> None:
     """Check the shapes and ranges of one frame's supervision.
 
     Args:
-        values (Any): What was read; must be a dictionary with ``action_mu``
-            (2,), ``action_sigma`` (2,), ``features`` (256,), ``value`` (),
-            ``only_ap_brake`` and ``cnn_features``, a list of six maps of
-            ``TEACHER_MAP_SHAPES`` (or None for a map that was not kept).
-        path (str): Where it came from, for the message.
+        values: What was read; must be a dictionary with ``action_mu`` (2,), ``action_sigma`` (2,),
+            ``features`` (256,), ``value`` (), ``only_ap_brake`` and ``cnn_features``, a list of six maps
+            of ``TEACHER_MAP_SHAPES`` (or None for a map that was not stored).
+        path: Where it came from, for messages.
 
     Raises:
-        SampleReadError: If something differs.
+        SampleReadError: Something differs.
     """
     if not isinstance(values, dict):
         raise SampleReadError(path, f'expected a dictionary, found {type(values).__name__}')
@@ -158,7 +155,7 @@ def check_supervision(values: Any, path: str) -> None:
     for key in ('action_mu', 'action_sigma'):
         if not (np.asarray(values[key]) > 0).all():
             raise SampleReadError(path, f'{key} is {values[key]}, Beta parameters must be positive')
-    if np.ndim(values['only_ap_brake']) != 0:
+    if not isinstance(values['only_ap_brake'], _NUMBERS) or np.ndim(values['only_ap_brake']) != 0:
         raise SampleReadError(path, 'only_ap_brake must be one truth value')
     maps = values['cnn_features']
     if not isinstance(maps, (list, tuple)) or len(maps) != len(TEACHER_MAP_SHAPES):
@@ -169,6 +166,9 @@ def check_supervision(values: Any, path: str) -> None:
 
 
 def _check_floats(value: Any, shape: tuple[int, ...], key: str, path: str) -> None:
+    # a list is not converted: one that holds the same lists many times would become an absurd array
+    if not isinstance(value, _NUMBERS):
+        raise SampleReadError(path, f'{key} is a {type(value).__name__}, expected numbers of shape {shape}')
     array = np.asarray(value)
     if array.dtype.kind not in 'fiu' or array.shape != shape:
         raise SampleReadError(

@@ -1,13 +1,8 @@
-"""Reading pickles without running anything: numbers, text, containers, numpy arrays.
+"""Reading pickles from untrusted sources: numbers, text, containers and numpy arrays, nothing else.
 
-A pickle is a program. Three fences keep a stranger's from doing harm:
-
-1. the opcodes are listed first (``pickletools``) and any that could build a
-   foreign object, or could ask for absurd memory, is refused;
-2. a global is answered by an inert stand-in of this module or refused by name;
-   numpy's own reconstruction functions are never called with foreign state;
-3. the stand-ins are turned into arrays by :func:`numpy.frombuffer` after their
-   data type, shape and byte count have been checked against each other.
+``find_class`` answers with functions of this module, never with those that the pickle names: numpy's
+own reconstruction functions would allocate what a pickle asks for. They only collect data type, shape
+and bytes, which are checked against each other before an array is made of them.
 
 Files written by numpy 1.x (``numpy.core``) and 2.x (``numpy._core``) both read.
 """
@@ -16,7 +11,8 @@ import io
 import math
 import pickle
 import pickletools
-from typing import Any, NoReturn
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -25,262 +21,185 @@ from .errors import SampleReadError
 MAX_PICKLE_BYTES = 64 * 2**20
 MAX_DEPTH = 16
 MAX_DIMENSIONS = 8
-
-_ALLOWED_OPCODES = frozenset(
-    {
-        *('PROTO', 'STOP', 'FRAME', 'MARK', 'POP', 'POP_MARK', 'DUP', 'NONE', 'NEWTRUE', 'NEWFALSE'),
-        *('INT', 'BININT', 'BININT1', 'BININT2', 'LONG', 'LONG1', 'LONG4', 'FLOAT', 'BINFLOAT'),
-        *('STRING', 'BINSTRING', 'SHORT_BINSTRING'),
-        *('UNICODE', 'SHORT_BINUNICODE', 'BINUNICODE', 'BINUNICODE8'),
-        *('SHORT_BINBYTES', 'BINBYTES', 'BINBYTES8', 'BYTEARRAY8'),
-        *('EMPTY_LIST', 'LIST', 'APPEND', 'APPENDS', 'EMPTY_TUPLE', 'TUPLE', 'TUPLE1', 'TUPLE2', 'TUPLE3'),
-        *('EMPTY_DICT', 'DICT', 'SETITEM', 'SETITEMS'),
-        *('GET', 'BINGET', 'LONG_BINGET', 'PUT', 'BINPUT', 'LONG_BINPUT', 'MEMOIZE'),
-        *('GLOBAL', 'STACK_GLOBAL', 'REDUCE', 'BUILD'),
-    }
-)
-_PUT_OPCODES = frozenset({'PUT', 'BINPUT', 'LONG_BINPUT'})
-_MAX_MEMO_INDEX = 10**7
-_ALLOWED_KINDS = 'biufO'
+MAX_MEMO_INDEX = 10**7
+_PLAIN_TYPES = (bool, int, float, str, bytes, bytearray, np.generic, type(None))
+_ORDERS = ('C', 'F')
 
 
 class _RefusedError(Exception):
-    """A pickle asked for something that is not admitted."""
+    """A pickle asks for something that is not allowed."""
 
 
-class _Factory:
-    """An immutable stand-in for one global: a pickle can call it, not change it."""
-
-    __slots__ = ('function',)
-    function: Any
-
-    def __init__(self, function: Any) -> None:
-        object.__setattr__(self, 'function', function)
-
-    def __call__(self, *args: Any) -> Any:
-        return self.function(*args)
-
-    def __setattr__(self, name: str, value: Any) -> NoReturn:
-        raise _RefusedError('a pickle may not set attributes of a function')
-
-
-class _DtypeRecord:
-    """A numeric data type as written in a pickle."""
-
-    __slots__ = ('dtype',)
+class _Dtype:
+    """A numeric data type as a pickle describes it."""
 
     def __init__(self, code: Any, *_flags: Any) -> None:
-        if not isinstance(code, str) or len(code) > 3:
-            raise _RefusedError(f'data type {code!r} is not a plain number')
-        try:
-            dtype = np.dtype(code)
-        except TypeError as error:
-            raise _RefusedError(f'data type {code!r} is unknown') from error
-        if dtype.kind not in _ALLOWED_KINDS:
-            raise _RefusedError(f'data type {code!r} is not admitted, only plain numbers and object are')
-        self.dtype = dtype
+        if not isinstance(code, str) or len(code) > 3 or np.dtype(code).kind not in 'biufO':
+            raise _RefusedError(f'data type {code!r}, only plain numbers are allowed')
+        self.dtype = np.dtype(code)
 
     def __setstate__(self, state: Any) -> None:
-        # numpy's state: (version, byte order, sub-array, names, fields, ...).
-        if not isinstance(state, tuple) or len(state) < 5 or any(part is not None for part in state[2:5]):
-            raise _RefusedError('structured data types are not admitted')
-        if state[1] not in ('<', '>', '=', '|'):
-            raise _RefusedError(f'byte order {state[1]!r} is unknown')
+        # numpy's state: (version, byte order, sub-array, names, fields, ...)
+        if any(part is not None for part in state[2:5]) or state[1] not in ('<', '>', '=', '|'):
+            raise _RefusedError('a structured data type')
         self.dtype = self.dtype.newbyteorder(state[1])
 
 
-class _ArrayRecord:
-    """An array whose contents arrive in a second step, as numpy writes them."""
+class _Array:
+    """An array as a pickle describes it: a view of its bytes, or a list with its only object."""
 
-    __slots__ = ('array', 'objects')
-
-    def __init__(self) -> None:
-        self.array: np.ndarray | None = None
-        self.objects: list | None = None  # contents of an object array, not yet materialised
+    value: np.ndarray | list | None = None
 
     def __setstate__(self, state: Any) -> None:
-        if not isinstance(state, tuple) or len(state) != 5:
-            raise _RefusedError('an array has a malformed state')
         _, shape, dtype, is_fortran, data = state
         if isinstance(data, list):
-            self.array, self.objects = _empty_object_array(shape, dtype, data), data
-            return
-        if isinstance(data, str):  # bytes written by Python 2
-            data = data.encode('latin1')
-        self.array = _build_array(shape, dtype, data, 'F' if is_fortran else 'C')
+            if dtype.dtype.kind != 'O' or shape != () or len(data) != 1:
+                raise _RefusedError(f'an object array of shape {shape} with {len(data)} objects')
+            self.value = data
+        else:
+            self.value = _read_array(data, dtype, shape, 'F' if is_fortran else 'C')
 
 
-def _check_shape(shape: Any) -> None:
-    if not isinstance(shape, tuple) or len(shape) > MAX_DIMENSIONS:
-        raise _RefusedError('an array has a malformed shape')
-    if not all(type(size) is int and size >= 0 for size in shape):
-        raise _RefusedError('an array has a malformed shape')
-
-
-def _empty_object_array(shape: Any, dtype: Any, data: list) -> np.ndarray:
-    _check_shape(shape)
-    if not isinstance(dtype, _DtypeRecord) or dtype.dtype.kind != 'O' or math.prod(shape) != len(data):
-        raise _RefusedError('an object array has a malformed state')
-    return np.empty(shape, object)
-
-
-def _build_array(shape: Any, dtype: Any, data: Any, order: Any) -> np.ndarray:
-    if not isinstance(dtype, _DtypeRecord) or not isinstance(data, (bytes, bytearray)):
-        raise _RefusedError('an array has a malformed state')
+def _read_array(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
+    if isinstance(data, str):  # bytes as Python 2 wrote them
+        data = data.encode('latin1')
+    if not isinstance(dtype, _Dtype) or not isinstance(data, (bytes, bytearray)) or order not in _ORDERS:
+        raise _RefusedError('an array with a malformed state')
     if dtype.dtype.kind == 'O':
         raise _RefusedError('an object array made from bytes')
-    _check_shape(shape)
+    if not isinstance(shape, tuple) or len(shape) > MAX_DIMENSIONS:
+        raise _RefusedError('an array with a malformed shape')
+    if not all(type(size) is int and size >= 0 for size in shape):
+        raise _RefusedError('an array with a malformed shape')
     if math.prod(shape) * dtype.dtype.itemsize != len(data):
-        raise _RefusedError(f'an array of shape {shape} holds {len(data)} bytes')
-    flat = np.frombuffer(data, dtype.dtype).astype(dtype.dtype.newbyteorder('='))
-    return flat.reshape(shape, order='F' if order == 'F' else 'C')
+        raise _RefusedError(f'an array of shape {shape} and type {dtype.dtype} holds {len(data)} bytes')
+    return np.frombuffer(data, dtype.dtype).reshape(shape, order=order)
 
 
-def _reconstruct(subtype: Any, *_args: Any) -> _ArrayRecord:
-    if subtype is not _NDARRAY:
-        raise _RefusedError('an array subclass is not admitted')
-    return _ArrayRecord()
+def _not_callable(*_args: Any) -> Any:
+    raise _RefusedError('a call of numpy.ndarray')
 
 
-def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any, axis_order: Any = None) -> _ArrayRecord:
-    if order not in ('C', 'F') or axis_order is not None:
-        raise _RefusedError(f'array order {order!r} is not admitted')
-    record = _ArrayRecord()
-    record.array = _build_array(shape, dtype, data, order)
-    return record
+def _reconstruct(*_args: Any) -> _Array:
+    return _Array()
+
+
+def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any, axis_order: Any = None) -> _Array:
+    if axis_order is not None:
+        raise _RefusedError(f'array order {order!r}')
+    array = _Array()
+    array.value = _read_array(data, dtype, shape, order)
+    return array
 
 
 def _scalar(dtype: Any, data: Any) -> Any:
-    if isinstance(data, str):
-        data = data.encode('latin1')
-    return _build_array((), dtype, data, 'C')[()]
+    array = _read_array(data, dtype, (), 'C')
+    return array.astype(array.dtype.newbyteorder('='))[()]
 
 
-def _encode(text: Any, encoding: Any = 'latin1') -> bytes:
-    # How Python 3 writes bytes under pickle protocols 0 to 2.
-    if not isinstance(text, str) or encoding not in ('latin1', 'latin-1'):
-        raise _RefusedError('only latin1 text may be turned into bytes')
-    return text.encode('latin1')
-
-
-def _empty_bytes(*args: Any) -> bytes:
-    # How Python 3 writes b'' under pickle protocols 0 to 2.
-    if args:
-        raise _RefusedError('bytes may only be made the way Python writes them')
+def _empty_bytes() -> bytes:
+    # how Python 3 writes b'' under pickle protocols 0 to 2
     return b''
 
 
-_NDARRAY = _Factory(lambda *args: _refuse_call())
-
-
-def _refuse_call() -> NoReturn:
-    raise _RefusedError('arrays may only be made the way numpy writes them')
+def _encode(text: Any, encoding: Any) -> bytes:
+    # how Python 3 writes bytes under pickle protocols 0 to 2
+    if not isinstance(text, str) or encoding not in ('latin1', 'latin-1'):
+        raise _RefusedError(f'text encoded as {encoding!r}')
+    return text.encode('latin1')
 
 
 _GLOBALS: dict[tuple[str, str], Any] = {
-    ('numpy', 'ndarray'): _NDARRAY,
-    ('numpy', 'dtype'): _Factory(_DtypeRecord),
-    ('_codecs', 'encode'): _Factory(_encode),
-    ('__builtin__', 'bytes'): _Factory(_empty_bytes),
+    ('numpy', 'ndarray'): _not_callable,
+    ('numpy', 'dtype'): _Dtype,
+    ('_codecs', 'encode'): _encode,
+    ('__builtin__', 'bytes'): _empty_bytes,
 }
 for _core in ('numpy.core', 'numpy._core'):
-    _GLOBALS[f'{_core}.multiarray', '_reconstruct'] = _Factory(_reconstruct)
-    _GLOBALS[f'{_core}.multiarray', 'scalar'] = _Factory(_scalar)
-    _GLOBALS[f'{_core}.numeric', '_frombuffer'] = _Factory(_from_buffer)
+    _GLOBALS[f'{_core}.multiarray', '_reconstruct'] = _reconstruct
+    _GLOBALS[f'{_core}.multiarray', 'scalar'] = _scalar
+    _GLOBALS[f'{_core}.numeric', '_frombuffer'] = _from_buffer
 
 
-class _RestrictedUnpickler(pickle.Unpickler):
+class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _GLOBALS[module, name]
-        except KeyError:
+        if (module, name) not in _GLOBALS:
             raise _RefusedError(
-                f'the pickle asks for the global {module}.{name}, which is not admitted '
-                '(only numpy arrays, numbers, text and plain containers are)'
-            ) from None
-
-    def persistent_load(self, pid: Any) -> NoReturn:
-        raise _RefusedError('the pickle asks for a persistent object')
-
-
-def _check_opcodes(data: bytes) -> None:
-    for opcode, argument, _position in pickletools.genops(data):
-        if opcode.name not in _ALLOWED_OPCODES:
-            # INST names its global in the opcode; the others have it on the stack.
-            detail = f' ({argument})' if argument is not None else ''
-            raise _RefusedError(
-                f'the pickle uses the instruction {opcode.name}{detail}, which is not admitted'
+                f'the pickle asks for {module}.{name}; only arrays, numbers, text and containers are allowed'
             )
-        if opcode.name in _PUT_OPCODES and int(argument or 0) > _MAX_MEMO_INDEX:
+        # a copy for this pickle alone, whose attributes it may set without consequences
+        return partial(_GLOBALS[module, name])
+
+
+def _check_sizes(data: bytes) -> None:
+    """Refuse lengths beyond the end of the data, which ``genops`` checks, and a memo of absurd size.
+
+    The unpickler allocates both before it reads.
+    """
+    for opcode, argument, _ in pickletools.genops(data):
+        if 'PUT' in opcode.name and int(argument or 0) > MAX_MEMO_INDEX:
             raise _RefusedError('the pickle asks for an absurd amount of memory')
 
 
-def _materialise(value: Any, depth: int, done: dict[int, Any]) -> Any:
-    """Replace the stand-ins in a tree of containers, each container once."""
-    if isinstance(value, _ArrayRecord):
-        return _materialise_array(value, depth, done)
-    if isinstance(value, (_DtypeRecord, _Factory)):
-        raise _RefusedError('a data type or function stands where data should')
-    if not isinstance(value, (dict, list, tuple)):
-        return value
-    if id(value) in done:
-        return done[id(value)]
-    if depth == 0:
-        raise _RefusedError(f'containers nested deeper than {MAX_DEPTH} (or a container inside itself)')
-    result: Any
-    if isinstance(value, dict):
-        result = {_plain_key(key): _materialise(item, depth - 1, done) for key, item in value.items()}
-    else:
-        result = type(value)(_materialise(item, depth - 1, done) for item in value)
-    done[id(value)] = result
-    return result
+class _Copy:
+    """Copies a tree of containers with real arrays; what has several parents is copied once."""
 
+    def __init__(self) -> None:
+        self._done: dict[int, Any] = {}
+        # many arrays may view the same bytes of the pickle
+        self._array_bytes_left = MAX_PICKLE_BYTES
 
-def _materialise_array(record: _ArrayRecord, depth: int, done: dict[int, Any]) -> np.ndarray:
-    if record.array is None:
-        raise _RefusedError('an array without contents')
-    if record.objects is None or id(record) in done:
-        return record.array
-    if depth == 0:
-        raise _RefusedError(f'containers nested deeper than {MAX_DEPTH} (or a container inside itself)')
-    flat = record.array.reshape(-1)
-    for index, item in enumerate(record.objects):
-        flat[index] = _materialise(item, depth - 1, done)
-    done[id(record)] = record.array
-    return record.array
+    def __call__(self, value: Any, depth: int = MAX_DEPTH) -> Any:
+        if isinstance(value, _PLAIN_TYPES):
+            return value
+        if id(value) not in self._done:
+            if depth == 0:
+                raise _RefusedError(f'containers nested deeper than {MAX_DEPTH}, or inside themselves')
+            self._done[id(value)] = self._copy(value, depth - 1)
+        return self._done[id(value)]
 
-
-def _plain_key(key: Any) -> Any:
-    if isinstance(key, (str, int, float, bytes)):
-        return key
-    raise _RefusedError(f'a dictionary key of type {type(key).__name__}')
+    def _copy(self, value: Any, depth: int) -> Any:
+        if isinstance(value, _Array) and isinstance(value.value, np.ndarray):
+            self._array_bytes_left -= value.value.nbytes
+            if self._array_bytes_left < 0:
+                raise _RefusedError(f'arrays of more than {MAX_PICKLE_BYTES} bytes')
+            return value.value.astype(value.value.dtype.newbyteorder('='))
+        if isinstance(value, _Array) and value.value is not None:
+            array = np.empty((), object)
+            array[()] = self(value.value[0], depth)
+            return array
+        if type(value) is dict:
+            if not all(isinstance(key, (str, int, float, bytes)) for key in value):
+                raise _RefusedError('a dictionary whose keys are not text or numbers')
+            return {key: self(item, depth) for key, item in value.items()}
+        if type(value) in (list, tuple):
+            return type(value)(self(item, depth) for item in value)
+        raise _RefusedError(f'a {type(value).__name__.lstrip("_")} in place of data')
 
 
 def restricted_loads(data: bytes, path: str) -> Any:
-    """Read a pickle that may hold numbers, text, dict, list, tuple and arrays of these.
+    """Read a pickle of numbers, text, dict, list, tuple and numeric arrays; none of its calls is made.
 
     Args:
-        data (bytes): The pickle.
-        path (str): Where it came from, for the message.
+        data: The pickle.
+        path: Where it came from, for messages.
 
     Returns:
-        Any: The object; arrays are writable, in native byte order.
+        The object; arrays are writable, in native byte order.
 
     Raises:
-        SampleReadError: If the pickle is damaged, larger than
-            ``MAX_PICKLE_BYTES``, or asks for anything else (the message names
-            the global). Nothing of it has been run then.
+        SampleReadError: The pickle is damaged, larger than ``MAX_PICKLE_BYTES``, nested deeper than
+            ``MAX_DEPTH``, or asks for anything else (the message names it).
     """
     if len(data) > MAX_PICKLE_BYTES:
         raise SampleReadError(path, f'a pickle of {len(data)} bytes, more than {MAX_PICKLE_BYTES}')
     try:
-        _check_opcodes(data)
-        loaded = _RestrictedUnpickler(io.BytesIO(data), encoding='latin1').load()
-        return _materialise(loaded, MAX_DEPTH, {})
+        _check_sizes(data)
+        return _Copy()(_ArrayUnpickler(io.BytesIO(data), encoding='latin1').load())
     except _RefusedError as refusal:
         raise SampleReadError(path, f'refused: {refusal}') from None
-    except (MemoryError, KeyboardInterrupt):
+    except MemoryError:
         raise
-    # The unpickler raises nearly every type of error on damaged input.
+    # the unpickler raises nearly every type of error on damaged input
     except Exception as error:
         raise SampleReadError(path, f'damaged pickle ({type(error).__name__}: {error})') from error
