@@ -1,6 +1,6 @@
 """Optimizer wrapper: gradient accumulation, mixed precision, skipping of non-finite steps."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,10 +9,40 @@ from mmengine.dist import all_reduce
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
+from thinktwice.errors import ConfigError
 from thinktwice.registry import OPTIM_WRAPPERS
 
 AMP_DTYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16}
 SMALLEST_LOSS_SCALE = 1.0
+PARAMWISE_KEYS = (
+    *('bias_decay_mult', 'bias_lr_mult', 'bypass_duplicate', 'custom_keys', 'dcn_offset_lr_mult'),
+    *('dwconv_decay_mult', 'flat_decay_mult', 'norm_decay_mult'),
+)
+"""Keys of ``paramwise_cfg`` that mmengine's ``DefaultOptimWrapperConstructor`` reads."""
+
+
+def check_paramwise(options: Mapping[str, Any], model: nn.Module) -> None:
+    """Refuse what mmengine ignores in ``paramwise_cfg``.
+
+    Args:
+        options: The config's ``optim_wrapper``; one with a ``constructor`` of its own is not checked.
+        model: The model to be trained.
+
+    Raises:
+        ConfigError: A key is unknown, or one of ``custom_keys`` is part of no parameter's name.
+    """
+    where, paramwise = 'optim_wrapper.paramwise_cfg', options.get('paramwise_cfg') or {}
+    if 'constructor' in options:
+        return
+    if unknown := sorted(paramwise.keys() - set(PARAMWISE_KEYS)):
+        raise ConfigError(f'{where} has no key {unknown[0]!r}; known are {", ".join(PARAMWISE_KEYS)}')
+    names = [name for name, _ in model.named_parameters()]
+    for key in paramwise.get('custom_keys', ()):
+        if not any(key in name for name in names):
+            parts = ', '.join(name for name, _ in model.named_children())
+            raise ConfigError(
+                f'{where}.custom_keys: {key!r} is in no parameter name; parts of the model: {parts}'
+            )
 
 
 @OPTIM_WRAPPERS.register_module()

@@ -23,6 +23,7 @@ from thinktwice.core.hooks.averaging import AveragedWeightsHook
 from thinktwice.core.hooks.checkpoint import AtomicCheckpointHook
 from thinktwice.core.loader_workers import init_worker
 from thinktwice.core.loops import TrainPosition
+from thinktwice.core.optim_wrapper import check_paramwise
 from thinktwice.core.schedules import continue_schedules
 from thinktwice.core.start_report import describe_run, file_only
 from thinktwice.distributed.collectives import load_statistics, on_first_process, statistics_of_all
@@ -107,6 +108,19 @@ class DrivingRunner(Runner):
 
     def _maybe_compile(self, target: str) -> None:
         """Do nothing: ``wrap_model`` has compiled what ``cfg.compile`` names."""
+
+    def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
+        """Build the optimizer of the model; what mmengine would ignore in ``paramwise_cfg`` is an error."""
+        if isinstance(optim_wrapper, dict):
+            check_paramwise(optim_wrapper, self.bare_model)
+        return super().build_optim_wrapper(optim_wrapper)
+
+    def scale_lr(self, optim_wrapper: Any, auto_scale_lr: dict | None = None) -> None:
+        """Scale the learning rate by the samples per optimizer step, accumulated batches included."""
+        if auto_scale_lr and auto_scale_lr.get('enable'):
+            batches = self.cfg.optim_wrapper.get('accumulative_counts', 1)
+            base = auto_scale_lr['base_batch_size'] / batches
+            super().scale_lr(optim_wrapper, {'enable': True, 'base_batch_size': base})
 
     def register_default_hooks(self, hooks: dict | None = None) -> None:
         """Register mmengine's hooks, or what the config has in their place, and the averaging of weights."""

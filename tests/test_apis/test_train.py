@@ -17,8 +17,12 @@ import torch
 from helpers.commands import PYTHONPATH, REPOSITORY, command, load_command, run_python
 from helpers.tiny_dataset import write_dataset
 
+from thinktwice.apis import init_model, train
+from thinktwice.apis import test as evaluate
 from thinktwice.checkpoint.file import write_pointer
 from thinktwice.command_line import run_command
+from thinktwice.core.runner import DrivingRunner
+from thinktwice.registry import DATASETS, MMENGINE_DATASETS
 
 TOY_CONFIG = 'tests/helpers/toy_config.py'
 EXACT = ('--deterministic',)
@@ -312,6 +316,65 @@ def test_paper_config_without_data_says_where_data_belongs(tmp_path):
     assert len(errors) == 1
     assert str(missing) in errors[0]
     assert 'tools/record_minitown.py' in errors[0]
+
+
+def test_datasets_are_built_once_and_before_the_model(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(REPOSITORY / 'tests' / 'helpers'))
+    built = []
+    monkeypatch.setattr(DATASETS, 'build', counted(DATASETS.build, built))
+    monkeypatch.setattr(MMENGINE_DATASETS, 'build', counted(MMENGINE_DATASETS.build, built))
+    monkeypatch.setattr(DrivingRunner, 'wrap_model', counted(DrivingRunner.wrap_model, built, 'model'))
+    monkeypatch.setattr(DrivingRunner, 'train', lambda runner: None)
+    train(str(REPOSITORY / TOY_CONFIG), work_dir=tmp_path)
+    assert built == ['ToyPlans', 'ToyPlans', 'model']
+
+
+def counted(function, calls: list, name: str | None = None):
+    def call(first, *arguments, **options):
+        calls.append(name or first['type'])
+        return function(first, *arguments, **options)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ('options', 'rate'),
+    [
+        ({}, 0.01 * 4 / 128),
+        ({'optim_wrapper.accumulative_counts': 8}, 0.01 * 32 / 128),
+        ({'train_dataloader.batch_size': 2, 'optim_wrapper.accumulative_counts': 2}, 0.01 * 4 / 128),
+    ],
+)
+def test_learning_rate_is_scaled_by_the_samples_of_an_optimizer_step(options, rate, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(REPOSITORY / 'tests' / 'helpers'))
+    seen = []
+    monkeypatch.setattr(
+        DrivingRunner, 'train', lambda runner: seen.append(runner.optim_wrapper.param_groups[0]['lr'])
+    )
+    monkeypatch.setattr(DrivingRunner, 'build_all', build_and_scale)
+    config = tmp_path / 'scaled.py'
+    config.write_text(
+        f'_base_ = [{str(REPOSITORY / TOY_CONFIG)!r}]\nauto_scale_lr = dict(base_batch_size=128)\n'
+    )
+    train(config, work_dir=tmp_path, cfg_options=options, autoscale_lr=True)
+    assert seen == [pytest.approx(rate)]
+
+
+def build_and_scale(runner: DrivingRunner) -> None:
+    """The part of mmengine's ``train`` that decides the learning rate."""
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    runner.scale_lr(runner.optim_wrapper, runner.auto_scale_lr)
+
+
+def test_config_without_default_hooks_is_evaluated(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(REPOSITORY / 'tests' / 'helpers'))
+    config = tmp_path / 'bare.py'
+    toy = f'_base_ = [{str(REPOSITORY / TOY_CONFIG)!r}]\n'
+    config.write_text(f'{toy}data_modes = None\ndefault_hooks = dict(_delete_=True)\n')
+    torch.save(init_model(config, device='cpu').state_dict(), tmp_path / 'weights.pth')
+    metrics = evaluate(config, tmp_path / 'weights.pth', work_dir=tmp_path, out=tmp_path / 'new' / 'm.json')
+    assert json.loads((tmp_path / 'new' / 'm.json').read_text()) == metrics
+    assert metrics['open_loop/samples'] == 10
 
 
 @pytest.mark.parametrize('flag', ['--local-rank=1', '--local_rank=1'])

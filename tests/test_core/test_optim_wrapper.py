@@ -1,12 +1,15 @@
 """Updates with accumulation, mixed precision and bad steps, against plain torch."""
 
 import copy
+import inspect
 
 import pytest
 import torch
+from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
-from thinktwice.core.optim_wrapper import GuardedOptimWrapper
+from thinktwice.core.optim_wrapper import PARAMWISE_KEYS, GuardedOptimWrapper, check_paramwise
+from thinktwice.errors import ConfigError
 
 
 def make(lr: float = 0.1, **options) -> tuple[nn.Linear, GuardedOptimWrapper]:
@@ -131,3 +134,24 @@ def test_state_is_plain_and_restores_scale_and_counts(tmp_path):
 def test_unknown_precision_is_named():
     with pytest.raises(ValueError, match=r"amp_dtype must be None or one of .*got 'float8'"):
         make(amp_dtype='float8')
+
+
+@pytest.mark.parametrize(
+    ('paramwise', 'message'),
+    [
+        (dict(custom_key={'weight': dict(lr_mult=0.1)}), "no key 'custom_key'.*custom_keys"),
+        (dict(custom_keys={'wieght': dict(lr_mult=0.1)}), "'wieght' is in no parameter name"),
+    ],
+)
+def test_misspelt_paramwise_options_are_refused(paramwise, message):
+    with pytest.raises(ConfigError, match=message):
+        check_paramwise(dict(paramwise_cfg=paramwise), nn.Linear(2, 2))
+
+
+def test_paramwise_options_that_are_read_are_accepted():
+    options = dict.fromkeys(PARAMWISE_KEYS, 1.0) | {'custom_keys': {'weig': dict(lr_mult=0.1)}}
+    check_paramwise(dict(paramwise_cfg=options), nn.Linear(2, 2))
+    check_paramwise(dict(paramwise_cfg=dict(layer_decay=0.9), constructor='Own'), nn.Linear(2, 2))
+    check_paramwise({}, nn.Linear(2, 2))
+    source = inspect.getsource(DefaultOptimWrapperConstructor)
+    assert all(f"'{key}'" in source for key in PARAMWISE_KEYS)
