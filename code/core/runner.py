@@ -19,6 +19,7 @@ from thinktwice.checkpoint import file as checkpoint_io
 from thinktwice.checkpoint.pretrained import use_pretrained_folder
 from thinktwice.config.differences import config_changes
 from thinktwice.core import model_options
+from thinktwice.core.data_fit import check_data_fits
 from thinktwice.core.hooks.averaging import AveragedWeightsHook
 from thinktwice.core.hooks.checkpoint import AtomicCheckpointHook
 from thinktwice.core.loader_workers import init_worker
@@ -153,15 +154,16 @@ class DrivingRunner(Runner):
         """Names of the hooks in their order, which is the same at each stage; mmengine lists every stage."""
         return ', '.join(type(hook).__name__ for hook in self.hooks)
 
-    @staticmethod
     def build_dataloader(
-        dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
+        self, dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
     ) -> DataLoader:
-        """Build a loader whose workers outlive a signal to all processes, unless the config has its own."""
+        """Build a loader whose workers ignore signals to all ranks; check that the data fits the model."""
         if isinstance(dataloader, dict):
             workers = dict(num_workers=dataloader.get('num_workers', 0), rank=get_rank(), seed=seed or 0)
             dataloader = {'worker_init_fn': dict(type=init_worker, **workers), **dataloader}
-        return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        loader = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        check_data_fits(self.cfg.get('model', {}), getattr(loader.dataset, 'metainfo', {}))
+        return loader
 
     def build_all(self) -> None:
         """Build loaders, optimiser and evaluator, so that what is wrong with them shows before training."""

@@ -1,0 +1,53 @@
+"""A model that is too small for the data is refused before the first step."""
+
+from pathlib import Path
+
+import pytest
+from helpers.tiny_dataset import write_dataset
+
+from thinktwice.config.load import load_config
+from thinktwice.core.data_fit import check_data_fits
+from thinktwice.core.runner import DrivingRunner
+from thinktwice.errors import ConfigError
+
+MINITOWN = Path(__file__).resolve().parents[2] / 'configs' / 'thinktwice_minitown.py'
+METAINFO = {'num_commands': 6, 'num_classes': 12}
+
+
+def model(num_commands: int, num_classes: int, loss: str = 'SegmentationLoss') -> dict:
+    return {
+        'measurement_encoder': {'num_commands': num_commands},
+        'img_encoder': {'seg_head': {'num_classes': num_classes}},
+        'losses': [{'type': loss}],
+    }
+
+
+@pytest.mark.parametrize(
+    ('config', 'message'),
+    [
+        (model(3, 12), r'model\.measurement_encoder\.num_commands is 3, .* 6 commands'),
+        (model(6, 8), r'model\.img_encoder\.seg_head\.num_classes is 8, .* 12 classes'),
+    ],
+)
+def test_smaller_numbers_are_refused_by_key(config: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_data_fits(config, METAINFO)
+
+
+def test_numbers_that_can_not_fail_are_accepted() -> None:
+    check_data_fits(model(6, 12), METAINFO)
+    check_data_fits(model(7, 20), METAINFO)
+    check_data_fits(model(6, 8, loss='WaypointLoss'), METAINFO)
+    check_data_fits({'type': 'SomeOtherModel'}, METAINFO)
+    check_data_fits(model(3, 8), {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('option', [{'model.measurement_encoder.num_commands': 3}, {'num_seg_classes': 8}])
+def test_training_ends_at_the_start(tmp_path: Path, option: dict) -> None:
+    root = write_dataset(tmp_path / 'data', {'town01_00/routes_a': 8})
+    cfg = load_config(str(MINITOWN), {'is_dev': True, 'data_root': str(root), **option})
+    cfg.work_dir, cfg.launcher = str(tmp_path / 'run'), 'none'
+    runner = DrivingRunner.from_cfg(cfg)
+    with pytest.raises(ConfigError, match='but the data has'):
+        runner.build_all()
