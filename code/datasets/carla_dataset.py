@@ -246,7 +246,7 @@ def _checked_root(data_root: str | os.PathLike[str], backend_args: dict[str, Any
         return root
     root = os.path.abspath(os.path.expanduser(root))
     if os.path.isfile(root):
-        raise NotADirectoryError(f'data_root {root} is a file: give the folder of the dataset')
+        raise NotADirectoryError(f'data_root {root} is a file: name the folder of the dataset')
     if not os.path.isdir(root):
         raise FileNotFoundError(
             f'no dataset at {root}. Put the recorded drives there (a folder with dataset_metadata.json '
