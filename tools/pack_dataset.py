@@ -6,18 +6,19 @@ Examples:
 
 Each route becomes one ZIP file. After an interruption or a full disk the same command continues: complete
 routes are skipped. The source is only read.
-Exit status: 0 done, 1 not everything could be packed or read, 2 bad arguments, 130 interrupted.
+
+Exit code: 0 done, 1 not everything could be packed or read.
 """
 
 import argparse
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
-from thinktwice.command_line import positive
+from thinktwice.command_line import Parser, positive, run_command
 from thinktwice.datasets.packing import (
     Execution,
     PackSettings,
@@ -26,18 +27,15 @@ from thinktwice.datasets.packing import (
     pack_dataset,
     verify_dataset,
 )
-from thinktwice.datasets.storage import SampleReadError
+from thinktwice.errors import UserError
 
-EXIT_DONE, EXIT_PROBLEMS, EXIT_BAD_ARGUMENTS, EXIT_INTERRUPTED = 0, 1, 2, 130
 MAX_LISTED = 20
 DEFAULTS = PackSettings()
 
 
-def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument('source', help='folder (or address) of the recorded dataset')
     parser.add_argument('destination', help='folder to write')
     parser.add_argument('--workers', type=positive, default=os.cpu_count() or 1, help='processes (all cores)')
@@ -68,7 +66,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         help='levels of the teacher maps to keep, of 0 to 5 (2 3 4 5)',
     )
     parser.add_argument('--verify', action='store_true', help='afterwards read every file as training would')
-    return parser.parse_args(arguments)
+    return parser.parse_args(argv)
 
 
 def settings_of(options: argparse.Namespace) -> PackSettings:
@@ -102,32 +100,20 @@ def follow(reports: Iterable[RouteReport], total: int, title: str) -> bool:
     return not errors and not damaged
 
 
-def run(options: argparse.Namespace) -> int:
-    """Pack, perhaps verify; return the exit status."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns 1 if something could not be packed or read."""
+    options = parse_arguments(argv)
     execution = Execution(options.workers, options.ray)
-    total = count_routes(options.source)
-    reports = pack_dataset(options.source, options.destination, settings_of(options), execution)
-    is_good = follow(reports, total, 'packed')
-    if options.verify and (Path(options.destination) / 'dataset_metadata.json').is_file():
-        is_good &= follow(verify_dataset(options.destination, execution), total, 'verified')
-    return EXIT_DONE if is_good else EXIT_PROBLEMS
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
     try:
-        return run(options)
-    except (ValueError, FileNotFoundError, SampleReadError, ImportError) as error:
-        print(f'pack_dataset: {error}', file=sys.stderr)
-        return EXIT_BAD_ARGUMENTS
-    except (OSError, RuntimeError) as error:
-        print(f'pack_dataset: {error}', file=sys.stderr)
-        return EXIT_PROBLEMS
-    except KeyboardInterrupt:
-        print('pack_dataset: interrupted; the same command continues', file=sys.stderr)
-        return EXIT_INTERRUPTED
+        total = count_routes(options.source)
+        reports = pack_dataset(options.source, options.destination, settings_of(options), execution)
+        is_good = follow(reports, total, 'packed')
+        if options.verify and (Path(options.destination) / 'dataset_metadata.json').is_file():
+            is_good &= follow(verify_dataset(options.destination, execution), total, 'verified')
+    except (ValueError, OSError, ImportError) as error:
+        raise UserError(str(error)) from error
+    return int(not is_good)
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run_command(main))

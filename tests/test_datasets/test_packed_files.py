@@ -163,6 +163,11 @@ def deflate(archive: zipfile.ZipFile, members: dict[str, bytes]) -> None:
     archive.writestr('a/0000.jpg', members.pop('a/0000.jpg') + bytes(MEGABYTE), zipfile.ZIP_DEFLATED)
 
 
+def remove_all(archive: zipfile.ZipFile, members: dict[str, bytes]) -> None:
+    for name in set(members) - {'route.json'}:
+        members.pop(name)
+
+
 def garble_description(archive: zipfile.ZipFile, members: dict[str, bytes]) -> None:
     members['route.json'] = b'[' * 100_000
 
@@ -181,6 +186,7 @@ def garble_description(archive: zipfile.ZipFile, members: dict[str, bytes]) -> N
         (nothing, {'frames': 10**12}, r'6 members, 2000000000000 are listed'),
         (nothing, {'frames': -3}, 'are listed'),
         (nothing, {'frames': 'three'}, r'route\.json: damaged'),
+        (remove_all, {'frames': 10**30, 'suffixes': {}}, r'route\.json: damaged \(no folders'),
         (nothing, {'suffixes': 3}, r'route\.json: damaged'),
         (nothing, {'suffixes': {'a': 'jpg', 'b': 4}}, r'route\.json: damaged'),
         (nothing, {'suffixes': {'a': 'jpg', '../b': 'json'}}, r'\.\./b/0000: missing from the file'),
@@ -199,6 +205,20 @@ def test_hostile_members_and_descriptions_are_refused(
     with pytest.raises(SampleReadError, match=message) as caught:
         RouteZip(str(path))
     assert caught.value.path.startswith(str(path))
+
+
+@pytest.mark.parametrize('shift', [1000, 0x7FFFFFFF])
+def test_members_before_the_file_are_refused(tmp_path: Path, shift: int) -> None:
+    """A directory that announces a later start than its own: zipfile subtracts the difference."""
+    path = tmp_path / 'x.zip'
+    write_file(path)
+    data = bytearray(path.read_bytes())
+    for position in (data.index(b'PK\x05\x06') + 16, data.rindex(b'PK\x01\x02') + 42):
+        (value,) = struct.unpack_from('<I', data, position)
+        struct.pack_into('<I', data, position, value + shift)
+    path.write_bytes(data)
+    with pytest.raises(SampleReadError, match='outside the file'):
+        RouteZip(str(path))
 
 
 @pytest.mark.parametrize('size', [40 * MEGABYTE, 0xFFFFFFF0])

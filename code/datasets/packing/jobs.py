@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import cv2
 
+from thinktwice.errors import UserError
+
 Task = TypeVar('Task')
 Result = TypeVar('Result')
 
@@ -28,7 +30,7 @@ def run_tasks(
             the same paths; it decides on the number of processes.
 
     Raises:
-        RuntimeError: A process died (killed, or out of memory).
+        UserError: A process died (killed, or out of memory).
         ImportError: Ray is asked for and not installed.
     """
     if ray_address is not None:
@@ -53,9 +55,7 @@ def _run_on_cores(
             for future in as_completed([pool.submit(function, task) for task in tasks]):
                 yield future.result()
         except BrokenProcessPool as error:
-            raise RuntimeError(
-                'a worker process died: killed, or out of memory; try fewer workers'
-            ) from error
+            raise UserError('a worker process died: killed, or out of memory; try fewer workers') from error
         except (KeyboardInterrupt, GeneratorExit):
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -186,7 +186,12 @@ class RouteZip:
         self.suffixes = description.get('suffixes')
         if type(self.num_frames) is not int or not isinstance(self.damaged, dict):
             raise SampleReadError(name, 'damaged (no numbers of frames, or no list of damaged files)')
-        if not isinstance(self.suffixes, dict) or not all(type(s) is str for s in self.suffixes.values()):
+        suffixes = self.suffixes
+        if (
+            not isinstance(suffixes, dict)
+            or not suffixes
+            or any(type(s) is not str for s in suffixes.values())
+        ):
             raise SampleReadError(name, 'damaged (no folders)')
         # compared before the index is allocated: any number may stand there
         expected = self.num_frames * len(self.suffixes) - len(self.damaged)
@@ -196,6 +201,8 @@ class RouteZip:
     def _position(self, member: zipfile.ZipInfo) -> tuple[int, int, int]:
         if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
             raise SampleReadError(f'{self.path}:{member.filename}', 'compressed')
+        if not 0 <= member.header_offset <= self._state[0]:
+            raise SampleReadError(f'{self.path}:{member.filename}', 'damaged (lies outside the file)')
         if member.file_size > MAX_MEMBER_BYTES:
             raise SampleReadError(f'{self.path}:{member.filename}', f'more than {MAX_MEMBER_BYTES} bytes')
         return member.header_offset, member.file_size, member.CRC
