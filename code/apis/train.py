@@ -121,7 +121,15 @@ def _train(cfg: Config) -> None:
         runner = DrivingRunner.from_cfg(cfg)
         runner.register_hook(OfficialWeightsHook())
         runner.build_all()
-    runner.train()
+    try:
+        runner.train()
+    except RuntimeError as error:
+        if 'Expected to have finished reduction' not in str(error):
+            raise
+        raise ConfigError(
+            'some parameters get no gradient, which distributed training does not expect: let a loss use '
+            'them, freeze them, or pass --cfg-options model_wrapper_cfg.find_unused_parameters=True'
+        ) from error
     barrier()  # no rank closes its connections while another still communicates
     if getattr(runner, 'preempted', False):
         raise RunPreempted(f'stopped by a signal; --resume continues the run in {cfg.work_dir}')

@@ -12,7 +12,6 @@ from mmengine.config import Config
 
 from thinktwice.errors import ConfigError
 
-MODES = ('default', 'full', 'dev')
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 COUNTS = {
     **{f'{loader}.batch_size': 1 for loader in LOADERS},
@@ -28,7 +27,7 @@ OPTIONAL = ('train_cfg.max_iters',)
 
 
 def chosen_mode(cfg: Config) -> str:
-    """Name of the data mode: ``is_dev`` wins over ``is_full``.
+    """Name of the data mode; ``is_dev`` takes precedence over ``is_full``.
 
     Raises:
         ConfigError: One of the switches is not a bool.

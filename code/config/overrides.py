@@ -195,6 +195,8 @@ def _present_value(cfg: Config, path: str) -> Any:
         ConfigError: There is no such key, and the part that it belongs to takes no such argument.
     """
     *parents, last = path.split('.')
+    if parents and parents[0] in RUNNER_KEYS and parents[0] not in cfg:
+        return None
     node: Any = cfg
     for key in parents:
         node = _step(node, key, path)

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.commands import PYTHONPATH, REPOSITORY, command, load_command, run_python
+from helpers.ranks import run_train as run_as_rank
+from helpers.ranks import start_ranks
 from helpers.tiny_dataset import write_dataset
 
 from thinktwice.apis import init_model, train
@@ -364,6 +366,37 @@ def build_and_scale(runner: DrivingRunner) -> None:
     """The part of mmengine's ``train`` that decides the learning rate."""
     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     runner.scale_lr(runner.optim_wrapper, runner.auto_scale_lr)
+
+
+UNUSED = """
+from thinktwice.registry import MODELS
+from toy_parts import ToyPlanner
+from torch import nn
+
+
+@MODELS.register_module()
+class PlannerWithUnusedLayer(ToyPlanner):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.unused = nn.Linear(2, 2)
+"""
+
+
+@pytest.mark.parametrize('options', [(), ('--cfg-options', 'model_wrapper_cfg.find_unused_parameters=True')])
+def test_parameters_without_gradient_on_two_ranks(options, tmp_path):
+    (tmp_path / 'unused_layer.py').write_text(UNUSED)
+    config = tmp_path / 'unused.py'
+    config.write_text(
+        f'import sys\n\nsys.path.insert(0, {str(tmp_path)!r})\n_base_ = [{str(REPOSITORY / TOY_CONFIG)!r}]\n'
+        "custom_imports = dict(imports=['toy_parts', 'unused_layer'], allow_failed_imports=False)\n"
+        "model = dict(type='PlannerWithUnusedLayer')\ntrain_cfg = dict(max_epochs=1)\n"
+    )
+    arguments = [str(config), f'--work-dir={tmp_path / "run"}', '--launcher', 'pytorch', *options]
+    ranks = start_ranks(run_as_rank, (arguments,), 2, tmp_path / 'ranks')
+    assert ranks.wait() == [0 if options else 1] * 2, ranks.logs()
+    said = 'error: some parameters get no gradient' in ranks.log(0)
+    assert said == (not options)
+    assert 'Traceback' not in ranks.logs()
 
 
 def test_config_without_default_hooks_is_evaluated(tmp_path, monkeypatch):

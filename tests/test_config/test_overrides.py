@@ -112,6 +112,8 @@ def test_argument_of_a_registered_part_may_be_added(config):
 
 def test_runner_keys_may_be_added(config):
     assert load_config(config, {'load_from': 'a.pth'}).load_from == 'a.pth'
+    cfg = load_config(config, {'model_wrapper_cfg.find_unused_parameters': True})
+    assert cfg.model_wrapper_cfg == dict(find_unused_parameters=True)
 
 
 @pytest.mark.parametrize(
