@@ -22,7 +22,11 @@ class ConfigError(UserError, ValueError):
 
 
 class LaunchError(UserError, RuntimeError):
-    """The processes of a distributed run can't be started or can't find each other."""
+    """The ranks of a distributed run can't be started or can't connect to each other."""
+
+
+class RankError(UserError, RuntimeError):
+    """Another rank has failed, so this one ends too; the log of the other has the cause."""
 
 
 class DamagedDataError(UserError, RuntimeError):

@@ -24,7 +24,7 @@ from thinktwice.benchmark.scaling import ScalingFigures, format_figures, measure
 from thinktwice.command_line import Parser, add_override_flag, natural, positive, run_command
 from thinktwice.config.load import load_config
 from thinktwice.datasets import collate_samples
-from thinktwice.distributed.launch import start_distributed, stop_distributed
+from thinktwice.distributed.launch import process_group
 from thinktwice.distributed.ranks import LAUNCHERS
 
 
@@ -85,16 +85,13 @@ def run_scaling(options: argparse.Namespace) -> None:
     cfg.launcher, cfg.log_level = options.launcher, 'WARNING'
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
     cfg.default_hooks.checkpoint = None
-    start_distributed(options.launcher, **cfg.get('env_cfg', {}).get('dist_cfg', {}))
-    try:
+    with process_group(options.launcher, **cfg.get('env_cfg', {}).get('dist_cfg', {})):
         with tempfile.TemporaryDirectory() as cfg.work_dir:
             figures = measure_scaling(cfg, options.steps)
         if is_main_process():
             print(format_figures([figures]))
             if options.json:
                 options.json.write_text(json.dumps(asdict(figures), indent=1))
-    finally:
-        stop_distributed()
 
 
 def run_compare(options: argparse.Namespace) -> None:

@@ -22,13 +22,13 @@ fi
 CONFIG=$1
 GPUS=$2
 shift 2
-[[ $GPUS =~ ^[1-9][0-9]*$ ]] || refuse "GPUS must be a number of processes, got '$GPUS'"
+[[ $GPUS =~ ^[1-9][0-9]*$ ]] || refuse "GPUS must be a number of ranks, got '$GPUS'"
 
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 PYTHON=${PYTHON:-$([ -x "$ROOT/.venv/bin/python" ] && echo "$ROOT/.venv/bin/python" || echo python)}
 NNODES=${NNODES:-1}
 PORT=${PORT:-29500}
-# several threads in each of many processes slow each other down
+# several threads in each of many ranks slow each other down
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 [[ $NNODES =~ ^[1-9][0-9]*(:[1-9][0-9]*)?$ ]] ||
@@ -60,10 +60,11 @@ if [[ $NNODES == *:* ]]; then
     done
     NAME=$(basename "$CONFIG" .py)
     RUN_ID=${RUN_ID:-$NAME-$(echo "$NAME ${WORK_DIR%/}" | cksum | cut -d' ' -f1)}
-    if answers "$MASTER_ADDR"; then # a launcher of this run that was started before, or a stranger
-        CODE=0
-        "$PYTHON" -m thinktwice.distributed.rendezvous "$MASTER_ADDR" "$PORT" "$RUN_ID" >/dev/null 2>&1 || CODE=$?
-        [ "$CODE" -ne 3 ] || refuse "port $PORT of $MASTER_ADDR $TAKEN"
+    if answers "$MASTER_ADDR"; then # a launcher of this run that was started before, or another run or service
+        timeout 60 "$PYTHON" -c 'import sys; from datetime import timedelta; from torch.distributed import TCPStore
+address, port, run = sys.argv[1:]
+TCPStore(address, int(port), is_master=False, timeout=timedelta(seconds=5)).wait([f"torch.rendezvous.{run}"])
+' "$MASTER_ADDR" "$PORT" "$RUN_ID" >/dev/null 2>&1 || refuse "port $PORT of $MASTER_ADDR $TAKEN"
     fi
     PLACE=(--rdzv_backend=c10d "--rdzv_endpoint=$MASTER_ADDR:$PORT" "--rdzv_id=$RUN_ID"
         "--max_restarts=${MAX_RESTARTS:-3}")

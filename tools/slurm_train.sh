@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Train under Slurm; the job puts itself back into the queue and resumes when it is preempted or out of time.
+# Train under Slurm; a job that is preempted or reaches its time limit is requeued and resumes.
 #
 #   [GPUS=16] [GPUS_PER_NODE=8] bash tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [flags of train.py]
 #
-# Environment: GPUS (8), GPUS_PER_NODE (8), CPUS_PER_TASK (9: eight readers and the process itself),
-# SRUN_ARGS (more arguments of sbatch, e.g. "--time=24:00:00 --mem=0", or "--gres=none" where Slurm counts no
-# GPUs), PYTHON, SBATCH, SRUN, SCONTROL and SQUEUE (programs).
+# Environment: GPUS (8), GPUS_PER_NODE (8), CPUS_PER_TASK (9: eight loader workers and the rank),
+# SRUN_ARGS (more arguments of sbatch, e.g. "--time=24:00:00 --mem=0", or "--gres=none" where Slurm does not
+# manage GPUs), PYTHON, SBATCH, SRUN, SCONTROL and SQUEUE (programs).
 #
-# How it goes on: Slurm sends SIGUSR1 two minutes before the end (and SIGTERM when it preempts), train.py
-# saves and ends with code 75, and this script asks Slurm to requeue the job, which starts with --resume-from auto.
-# A job that was cancelled, or failed by itself, stays where it is.
+# Requeueing: Slurm sends SIGUSR1 two minutes before the end (and SIGTERM when it preempts), train.py
+# saves and exits with code 75, and this script asks Slurm to requeue the job, which starts with --resume-from auto.
+# A job that was cancelled or has failed is not requeued.
 set -euo pipefail
 
 ROOT=${THINKTWICE_ROOT:-$(cd "$(dirname "$0")/.." && pwd)}
@@ -18,10 +18,10 @@ PREEMPTED=75
 if [ "${1:-}" = --inside-job ]; then
     shift
     set +e
-    # a process that leaves with 75 must not have the others killed while they still write
+    # a rank that exits with 75 must not have the others killed while they still write
     "${SRUN:-srun}" --kill-on-bad-exit=0 --wait=60 "$@" &
     STEP=$!
-    # the signals reach this shell as well: it has to outlive the step to requeue the job
+    # the signals reach this shell too, which must outlive the step to requeue the job
     ASKED=0
     trap 'ASKED=1; kill -USR1 "$STEP" 2>/dev/null' USR1 TERM
     wait "$STEP"
@@ -30,16 +30,16 @@ if [ "${1:-}" = --inside-job ]; then
         wait "$STEP"
         CODE=$?
     done
-    # a process that was still starting Python ends by the signal itself, with a code of its own
+    # a rank that was still starting Python is killed by the signal and has another exit code
     if [ "$CODE" -eq "$PREEMPTED" ] || { [ "$ASKED" -eq 1 ] && [ "$CODE" -ne 0 ]; }; then
-        # a job that was cancelled is COMPLETING, one that Slurm has requeued too; both must not be put back.
-        # At the time limit (in a long evaluation, which the first signal does not end) the reason says so.
+        # a job that was cancelled, or that Slurm has requeued, is COMPLETING; neither must be requeued here.
+        # At the time limit (in a long evaluation, which the first signal does not end) the reason is TimeLimit.
         STATE=$("${SQUEUE:-squeue}" -h -j "$SLURM_JOB_ID" -t all -o '%T %r') || STATE=RUNNING
         if [[ $STATE != RUNNING* && $STATE != *TimeLimit ]]; then
             echo "slurm_train.sh: stopped, job $SLURM_JOB_ID is $STATE and not requeued from here"
             exit "$CODE"
         fi
-        echo "slurm_train.sh: preempted, job $SLURM_JOB_ID goes back into the queue"
+        echo "slurm_train.sh: preempted, job $SLURM_JOB_ID is requeued"
         "${SCONTROL:-scontrol}" requeue "$SLURM_JOB_ID" || exit "$CODE"
         exit 0
     fi

@@ -10,7 +10,7 @@ from mmengine.dist import is_main_process
 from thinktwice.config.load import choose_work_dir, load_config, make_work_dir, require_keys
 from thinktwice.config.overrides import check_parts
 from thinktwice.core.runner import DrivingRunner
-from thinktwice.distributed.launch import start_distributed, stop_distributed
+from thinktwice.distributed.launch import process_group
 from thinktwice.errors import as_config_error
 from thinktwice.release_2023.checkpoint.adaptation import OfficialWeightsHook
 
@@ -65,14 +65,11 @@ def test(
     make_work_dir(cfg.work_dir)
     if out is not None:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
-    start_distributed(launcher, **cfg.get('env_cfg', {}).get('dist_cfg', {}))
-    try:
+    with process_group(launcher, **cfg.get('env_cfg', {}).get('dist_cfg', {})):
         metrics = _evaluate(cfg)
         if out is not None and is_main_process():
             Path(out).write_text(json.dumps(metrics, indent=1))
         return metrics
-    finally:
-        stop_distributed()
 
 
 def _evaluate(cfg: Config) -> dict[str, float]:

@@ -12,7 +12,7 @@ from thinktwice.config.differences import check_same_config
 from thinktwice.config.load import choose_work_dir, load_config, make_work_dir, require_keys
 from thinktwice.config.overrides import check_parts
 from thinktwice.core.runner import DrivingRunner
-from thinktwice.distributed.launch import start_distributed, stop_distributed
+from thinktwice.distributed.launch import process_group
 from thinktwice.errors import ConfigError, RunPreempted, as_config_error
 from thinktwice.release_2023.checkpoint.adaptation import OfficialWeightsHook
 
@@ -107,13 +107,10 @@ def _choose_start(cfg: Config, resume: str | Path | None, load_from: str | Path 
 
 def _run(cfg: Config) -> Path | None:
     make_work_dir(cfg.work_dir)
-    start_distributed(cfg.launcher, **cfg.get('env_cfg', {}).get('dist_cfg', {}))
-    try:
+    with process_group(cfg.launcher, **cfg.get('env_cfg', {}).get('dist_cfg', {})):
         check_same_config(cfg)
         _train(cfg)
         return _newest_checkpoint(cfg)
-    finally:
-        stop_distributed()
 
 
 def _train(cfg: Config) -> None:

@@ -1,4 +1,4 @@
-"""Processes that read for a loader, when the whole process group is told to end."""
+"""Loader workers when a scheduler signals the whole process group."""
 
 import os
 import signal
@@ -10,16 +10,16 @@ SIGNALS = frozenset({signal.SIGTERM, signal.SIGUSR1})
 
 
 def init_worker(worker_id: int, num_workers: int, rank: int, seed: int) -> None:
-    """Seed a worker as mmengine does, and let it obey its own process only.
+    """Seed a worker as mmengine does, and ignore signals that do not come from the process it reads for.
 
-    Schedulers signal every process of a run. A reader that ended at once would make the step fail
-    that ``PreemptionHook`` wants to finish and save. A reader whose process is gone ends by itself.
+    Schedulers signal every process of a run. A worker that ended at once would make the step fail
+    that ``PreemptionHook`` finishes and saves. A worker whose parent process has ended ends by itself.
 
     Args:
         worker_id: Number of the worker.
         num_workers: Workers of the loader.
-        rank: Of the process that the worker reads for.
-        seed: Of the run.
+        rank: Rank of the parent process.
+        seed: Seed of the run.
     """
     worker_init_fn(worker_id, num_workers, rank, seed)
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -27,7 +27,7 @@ def init_worker(worker_id: int, num_workers: int, rank: int, seed: int) -> None:
 
 
 def _end_when_told_by(process: int) -> None:
-    """Wait for a signal that comes from ``process``; only a waiting thread learns who sent one."""
+    """Wait for a signal from ``process``; only ``sigwaitinfo`` tells who sent one."""
     while signal.sigwaitinfo(SIGNALS).si_pid != process:
         pass
     os._exit(0)

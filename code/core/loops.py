@@ -113,13 +113,18 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
 
     def run(self) -> torch.nn.Module:
         """Train to the end, or until a hook sets ``stop_training``."""
-        self.runner.call_hook('before_train')
-        self._evaluate_if_due()
-        while not self.is_finished and not self.stop_training:
-            self.run_epoch()
-            if not self.stop_training:
-                self._evaluate_if_due()
-        self.runner.call_hook('after_train')
+        try:
+            self.runner.call_hook('before_train')
+            self._evaluate_if_due()
+            while not self.is_finished and not self.stop_training:
+                self.run_epoch()
+                if not self.stop_training:
+                    self._evaluate_if_due()
+            self.runner.call_hook('after_train')
+        finally:
+            # mmengine has no stage that is reached after an error, too: here hooks end the threads and
+            # give back the signals that they took in before_train
+            self.runner.call_hook('clean_up')
         return self.runner.model
 
     def run_epoch(self) -> None:

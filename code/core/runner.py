@@ -27,7 +27,7 @@ from thinktwice.core.loops import TrainPosition
 from thinktwice.core.optim_wrapper import check_paramwise
 from thinktwice.core.schedules import continue_schedules
 from thinktwice.core.start_report import describe_run, file_only
-from thinktwice.distributed.collectives import load_statistics, on_first_process, statistics_of_all
+from thinktwice.distributed.collectives import load_statistics, on_rank_0, statistics_of_all
 from thinktwice.environment import collect_environment, write_environment
 from thinktwice.errors import CheckpointError, as_config_error
 from thinktwice.tables import format_table
@@ -128,13 +128,6 @@ class DrivingRunner(Runner):
         super().register_default_hooks(hooks)
         if self.cfg.get('ema_momentum') is not None and self._train_loop is not None:
             self.register_hook(AveragedWeightsHook(self.cfg.ema_momentum))
-
-    def setup_env(self, env_cfg: dict) -> None:
-        """Start-up of libraries; each of several processes has one thread, which mmengine would warn of."""
-        if self.distributed:
-            for library in ('OMP', 'MKL'):
-                os.environ.setdefault(f'{library}_NUM_THREADS', '1')
-        super().setup_env(env_cfg)
 
     def _log_env(self, env_cfg: dict) -> None:
         """Write environment and config, hundreds of lines, to the log folder only."""
@@ -411,7 +404,7 @@ class DrivingRunner(Runner):
             state = dict(self.training_state(), statistics_of_processes=statistics)
             checkpoint_io.save_checkpoint(state, Path(out_dir) / filename)
 
-        on_first_process(write)
+        on_rank_0(write)
 
     def dump_config(self) -> None:
         """Write the resolved config to the work dir; on the first process only."""

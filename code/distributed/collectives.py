@@ -1,4 +1,4 @@
-"""What the processes of a run do together, beside training."""
+"""Collective operations beside those of training."""
 
 from collections.abc import Callable
 
@@ -14,36 +14,40 @@ from mmengine.dist import (
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from thinktwice.errors import WriteError
+from thinktwice.errors import RankError, UserError
 
 
 def is_asked_by_any(is_asked: bool) -> bool:
-    """Whether any process asks for something. Collective."""
+    """Whether any rank asks for something. Collective."""
     flag = torch.tensor([int(is_asked)])
     all_reduce(flag, op='max')
     return bool(flag.item())
 
 
-def on_first_process(write: Callable[[], None]) -> None:
-    """Run ``write`` on the first process; if it fails, all processes do. Collective.
+def on_rank_0(function: Callable[[], None]) -> None:
+    """Call ``function`` on rank 0; if it fails there, all ranks raise. Collective.
 
     Raises:
-        WriteError: ``write`` raised it. Without this the others would wait for a process that is gone.
+        RankError: On the other ranks, which would otherwise wait for rank 0 in their next collective. Rank 0
+            raises the error itself.
     """
-    problem: list[str | None] = [None]
-    cause: WriteError | None = None
+    failure: list[str | None] = [None]
+    cause: BaseException | None = None
     if is_main_process():
         try:
-            write()
-        except WriteError as error:
-            problem, cause = [str(error)], error
-    broadcast_object_list(problem)
-    if problem[0] is not None:
-        raise cause or WriteError(problem[0])
+            function()
+        except BaseException as error:
+            cause = error
+            failure = [str(error) if isinstance(error, UserError) else f'{type(error).__name__}: {error}']
+    broadcast_object_list(failure)
+    if cause is not None:
+        raise cause
+    if failure[0] is not None:
+        raise RankError(f'rank 0 has failed: {failure[0]}')
 
 
 def _running_statistics(model: nn.Module) -> list[Tensor]:
-    """Running means and variances that each process has of its own; SyncBatchNorm's are the same on all."""
+    """Running means and variances that differ between ranks; those of SyncBatchNorm do not."""
     return [
         statistic
         for module in model.modules()
@@ -54,12 +58,12 @@ def _running_statistics(model: nn.Module) -> list[Tensor]:
 
 
 def statistics_of_all(model: nn.Module) -> list[Tensor] | None:
-    """BatchNorm statistics of every process, so that each can go on with its own. Collective.
+    """BatchNorm statistics of every rank, so that each can resume with its own. Collective.
 
-    They are not exchanged in training, and layers that see a single value normalise by them.
+    They are not exchanged in training, and layers that see a single value normalize by them.
 
     Returns:
-        One 1-d tensor a process on the CPU, None for a single process.
+        One 1-d tensor per rank, on the CPU; None if the world size is 1.
     """
     statistics = _running_statistics(model)
     if get_world_size() == 1 or not statistics:
@@ -69,10 +73,10 @@ def statistics_of_all(model: nn.Module) -> list[Tensor] | None:
 
 
 def load_statistics(model: nn.Module, saved: list[Tensor] | None) -> None:
-    """Put back this process' own BatchNorm statistics, if the number of processes is what it was.
+    """Restore the BatchNorm statistics of this rank, if the world size is what it was.
 
     Args:
-        model: Has the statistics of the first process.
+        model: Has the statistics of rank 0.
         saved: From ``statistics_of_all``.
     """
     statistics = _running_statistics(model)

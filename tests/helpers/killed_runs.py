@@ -27,11 +27,26 @@ def fill_disk(*unused: Any) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def input_output_error(*unused: Any) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def key_error(*unused: Any) -> None:
+    raise KeyError('no such entry')
+
+
 def stop_politely(*unused: Any) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-ACTIONS = {'die': die, 'hang': hang, 'fill_disk': fill_disk, 'stop_politely': stop_politely}
+ACTIONS = {
+    'die': die,
+    'hang': hang,
+    'fill_disk': fill_disk,
+    'input_output_error': input_output_error,
+    'key_error': key_error,
+    'stop_politely': stop_politely,
+}
 
 
 def counted(action: Callable, count: int, original: Callable) -> Callable:
@@ -54,6 +69,7 @@ def train_until(
     count: int,
     rank: int | None = None,
     pause: float = 0.0,
+    command: Callable[[Sequence[str]], int] = run_train,
 ) -> int:
     """Run ``train.py``; on one rank (None: on all) something happens.
 
@@ -64,6 +80,7 @@ def train_until(
         count: Number of the step, write or evaluation, from 1.
         rank: Where it happens.
         pause: Seconds added to each step.
+        command: Takes the arguments.
     """
     from mmengine.runner import ValLoop
 
@@ -73,7 +90,7 @@ def train_until(
     if pause:
         ResumableTrainLoop.run_iter = counted_pause(ResumableTrainLoop.run_iter, pause)
     if moment == 'never' or (rank is not None and os.environ.get('RANK', '0') != str(rank)):
-        return run_train(arguments)
+        return command(arguments)
     act = ACTIONS[action]
     if moment == 'step':
         ResumableTrainLoop.run_iter = counted(act, count, ResumableTrainLoop.run_iter)
@@ -90,7 +107,7 @@ def train_until(
 
         torch_save = checkpoint_io.torch.save
         checkpoint_io.torch.save = counted(write_half, count, torch_save)
-    return run_train(arguments)
+    return command(arguments)
 
 
 def counted_pause(original: Callable, seconds: float) -> Callable:

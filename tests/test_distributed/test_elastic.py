@@ -113,7 +113,9 @@ def test_two_nodes(tmp_path, launch, reference, launcher):
     assert equal(final_state(tmp_path / 'run'), reference())
 
 
-def test_script_restarts_after_a_death_and_resumes(tmp_path, launch, reference, repository):
+@pytest.mark.parametrize('nnodes', ['1', '1:4'])
+def test_script_restarts_after_a_death_and_resumes(tmp_path, launch, reference, repository, nnodes):
+    """With one machine the launcher keeps its store, and the addresses of the dead ranks in it."""
     options = (
         SLOW_STEPS,
         'train_dataloader.dataset.num_samples=48',
@@ -124,7 +126,8 @@ def test_script_restarts_after_a_death_and_resumes(tmp_path, launch, reference, 
         'script',
         ['bash', str(repository / 'tools' / 'dist_train.sh'), config, '2'],
         flags,
-        NNODES='1:4',
+        NNODES=nnodes,
+        MAX_RESTARTS='3',
         MASTER_ADDR='127.0.0.1',
         PORT=str(free_port()),
     )

@@ -1,15 +1,24 @@
 """What goes wrong on one process is noticed, answered alike on all of them and explained."""
 
 import json
+import signal
 import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from helpers.killed_runs import toy_arguments, train_until
-from helpers.ranks import run_train, start_ranks
+from helpers.killed_runs import TOY_CONFIG, toy_arguments, train_until
+from helpers.ranks import Ranks, run_train, start_ranks
+from torch import distributed
 
+from thinktwice.apis import train as train_from_python
 from thinktwice.checkpoint import file as checkpoint_io
-from thinktwice.errors import WriteError
+from thinktwice.core.hooks import SkippedSamplesHook
+from thinktwice.distributed.launch import start_distributed, stop_distributed
+from thinktwice.errors import DamagedDataError, WriteError
 
 NO_CHECKPOINTS = ('default_hooks.checkpoint.interval_iters=None',)
 BAD_SAMPLE = ('train_dataloader.dataset.bad_index=3',)
@@ -77,6 +86,103 @@ def test_disk_that_is_really_full(tmp_path):
         assert [path.name for path in disk.iterdir()] == ['iter_1.pth']
     finally:
         subprocess.run(['umount', str(disk)], check=True)
+
+
+@pytest.mark.parametrize(
+    ('action', 'moment', 'rank', 'cause', 'notice'),
+    [
+        ('key_error', 'step', 1, "KeyError: 'no such entry'", 'error: another rank has failed'),
+        ('key_error', 'evaluation', 1, "KeyError: 'no such entry'", 'error: another rank has failed'),
+        (
+            'key_error',
+            'write',
+            0,
+            "KeyError: 'no such entry'",
+            "(rank 1): rank 0 has failed: KeyError: 'no such",
+        ),
+        (
+            'key_error',
+            'rename',
+            0,
+            "KeyError: 'no such entry'",
+            "(rank 1): rank 0 has failed: KeyError: 'no such",
+        ),
+        (
+            'input_output_error',
+            'write',
+            0,
+            'error: cannot write',
+            '(rank 1): rank 0 has failed: cannot write',
+        ),
+        ('die', 'step', 0, '', 'error (rank 1): another rank has failed'),
+        ('die', 'evaluation', 1, '', 'error: another rank has failed'),
+    ],
+)
+def test_failure_of_one_rank_ends_both_although_no_launcher_does(
+    tmp_path, action, moment, rank, cause, notice
+):
+    """The rank that fails says why, the other that it ends because of that."""
+    arguments = toy_arguments(tmp_path / 'run', launcher='pytorch', resume=False)
+    ranks = start_ranks(train_until, (arguments, action, moment, 2, rank), 2, tmp_path / 'ranks')
+    codes = ranks.wait(60)
+    assert codes[rank] == (-signal.SIGKILL if action == 'die' else 1), ranks.logs()
+    assert codes[1 - rank] == 1, ranks.logs()
+    assert cause in ranks.log(rank)
+    last = ranks.log(1 - rank).strip().splitlines()[-1]
+    assert notice in last
+    assert 'Traceback' not in ranks.log(1 - rank)
+
+
+def train_and_catch(work_dir: Path, seconds: float) -> list[tuple[set[str], list[Any]]]:
+    """Threads and signal handlers before training, and after an error in its third step."""
+    options = {
+        'visualizer.vis_backends': [{'type': 'LocalVisBackend'}]
+    }  # TensorBoard's writer keeps its thread
+    options['custom_hooks.4.minutes'] = 0.6 * seconds / 60
+
+    def command(unused):
+        train_from_python(TOY_CONFIG, work_dir=work_dir, cfg_options=options)
+
+    def state() -> tuple[set[str], list[Any]]:
+        numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+        return {thread.name for thread in threading.enumerate()}, [signal.getsignal(n) for n in numbers]
+
+    states = [state()]
+    with pytest.raises(KeyError, match='no such entry'):
+        train_until((), 'key_error', 'step', 3, command=command)
+    states.append(state())
+    time.sleep(seconds)
+    return [(names, [str(handler) for handler in handlers]) for names, handlers in states]
+
+
+def test_error_that_the_caller_catches_leaves_no_thread_timer_or_handler_behind(tmp_path):
+    """As in a notebook; a watchdog that were still armed would end the process."""
+    before, after = Ranks(train_and_catch, (tmp_path / 'run', 3.0), [{}], tmp_path / 'ranks').results()[0]
+    assert after == before
+
+
+def judge_unreadable_samples() -> tuple[int, str]:
+    """Rank 1 alone meets unreadable samples, two per step."""
+    start_distributed('pytorch')
+    hook = SkippedSamplesHook(min_skips=10, interval=2)
+    skips = [dict(sample_id=f'sample_{i}', path=f'{i}.png', reason='cut short') for i in range(2)]
+    metas = [dict(skipped=skips if distributed.get_rank() == 1 else [])]
+    for step in range(100):
+        try:
+            hook.after_train_iter(None, step, dict(metas=metas))
+        except DamagedDataError as error:
+            stop_distributed()
+            return step, str(error)
+    raise AssertionError('nothing stopped the run')
+
+
+def test_unreadable_samples_of_one_rank_stop_all_at_the_same_step(tmp_path):
+    first, second = start_ranks(judge_unreadable_samples, (), 2, tmp_path).results()
+    assert first == second
+    # ten are reached in step 5 (index 4) and judged after step 6: 12 skips beside 6 samples of each rank
+    assert first[0] == 5
+    assert '12 of 24 samples of this epoch could not be used' in first[1]
+    assert '0.png: cut short' in first[1]
 
 
 def test_hang_of_one_process_ends_both_with_the_stacks_of_each(tmp_path):

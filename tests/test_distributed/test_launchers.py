@@ -1,6 +1,7 @@
 """Each launcher's variables start a run; wrong ones are answered in one line, at once."""
 
-import re
+import json
+import os
 import socket
 import time
 
@@ -10,7 +11,9 @@ from helpers.killed_runs import toy_arguments
 from helpers.ranks import Ranks, free_port, pytorch_environment, run_train, start_ranks
 from torch import distributed
 
+from thinktwice.distributed import launch
 from thinktwice.distributed.launch import start_distributed, stop_distributed
+from thinktwice.errors import LaunchError
 
 SHORT = ('train_cfg.max_epochs=1', 'env_cfg.dist_cfg.start_minutes=0.12')
 
@@ -86,15 +89,15 @@ def test_busy_port(tmp_path):
 def test_processes_that_do_not_come_are_named(tmp_path):
     ranks = start(tmp_path, 'pytorch', [pytorch_environment(0, 3, free_port())])
     assert ranks.wait(60) == [1]
-    assert 'waiting for 2 of 3 processes (ranks 1, 2)' in ranks.log(0)
-    assert '2 of 3 processes have not appeared (ranks 1, 2). Does WORLD_SIZE fit' in ranks.log(0)
+    assert 'waiting for 2 of 3 ranks (ranks 1, 2)' in ranks.log(0)
+    assert '2 of 3 ranks are missing (ranks 1, 2). Does WORLD_SIZE fit' in ranks.log(0)
 
 
 def test_world_sizes_that_differ(tmp_path):
     port = free_port()
     ranks = start(tmp_path, 'pytorch', [pytorch_environment(0, 2, port), pytorch_environment(1, 4, port)])
     assert ranks.wait(60) == [1, 1]
-    assert 'rank 1 was started as one of 4 processes, rank 0 as one of 2' in ranks.log(1)
+    assert 'rank 1 was started as one of 4 ranks, rank 0 as one of 2' in ranks.log(1)
 
 
 def test_process_of_another_step_at_the_same_port(tmp_path):
@@ -105,9 +108,9 @@ def test_process_of_another_step_at_the_same_port(tmp_path):
     ]
     ranks = start(tmp_path, 'slurm', environments)
     assert ranks.wait(60) == [1, 1]
-    assert 'another run (job step 7.0) meets at localhost' in ranks.log(1)
+    assert 'another run (job step 7.0) listens at localhost' in ranks.log(1)
     assert 'not that of rank 1 (job step 7.1)' in ranks.log(1)
-    assert '1 of 2 processes have not appeared (ranks 1)' in ranks.log(0)
+    assert '1 of 2 ranks are missing (ranks 1)' in ranks.log(0)
 
 
 def test_processes_with_other_options(tmp_path):
@@ -124,22 +127,21 @@ def test_processes_with_other_options(tmp_path):
     assert not list((tmp_path / 'run').glob('*.pth'))
 
 
-def test_rank_that_is_claimed_twice(tmp_path):
+def test_two_processes_of_one_rank(tmp_path):
     port = free_port()
     ranks = start(tmp_path, 'pytorch', [pytorch_environment(rank, 3, port) for rank in (0, 1, 1)])
     assert ranks.wait(60) == [1, 1, 1]
-    assert 'two processes claim rank 1 of 3' in ranks.log(1) + ranks.log(2)
+    assert 'two processes have rank 1 of 3' in ranks.log(1) + ranks.log(2)
 
 
-def test_first_process_that_dies_before_the_others_have_joined(tmp_path):
+def test_rank_0_that_dies_before_the_others_have_connected(tmp_path):
     """It answered once; then nobody does. The other says so and ends."""
     with socket.create_server(('127.0.0.1', 0)) as listener:
         ranks = start(tmp_path, 'pytorch', [pytorch_environment(1, 2, listener.getsockname()[1])])
         listener.accept()[0].close()
     assert ranks.wait(60) == [1]
     last = ranks.log(0).strip().splitlines()[-1]
-    # by whether it dies before or while the other opens the store
-    assert re.match(r'error \(rank 1\): (rank 0 does not|no) answer at 127\.0\.0\.1', last)
+    assert last.startswith('error (rank 1): no answer at 127.0.0.1')
 
 
 @pytest.mark.slow
@@ -152,24 +154,87 @@ def test_stranger_at_the_port(tmp_path):
     assert last.startswith('error (rank 1): no answer at 127.0.0.1')
 
 
-def hold_meeting(store, ranks, guests):
+@pytest.mark.parametrize(
+    ('launcher', 'count', 'local_rank', 'device'),
+    [('slurm', 1, 3, 0), ('mpi', 1, 1, 0), ('slurm', 4, 3, 3), ('pytorch', 1, 0, 0), ('pytorch', 8, 7, 7)],
+)
+def test_gpu_is_that_of_the_local_rank_or_the_only_one_of_the_task(
+    monkeypatch, launcher, count, local_rank, device
+):
+    """``srun --gpus-per-task=1`` shows each task one GPU, its own, as device 0."""
+    chosen = []
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: count)
+    monkeypatch.setattr(torch.cuda, 'set_device', chosen.append)
+    launch._choose_gpu(local_rank, 'nccl', launcher)
+    assert chosen == [device]
+
+
+@pytest.mark.parametrize(('launcher', 'count', 'local_rank'), [('pytorch', 1, 1), ('slurm', 2, 2)])
+def test_more_ranks_than_gpus(monkeypatch, launcher, count, local_rank):
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: count)
+    with pytest.raises(LaunchError, match=f'local rank {local_rank} has no GPU: {count} are visible'):
+        launch._choose_gpu(local_rank, 'nccl', launcher)
+
+
+def threads_after_start(number: str | None) -> tuple[int, str]:
+    torch.set_num_threads(3)
+    os.environ.pop('OMP_NUM_THREADS', None)
+    if number is not None:
+        os.environ['OMP_NUM_THREADS'] = number
+    start_distributed('pytorch')
+    stop_distributed()
+    return torch.get_num_threads(), os.environ['OMP_NUM_THREADS']
+
+
+@pytest.mark.parametrize(('number', 'expected'), [(None, (1, '1')), ('3', (3, '3'))])
+def test_ranks_have_one_thread_unless_the_user_says_otherwise(tmp_path, number, expected):
+    """Torch is imported by then and reads the variable no more."""
+    environment = pytorch_environment(0, 1, free_port())
+    assert Ranks(threads_after_start, (number,), [environment], tmp_path).results() == [expected]
+
+
+def test_error_aborts_nccl_instead_of_waiting_for_it(monkeypatch):
+    calls = []
+    monkeypatch.setattr(distributed, 'is_initialized', lambda: True)
+    monkeypatch.setattr(distributed, 'get_backend', lambda: 'nccl')
+    monkeypatch.setattr(distributed, 'destroy_process_group', lambda: calls.append('destroy'))
+    monkeypatch.setattr(distributed.distributed_c10d, '_abort_process_group', lambda: calls.append('abort'))
+    with pytest.raises(KeyError), launch.process_group('none'):
+        raise KeyError('in a step')
+    with launch.process_group('none'):
+        pass
+    assert calls == ['abort', 'destroy']
+
+
+def serve_rank_1(ranks):
     """Answer rank 1 as rank 0 would, up to the point where both connect."""
-    meeting = 'thinktwice/meeting/1'
-    store.set(f'{meeting}/run', '')
-    store.set(f'{meeting}/world_size', '2')
-    store.set('thinktwice/meeting', meeting)
-    ranks.wait_for(lambda: store.check([f'{meeting}/1']))
-    if guests:
-        store.set(f'{meeting}/guests', f'host {store.get(f"{meeting}/1").decode()}')
+    store = distributed.PrefixStore('attempt_0', ranks.store)
+    store.set('job', json.dumps(['', 2]))
+    ranks.wait_for(lambda: store.check(['rank_1']))
 
 
-def test_process_that_dies_after_the_meeting(tmp_path):
+@pytest.fixture
+def lonely_rank(tmp_path):
+    """Rank 1 of 2, with a store where rank 0 should be."""
     store = distributed.TCPStore('127.0.0.1', 0, 2, is_master=True, wait_for_workers=False)
     ranks = start(tmp_path, 'pytorch', [pytorch_environment(1, 2, store.port)])
-    hold_meeting(store, ranks, guests=True)
-    assert ranks.wait(60) == [1]
-    last = ranks.log(0).strip().splitlines()[-1]
-    assert last.startswith('error (rank 1): the 2 processes have met, but cannot connect')
+    ranks.store = store
+    return ranks
+
+
+def test_rank_that_dies_after_the_check_in(lonely_rank):
+    serve_rank_1(lonely_rank)
+    assert lonely_rank.wait(60) == [1]
+    last = lonely_rank.log(0).strip().splitlines()[-1]
+    assert last.startswith('error (rank 1): cannot connect to the other 1 ranks')
+
+
+def test_rank_0_that_dies_at_the_check_in(lonely_rank):
+    serve_rank_1(lonely_rank)
+    lonely_rank.store = None
+    assert lonely_rank.wait(60) == [1]
+    last = lonely_rank.log(0).strip().splitlines()[-1]
+    assert last.startswith('error (rank 1): no answer at 127.0.0.1')
 
 
 def wait_for_a_late_one() -> float:
@@ -185,13 +250,3 @@ def wait_for_a_late_one() -> float:
 @pytest.mark.slow
 def test_patience_at_the_start_is_not_that_of_training(tmp_path):
     assert start_ranks(wait_for_a_late_one, (), 2, tmp_path / 'ranks').results() == [2, 2]
-
-
-def test_first_process_that_dies_at_the_meeting(tmp_path):
-    store = distributed.TCPStore('127.0.0.1', 0, 2, is_master=True, wait_for_workers=False)
-    ranks = start(tmp_path, 'pytorch', [pytorch_environment(1, 2, store.port)])
-    hold_meeting(store, ranks, guests=False)
-    store = None
-    assert ranks.wait(60) == [1]
-    last = ranks.log(0).strip().splitlines()[-1]
-    assert last.startswith('error (rank 1): no answer at 127.0.0.1')

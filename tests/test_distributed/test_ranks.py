@@ -1,8 +1,8 @@
-"""Each launcher's variables give the process its place; contradictions are named."""
+"""The variables of each launcher give rank, world size and address; contradictions are named."""
 
 import pytest
 
-from thinktwice.distributed.ranks import find_place, first_host, process_names
+from thinktwice.distributed.ranks import first_host, process_names, rank_info
 from thinktwice.errors import LaunchError
 
 TORCHRUN = {
@@ -14,6 +14,7 @@ TORCHRUN = {
     'LOCAL_WORLD_SIZE': '2',
     'GROUP_WORLD_SIZE': '2',
     'TORCHELASTIC_USE_AGENT_STORE': 'True',
+    'TORCHELASTIC_RESTART_COUNT': '2',
 }
 SLURM = {
     'SLURM_PROCID': '5',
@@ -30,27 +31,26 @@ OPEN_MPI = {
 }
 
 
-def test_torchrun_place():
-    place = find_place('pytorch', TORCHRUN)
-    assert (place.rank, place.world_size, place.local_rank) == (3, 4, 1)
-    assert (place.address, place.port, place.launcher_hosts_store) == ('node0', 29500, True)
+def test_torchrun_variables():
+    info = rank_info('pytorch', TORCHRUN)
+    assert (info.rank, info.world_size, info.local_rank) == (3, 4, 1)
+    assert (info.address, info.port, info.agent_attempt) == ('node0', 29500, 2)
+    assert rank_info('pytorch', without(TORCHRUN, 'TORCHELASTIC_USE_AGENT_STORE')).agent_attempt is None
 
 
-def test_slurm_place_takes_the_first_host_and_a_port_of_the_job(monkeypatch):
-    monkeypatch.setenv('PATH', '')  # no scontrol
-    place = find_place('slurm', SLURM)
-    assert (place.rank, place.world_size, place.local_rank, place.address) == (5, 16, 5, 'gpu03')
-    assert place.port == 12000 + 70001 % 20000
-    assert find_place('slurm', {**SLURM, 'MASTER_ADDR': 'x', 'MASTER_PORT': '7'}).port == 7
+def test_slurm_variables_give_the_first_host_and_a_port_of_the_job():
+    info = rank_info('slurm', SLURM)
+    assert (info.rank, info.world_size, info.local_rank, info.address) == (5, 16, 5, 'gpu03')
+    assert info.port == 12000 + 70001 % 20000
+    assert rank_info('slurm', {**SLURM, 'MASTER_ADDR': 'x', 'MASTER_PORT': '7'}).port == 7
 
 
-def test_slurm_steps_of_one_job_meet_on_their_own_hosts_and_ports(monkeypatch):
-    monkeypatch.setenv('PATH', '')
-    first = find_place('slurm', {**SLURM, 'SLURM_STEP_ID': '0'})
-    second = find_place('slurm', {**SLURM, 'SLURM_STEP_ID': '1', 'SLURM_STEP_NODELIST': 'gpu[05,9]'})
+def test_slurm_steps_of_one_job_meet_on_their_own_hosts_and_ports():
+    first = rank_info('slurm', {**SLURM, 'SLURM_STEP_ID': '0'})
+    second = rank_info('slurm', {**SLURM, 'SLURM_STEP_ID': '1', 'SLURM_STEP_NODELIST': 'gpu[05,9]'})
     assert (first.address, second.address) == ('gpu03', 'gpu05')
     assert first.port != second.port
-    assert first.run != second.run
+    assert first.job != second.job
 
 
 @pytest.mark.parametrize(
@@ -70,21 +70,27 @@ def test_process_is_named_by_the_variables_of_any_launcher(environment, names):
 
 @pytest.mark.parametrize(
     ('nodelist', 'host'),
-    [('a', 'a'), ('a,b', 'a'), ('n[7,9]', 'n7'), ('n[001-004]', 'n001'), ('x-1,y', 'x-1')],
+    [
+        ('a', 'a'),
+        ('a,b', 'a'),
+        ('n[7,9]', 'n7'),
+        ('n[001-004]', 'n001'),
+        ('x-1,y', 'x-1'),
+        ('rack[2-3]n[05,7-9]-ib,cpu1', 'rack2n05-ib'),
+    ],
 )
-def test_first_host_of_a_node_list(monkeypatch, nodelist, host):
-    monkeypatch.setenv('PATH', '')
+def test_first_host_of_a_node_list(nodelist, host):
     assert first_host(nodelist) == host
 
 
-def test_mpi_place_on_one_machine_needs_no_address():
-    place = find_place('mpi', OPEN_MPI)
-    assert (place.rank, place.world_size, place.local_rank, place.address) == (1, 2, 1, '127.0.0.1')
+def test_mpi_on_one_machine_needs_no_address():
+    info = rank_info('mpi', OPEN_MPI)
+    assert (info.rank, info.world_size, info.local_rank, info.address) == (1, 2, 1, '127.0.0.1')
 
 
 def test_no_launcher_is_one_process():
-    assert find_place('none', {}) is None
-    assert find_place('none', {'WORLD_SIZE': '1', 'RANK': '0'}) is None
+    assert rank_info('none', {}) is None
+    assert rank_info('none', {'WORLD_SIZE': '1', 'RANK': '0'}) is None
 
 
 def without(environment: dict, name: str) -> dict:
@@ -117,4 +123,4 @@ def without(environment: dict, name: str) -> dict:
 )
 def test_wrong_combination_is_named(launcher, environment, message):
     with pytest.raises(LaunchError, match=message):
-        find_place(launcher, environment)
+        rank_info(launcher, environment)

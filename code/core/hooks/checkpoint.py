@@ -9,7 +9,7 @@ from mmengine.dist import barrier, is_main_process
 from mmengine.hooks import Hook
 
 from thinktwice.checkpoint import file as checkpoint_io
-from thinktwice.distributed.collectives import is_asked_by_any, on_first_process
+from thinktwice.distributed.collectives import is_asked_by_any, on_rank_0
 from thinktwice.registry import HOOKS
 
 
@@ -79,7 +79,7 @@ class AtomicCheckpointHook(Hook):
         self._last_saved_time = time.monotonic()
         self._last_saved_iteration = runner.train_loop.position.iteration
         barrier()  # others may still be reading the file that --load-from names
-        on_first_process(lambda: self._make_room(runner))
+        on_rank_0(lambda: self._make_room(runner))
 
     def _make_room(self, runner: Any) -> None:
         """Remove half-written files of killed runs; a new run also moves the files of an earlier one aside.
@@ -157,7 +157,7 @@ class AtomicCheckpointHook(Hook):
         name = f'epoch_{position.epoch}.pth' if at_epoch else f'iter_{position.iteration}.pth'
         runner.logger.info(f'saving checkpoint {name}')
         runner.save_checkpoint(str(self.folder(runner)), name)
-        on_first_process(lambda: self._point_and_prune(runner, name))
+        on_rank_0(lambda: self._point_and_prune(runner, name))
 
     def _point_and_prune(self, runner: Any, newest: str) -> None:
         folder = self.folder(runner)

@@ -9,25 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import get_rank
+from mmengine.dist import all_gather_object, all_reduce, get_rank
 from mmengine.hooks import Hook
 
 from thinktwice.datasets import SkippedSampleTally
-from thinktwice.errors import TrainingDivergedError
+from thinktwice.errors import DamagedDataError, TrainingDivergedError
 from thinktwice.registry import HOOKS
 
 
 @HOOKS.register_module()
 class NonFiniteGuardHook(Hook):
-    """Undo and report steps whose loss or gradient was not finite; stop when they do not end.
+    """Undo and report steps whose loss or gradient was not finite; stop after several in a row.
 
-    ``GuardedOptimWrapper`` has dropped the gradient on all processes. What the
-    forward pass left in the buffers (BatchNorm statistics turn NaN for good) is
-    put back here. Of each such step the sample names, those of all its batches,
-    are written to ``work_dir/nonfinite/``.
+    ``GuardedOptimWrapper`` has dropped the gradient on all ranks. What the forward pass left in the
+    buffers is undone here: BatchNorm statistics would stay NaN forever. The sample names and losses of
+    the step, of all its batches, are written to ``work_dir/nonfinite/``.
 
     Args:
-        max_in_a_row: Bad steps in a row after which the run stops.
+        max_in_a_row: Number of such steps in a row that stops the run.
     """
 
     priority = 'VERY_HIGH'
@@ -40,13 +39,13 @@ class NonFiniteGuardHook(Hook):
         self._samples: list[str | None] = []
 
     def before_train(self, runner: Any) -> None:
-        """Note how many steps a resumed run had skipped before."""
+        """Count from what a resumed run had skipped before."""
         self._seen = runner.optim_wrapper.bad_steps
         self._buffers = [buffer for buffer in runner.bare_model.buffers() if buffer.is_floating_point()]
         self._copies = [torch.empty_like(buffer) for buffer in self._buffers]
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        """Copy the buffers as they are before the first batch of an update; note the samples."""
+        """Copy the buffers before the first batch of an update; record the samples of all."""
         if not runner.optim_wrapper.is_accumulating:
             self._samples = []
             if self._buffers:
@@ -56,10 +55,10 @@ class NonFiniteGuardHook(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        """Restore buffers and report, if the step was bad.
+        """Restore the buffers and report, if the step was not finite.
 
         Raises:
-            TrainingDivergedError: ``max_in_a_row`` bad steps came one after the other.
+            TrainingDivergedError: It was the last of ``max_in_a_row`` such steps.
         """
         wrapper = runner.optim_wrapper
         if wrapper.bad_steps == self._seen:
@@ -95,15 +94,14 @@ class NonFiniteGuardHook(Hook):
 
 @HOOKS.register_module()
 class WatchdogHook(Hook):
-    """End a process that makes no progress, after writing where each of its threads stands.
+    """End a process that makes no progress, after writing the stacks of its threads.
 
-    Every process watches itself; when one hangs, the others wait for it and so
-    write their stacks as well, to ``work_dir/watchdog/``. An elastic launcher or
-    Slurm then restarts them.
+    Each rank watches itself. When one hangs, the others wait for it in a collective and so write
+    their stacks as well, to ``work_dir/watchdog/``. An elastic launcher or Slurm then restarts them.
 
     Args:
-        minutes: Longest time without a finished training or evaluation step. Choose
-            it longer than the slowest evaluation metric or checkpoint takes.
+        minutes: Longest time without a finished training or evaluation step. It has to be longer
+            than the slowest evaluation metric or checkpoint takes.
     """
 
     priority = 'VERY_HIGH'
@@ -113,15 +111,16 @@ class WatchdogHook(Hook):
         self._file: Any = None
         self._last_step = 0.0
         self._is_over = threading.Event()
+        self._announcer: threading.Thread | None = None
 
     def _rearm(self) -> None:
         self._last_step = time.monotonic()
         if self._file is not None:
-            # a thread of its own, in C: it works where Python hangs inside a collective operation
+            # its thread is written in C: it also runs while Python is blocked in a collective
             faulthandler.dump_traceback_later(self.seconds, exit=True, file=self._file)
 
     def before_train(self, runner: Any) -> None:
-        """Open the file for the stacks and start to watch."""
+        """Open the file for the stacks and start the timer."""
         folder = Path(runner.work_dir) / 'watchdog'
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f'stacks_rank_{get_rank()}.txt'
@@ -130,10 +129,11 @@ class WatchdogHook(Hook):
         self._file.flush()
         self._is_over.clear()
         self._rearm()
-        threading.Thread(target=self._announce, args=(path, get_rank()), daemon=True).start()
+        self._announcer = threading.Thread(target=self._announce, args=(path, get_rank()), daemon=True)
+        self._announcer.start()
 
     def _announce(self, path: Path, rank: int) -> None:
-        """Say on the terminal what is about to happen; the dump itself says nothing there."""
+        """Announce the end on the terminal; the dump itself prints nothing there."""
         period = min(0.05 * self.seconds, 30.0)
         while not self._is_over.wait(period):
             waited = time.monotonic() - self._last_step
@@ -146,7 +146,7 @@ class WatchdogHook(Hook):
                 return
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        """Start the clock anew."""
+        """Restart the timer."""
         self._rearm()
 
     def _after_iter(
@@ -159,40 +159,77 @@ class WatchdogHook(Hook):
     ) -> None:
         self._rearm()
 
-    def after_train(self, runner: Any) -> None:
-        """Stop watching."""
-        self._is_over.set()
+    def clean_up(self, runner: Any) -> None:
+        """Stop the timer, after an error too."""
+        if self._file is None:
+            return
         faulthandler.cancel_dump_traceback_later()
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._file.close()
+        self._file = None
+        if self._announcer is not None:
+            self._is_over.set()
+            self._announcer.join()
+            self._announcer = None
 
 
 @HOOKS.register_module()
 class SkippedSamplesHook(Hook):
-    """Count samples that could not be read, and say so at the end of each epoch and evaluation.
+    """Count samples that could not be read; stop training on all ranks when there are too many.
+
+    The samples of an epoch on all ranks are judged together, every ``interval`` steps and at its end. An
+    evaluation leaves unreadable samples out and goes on.
 
     Args:
-        max_share: Share of unreadable samples above which training stops: after 100 samples of an
-            epoch, or at its end. An evaluation leaves them out and goes on.
+        max_share: Share of unreadable samples above which training stops.
+        min_skips: Training does not stop for fewer unreadable samples than this. Early in an epoch a few
+            are a large share by chance: with 0.1% of the samples damaged, two of the first hundred are
+            with a probability of 0.5%, ten of the first thousand with 1e-7.
+        interval: Steps between two judgements, the same on all ranks.
     """
 
-    def __init__(self, max_share: float = 0.01) -> None:
-        self.tally = SkippedSampleTally(max_share=max_share)
-        self.evaluation_tally = SkippedSampleTally(max_share=1.0)
+    def __init__(self, max_share: float = 0.01, min_skips: int = 10, interval: int = 50) -> None:
+        if not 0 <= max_share <= 1:
+            raise ValueError(f'max_share must be 0 ... 1, got {max_share}')
+        self.max_share = max_share
+        self.min_skips = min_skips
+        self.interval = interval
+        self.tally = SkippedSampleTally()
+        self.evaluation_tally = SkippedSampleTally()
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Count the batch's skipped samples; too many of them are an error."""
+        """Count the skipped samples of the batch."""
         self.tally.update((data_batch or {}).get('metas') or [])
-        self.tally.check()
+        if (batch_idx + 1) % self.interval == 0:
+            self._check()
 
     def after_train_epoch(self, runner: Any) -> None:
-        """Log this process' count, judge it and start anew."""
+        """Log the count of this rank, judge that of all and start the next."""
         self._report(runner, self.tally, 'skipped_samples', 'another one was read in the place of each')
-        self.tally.check(is_complete=True)
+        self._check()
         self.tally.reset()
+
+    def _check(self) -> None:
+        """Stop a run that reads too many unusable samples. Collective.
+
+        Raises:
+            DamagedDataError: On all ranks; the message names some files.
+        """
+        counts = torch.tensor([self.tally.num_samples, self.tally.num_skips])
+        all_reduce(counts)
+        samples, skips = counts.tolist()
+        share = skips / max(samples + skips, 1)
+        if skips < self.min_skips or share <= self.max_share:
+            return
+        examples = [file for files in all_gather_object(self.tally.examples()) for file in files]
+        listed = '; '.join(list(dict.fromkeys(examples))[:3])
+        raise DamagedDataError(
+            f'{skips} of {samples + skips} samples of this epoch could not be used ({share:.1%}, more than '
+            f'the tolerated {self.max_share:.1%}); for example {listed}. Check the data '
+            'with tools/check_dataset.py (--repair keeps damaged frames out), or raise max_share of '
+            'SkippedSamplesHook'
+        )
 
     def before_val_epoch(self, runner: Any) -> None:
         """Start the count of an evaluation."""
@@ -201,11 +238,11 @@ class SkippedSamplesHook(Hook):
     def after_val_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Count the batch's skipped samples."""
+        """Count the skipped samples of the batch."""
         self.evaluation_tally.update((data_batch or {}).get('metas') or [])
 
     def after_val_epoch(self, runner: Any, metrics: Any = None) -> None:
-        """Log what the evaluation of this process left out."""
+        """Log what the evaluation of this rank left out."""
         self._report(runner, self.evaluation_tally, 'skipped_evaluation_samples', 'the metrics go without')
 
     def _report(self, runner: Any, tally: SkippedSampleTally, name: str, consequence: str) -> None:

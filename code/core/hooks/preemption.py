@@ -1,4 +1,4 @@
-"""Leave in good order when the scheduler asks for it."""
+"""Save and stop when the scheduler sends a signal."""
 
 import ctypes
 import os
@@ -25,7 +25,7 @@ def leave_on_signals(signals: Sequence[str] = SIGNALS) -> Iterator[None]:
     """End the process with ``PREEMPTED_EXIT_CODE`` on a signal before ``PreemptionHook`` takes over.
 
     Args:
-        signals: Names of the signals to heed.
+        signals: Names of the signals.
     """
     if threading.current_thread() is not threading.main_thread():  # only that one can set handlers
         yield
@@ -40,28 +40,27 @@ def leave_on_signals(signals: Sequence[str] = SIGNALS) -> Iterator[None]:
 
 
 def _leave_unsaved(number: int, frame: Any) -> None:
-    # not by an exception or a print: the signal may come anywhere, in a library that swallows the one
-    # or amid a line of the other
+    # no exception, which a library may swallow, and no print, which the signal may have interrupted
     name = signal.Signals(number).name
     os.write(2, f'train: asked to stop by {name} before training: nothing to save yet\n'.encode())
     os._exit(PREEMPTED_EXIT_CODE)
 
 
 def _end_on_signals(numbers: Sequence[signal.Signals]) -> None:
-    """Give signals the system's default; Python does so only in the main thread, which may hang."""
+    """Restore the default action; ``signal.signal`` works in the main thread only, which may hang."""
     for number in numbers:
         ctypes.CDLL(None).signal(int(number), None)
 
 
 @HOOKS.register_module()
 class PreemptionHook(Hook):
-    """On a signal to any process, finish the step, save a checkpoint and stop all processes.
+    """On a signal to any rank, finish the step, save a checkpoint and stop all ranks.
 
     ``train.py`` then ends with exit code 75. Any of the signals that comes more than
     ``REPEAT_SECONDS`` after the first ends the process at once.
 
     Args:
-        signals: Names of the signals to heed.
+        signals: Names of the signals.
     """
 
     priority = 'LOWEST'
@@ -73,7 +72,8 @@ class PreemptionHook(Hook):
         self._repeats: threading.Timer | None = None
 
     def before_train(self, runner: Any) -> None:
-        """Take over the signals; only Python's main thread can."""
+        """Install the handlers; only Python's main thread can."""
+        self._received = None
         if threading.current_thread() is threading.main_thread():
             for number in self.signals:
                 self._previous[number] = signal.signal(number, self._on_signal)
@@ -88,14 +88,14 @@ class PreemptionHook(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Ask all processes whether one was signalled; if so save and stop. Collective."""
+        """Save and stop if any rank has received a signal. Collective."""
         if not is_asked_by_any(self._received is not None):
             return
-        if self._received is None:  # the others leave with the one that was signalled
+        if self._received is None:  # on another rank
             self._on_signal(signal.SIGTERM, None)
         if runner.optim_wrapper.is_accumulating:
             return
-        runner.logger.warning('asked to stop by a signal: saving a checkpoint and leaving')
+        runner.logger.warning('asked to stop by a signal: saving a checkpoint and stopping')
         runner.preempted = True
         runner.train_loop.stop_training = True
         if not runner.train_loop.is_last_batch_of_epoch:
@@ -110,10 +110,13 @@ class PreemptionHook(Hook):
                 if isinstance(hook, AtomicCheckpointHook):
                     hook.save(runner)
 
-    def after_train(self, runner: Any) -> None:
-        """Give the signals back."""
+    def clean_up(self, runner: Any) -> None:
+        """Restore the handlers, after an error too."""
         if self._repeats is not None:
             self._repeats.cancel()
+            self._repeats.join()
+            self._repeats = None
         for number, handler in self._previous.items():
-            # everything is saved: what is left of the command takes a moment
+            # the rest of the command takes a moment, and "nothing to save yet" would be wrong
             signal.signal(number, signal.SIG_IGN if handler is _leave_unsaved else handler)
+        self._previous.clear()

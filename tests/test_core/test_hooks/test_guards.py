@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -92,7 +93,7 @@ def metas(*skipped: str) -> list[dict]:
 
 
 def test_too_many_unreadable_samples_end_even_a_short_epoch(tmp_path):
-    hook, warnings = SkippedSamplesHook(max_share=0.3), []
+    hook, warnings = SkippedSamplesHook(max_share=0.3, min_skips=1), []
     run = SimpleNamespace(log_dir=str(tmp_path), logger=SimpleNamespace(warning=warnings.append))
     for skipped in ((), ('a',), ()):
         hook.after_train_iter(run, 0, {'metas': metas(*skipped)})
@@ -100,9 +101,46 @@ def test_too_many_unreadable_samples_end_even_a_short_epoch(tmp_path):
     assert '1 samples could not be read (1 of 4 reads' in warnings[0]
     for skipped in (('a',), ('a', 'b')):
         hook.after_train_iter(run, 0, {'metas': metas(*skipped)})
-    with pytest.raises(DamagedDataError, match=r'3 of 5 samples could not be used .*a.png: cut short'):
+    with pytest.raises(
+        DamagedDataError, match=r'3 of 5 samples of this epoch could not be used .*a.png: cut short'
+    ):
         hook.after_train_epoch(run)
     assert '2 samples could not be read (3 of 5 reads' in warnings[1]
+
+
+def stops(hook: SkippedSamplesHook, damaged: float, generator: np.random.Generator) -> bool:
+    """Whether the hook stops a run of 60 epochs of 1,500 samples."""
+    for _ in range(60):
+        for _ in range(15):
+            hook.tally.num_skips += generator.binomial(100, damaged)
+            hook.tally.num_samples += 100
+            try:
+                hook.after_train_iter(None, hook.interval - 1)
+            except DamagedDataError:
+                return True
+        hook.tally.reset()
+    return False
+
+
+def test_few_damaged_samples_do_not_stop_long_runs_by_chance():
+    """0.1% of the samples are damaged, a tenth of what is tolerated; each 100 samples are judged."""
+    generator = np.random.default_rng(0)
+    assert not any(stops(SkippedSamplesHook(), 0.001, generator) for _ in range(30))
+    assert all(stops(SkippedSamplesHook(), 0.015, generator) for _ in range(30))
+    # without a minimum number, a share of the first few hundred samples decides
+    assert sum(stops(SkippedSamplesHook(min_skips=1), 0.001, generator) for _ in range(30)) > 5
+
+
+def test_samples_of_a_dataset_that_replaces_none_need_not_say_so(tmp_path):
+    hook, warnings = SkippedSamplesHook(interval=1), []
+    run = SimpleNamespace(log_dir=str(tmp_path), logger=SimpleNamespace(warning=warnings.append))
+    hook.after_train_iter(run, 0, {'metas': [{'sample_id': 'own'}, {}]})
+    hook.after_train_iter(run, 1, {'inputs': {}})
+    hook.before_val_epoch(run)
+    hook.after_val_iter(run, 0, {'metas': [{}]})
+    hook.after_val_epoch(run, {})
+    assert hook.tally.num_samples == 2
+    assert not warnings
 
 
 def test_evaluation_says_what_it_left_out(tmp_path):
