@@ -63,7 +63,7 @@ def test_the_command_reports_an_error_in_one_line(tmp_path, folder, arguments, c
 def test_help_shows_an_example():
     result = run('--help')
     assert result.returncode == 0
-    assert 'example: python tools/record_minitown.py' in ' '.join(result.stdout.split())
+    assert 'Example: python tools/record_minitown.py' in ' '.join(result.stdout.split())
 
 
 def small(out, **changes):
