@@ -136,7 +136,7 @@ def toy_arguments(work_dir: Path, *options: str, launcher: str = 'none', resume:
 
 
 def final_state(work_dir: Path, name: str = 'epoch_3.pth') -> dict[str, Any]:
-    """What a finished run has to have the same as any other: weights, optimiser, schedules, statistics."""
+    """What a finished run has to have the same as any other: weights, optimizer, schedules, statistics."""
     checkpoint = torch.load(work_dir / name, weights_only=True)
     keys = (
         'state_dict',

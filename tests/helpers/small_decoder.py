@@ -51,7 +51,7 @@ class MeanFlattenHead(nn.Module):
 
 
 def small_decoder(**overrides):
-    """Decoder with initialised weights; keywords replace arguments."""
+    """Decoder with initialized weights; keywords replace arguments."""
     decoder = ThinkTwiceDecoder(**{**SIZES, **PARTS, **overrides})
     decoder.init_weights()
     return decoder

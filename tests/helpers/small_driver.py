@@ -42,7 +42,7 @@ LOSSES = [
 
 
 def small_driver(num_frames=2, losses=None, **decoder):
-    """The model with initialised weights; keywords replace arguments of the decoder."""
+    """The model with initialized weights; keywords replace arguments of the decoder."""
     sizes = {**SIZES, 'fpn_channels': CHANNELS, 'lidar_channels': LIDAR_CHANNELS, 'vector_channels': 9}
     bounds = {'x_range': GRID['x_bounds'][:2], 'y_range': GRID['y_bounds'][:2]}
     model = MODELS.build(

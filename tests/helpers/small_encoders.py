@@ -62,7 +62,7 @@ def camera_encoder(**overrides):
 
 
 def lidar_encoder_config(**overrides):
-    """Config of a LiDAR encoder over 40 x 36 voxels of half a metre; keywords replace arguments."""
+    """Config of a LiDAR encoder over 40 x 36 voxels of half a meter; keywords replace arguments."""
     norm = {'type': 'BN', 'eps': 1e-3, 'momentum': 0.01}
     arguments = {
         'voxelize': {
@@ -142,7 +142,7 @@ def image_batch(batch=2, frames=2, cameras=4, image_size=IMAGE_SIZE):
 
 
 def point_cloud(num_points=400, top=2.4):
-    """Points (P, 5) inside the range of :func:`lidar_encoder`, below ``top`` metres."""
+    """Points (P, 5) inside the range of :func:`lidar_encoder`, below ``top`` meters."""
     low = torch.tensor([-4.0, -9.0, -2.0, 0.0, 0.0])
     high = torch.tensor([16.0, 9.0, top, 1.0, 0.0])
     return low + (high - low) * torch.rand(num_points, 5)

@@ -24,7 +24,7 @@ MODELS.register_module(name='SmallDriver', module=small_driver)
 
 @DATASETS.register_module()
 class SmallDrives(Dataset):
-    """Made-up samples; each has a share of labelled pixels of its own."""
+    """Made-up samples; each has a share of labeled pixels of its own."""
 
     def __init__(self, num_samples: int = NUM_SAMPLES) -> None:
         self.samples = []

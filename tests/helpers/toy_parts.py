@@ -1,4 +1,4 @@
-"""A data set and a model that train in milliseconds, registered for configs of tests."""
+"""A dataset and a model that train in milliseconds, registered for configs of tests."""
 
 import time
 

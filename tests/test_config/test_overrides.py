@@ -145,7 +145,7 @@ def test_broken_config_names_the_place(tmp_path, text, message):
         load_config(str(path))
 
 
-def test_missing_config_suggests_a_neighbour(config):
+def test_missing_config_suggests_a_neighbor(config):
     with pytest.raises(FileNotFoundError, match='does not exist. Did you mean .*config.py'):
         load_config(config.replace('config.py', 'confg.py'))
 

@@ -23,7 +23,7 @@ def test_points_are_drawn_at_their_pixels_and_near_ones_on_top() -> None:
     np.testing.assert_array_equal(image[30, 60], data.color_depths(np.array([5.0]))[0])
 
 
-def test_enlarging_moves_pixel_centres_by_the_half_pixel() -> None:
+def test_enlarging_moves_pixel_centers_by_the_half_pixel() -> None:
     image = np.zeros((180, 300, 3), np.uint8)
     data.draw_points_on_image(image, np.array([[5.0, 1.05, 2.05]]), camera(), zoom=3)
     rows, columns = np.nonzero(image.any(axis=2))
@@ -31,7 +31,7 @@ def test_enlarging_moves_pixel_centres_by_the_half_pixel() -> None:
     assert (rows.tolist(), columns.tolist()) == ([88], [181])
 
 
-def test_depths_and_classes_have_colours_of_their_own() -> None:
+def test_depths_and_classes_have_colors_of_their_own() -> None:
     depth = np.array([[0.0, 2.0], [20.0, 1000.0]])
     colors = data.color_depths(depth)
     assert colors.shape == (2, 2, 3) and not colors[0, 0].any()

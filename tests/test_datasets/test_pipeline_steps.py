@@ -128,7 +128,7 @@ def test_history_points_land_where_the_key_frame_sees_them(root: Path) -> None:
     np.testing.assert_allclose(cloud[-len(sweeps[2]) :, :3], expected, atol=1e-5)
 
 
-def test_published_straight_drive_moves_a_point_by_three_metres() -> None:
+def test_published_straight_drive_moves_a_point_by_three_meters() -> None:
     class Reader:
         def points(self, frame: int) -> np.ndarray:
             return np.array([[10, 0, 1, 0.5]], dtype=np.float32)

@@ -105,7 +105,7 @@ def light_scene(color: tuple[int, int, int], lit: int, size: int = 6) -> tuple[n
         ((20, 40, 255), 18),  # blue
     ],
 )
-def test_a_light_gets_the_colour_that_is_lit(color: tuple[int, int, int], expected: int) -> None:
+def test_a_light_gets_the_color_that_is_lit(color: tuple[int, int, int], expected: int) -> None:
     class_ids, rgb = light_scene(color, lit=4)
     split = split_traffic_lights(class_ids, rgb)
     assert (split[class_ids == 18] == expected).all() and (split[class_ids != 18] == 0).all()
@@ -320,7 +320,7 @@ def test_no_class_or_depth_is_invented(seed: int) -> None:
     assert set(depths) <= {0, *np.unique(decode_depth(depth_code))}
 
 
-def test_labels_are_sampled_at_the_nearest_pixel_centre_and_marked_outside() -> None:
+def test_labels_are_sampled_at_the_nearest_pixel_center_and_marked_outside() -> None:
     camera = front()
     augmentation = center_augmentation(RAW_SIZE, FINAL_SIZE)
     positions = pixel_map(camera, augmentation)

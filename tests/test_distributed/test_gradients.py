@@ -12,7 +12,7 @@ from thinktwice.registry import MODELS
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 IMAGE_SIZE = (64, 128)
-BATCH = 1  # the hardest case: layers that normalise over samples see one
+BATCH = 1  # the hardest case: layers that normalize over samples see one
 
 
 def batch_for(cfg) -> tuple[dict, dict]:

@@ -14,7 +14,7 @@ def from_official_batch(batch: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
 
     Args:
         batch: As :func:`~thinktwice.release_2023.parity.inputs.deterministic_batch` makes it.
-            Images are normalised already.
+            Images are normalized already.
 
     Returns:
         Inputs (``img`` (B,T,N,3,H,W), ``points`` a list of B (P,5), ``intrinsics``

@@ -117,7 +117,7 @@ def collect(
     Args:
         model: An ``EncoderDecoder`` of the reference config; set to evaluation mode
             here, its gradients are replaced.
-        inputs: Preprocessed inputs of one batch, images normalised.
+        inputs: Preprocessed inputs of one batch, images normalized.
         targets: Targets of the batch.
         name_map: Names of our parameters in the official checkpoint.
 

@@ -130,6 +130,6 @@ def test_entries_that_follow_from_the_config_are_made_for_the_official_format():
     first, last = derived['img_encoder.frustum'][0, 0, 0], derived['img_encoder.frustum'][-1, -1, -1]
     assert first.tolist() == [0, 0, 1, 1]
     assert last.tolist() == [255, 127, 40.5, 1]
-    centres = derived['img_encoder.voxel_coord'] - derived['img_encoder.voxel_size'] / 2
-    assert torch.allclose(centres, torch.tensor([-8.0, -19.2, -4.0]), atol=1e-5)
+    centers = derived['img_encoder.voxel_coord'] - derived['img_encoder.voxel_size'] / 2
+    assert torch.allclose(centers, torch.tensor([-8.0, -19.2, -4.0]), atol=1e-5)
     assert derived_entries(load_config(str(CONFIGS / 'thinktwice.py'))) == {}

@@ -51,7 +51,7 @@ def test_weights_equal_the_original_generator(original):
     assert_equal(deterministic_weights(small), original['fill_weights'](small))
 
 
-def test_weights_depend_on_the_name_and_not_on_their_neighbours():
+def test_weights_depend_on_the_name_and_not_on_their_neighbors():
     alone = deterministic_weights({'a.weight': (4, 3)})
     together = deterministic_weights({'b.weight': (4, 3), 'a.weight': (4, 3)})
     assert torch.equal(alone['a.weight'], together['a.weight'])
