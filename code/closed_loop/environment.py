@@ -152,6 +152,7 @@ class MinitownEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         self._first_step = self._drive.steps
         self._progress = 0.0
         self._judge = Judge(max_seconds)
+        self._lidar_rng = np.random.default_rng([drawn, number])
         self._surroundings = _Surroundings(self._drive.town)
         self._judge.step(self._situation())
         info = {'request': self._request, 'route': self.route_nodes(), 'progress': 0.0, 'infractions': ()}
@@ -249,7 +250,7 @@ class MinitownEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
             'angular_velocity': np.array(measured['angular_velocity'], dtype=np.float64),
         }
         if self.sensors is not None:
-            seen = self.sensors.observe(drive.scene(), drive.ego.pose)
+            seen = self.sensors.observe(drive.scene(), drive.ego.pose, self._lidar_rng)
             names = [camera.name for camera in self.sensors.rig.cameras]
             lidar = np.zeros((MAX_POINTS, 4), dtype=np.float32)
             points = seen.points[:MAX_POINTS]

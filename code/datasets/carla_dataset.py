@@ -103,14 +103,14 @@ class CarlaDataset(Dataset):
         self._backend_args = backend_args
         self._storage: DatasetStorage | None = None
         self._storage_process = -1
-        self._steps = [TRANSFORMS.build(step) if isinstance(step, dict) else step for step in pipeline]
+        self.steps = [TRANSFORMS.build(step) if isinstance(step, dict) else step for step in pipeline]
         metadata = load_metadata(self.storage, self.data_root)
         if isinstance(split, Mapping):
             split = SplitSpec(**split)
         self._index = build_index(metadata, split, num_frames - 1, horizon if with_targets else 0)
         self.calibration = load_calibration(self.storage, metadata)
         self._num_classes: int | None = None
-        for step in self._steps:
+        for step in self.steps:
             if isinstance(step, LoadCameras):
                 self.calibration = self.calibration.select(step.cameras)
                 self._num_classes = step.num_classes
@@ -222,7 +222,7 @@ class CarlaDataset(Dataset):
             'test_mode': self.test_mode,
             'with_targets': self.with_targets,
         }
-        for step in self._steps:
+        for step in self.steps:
             results = step(results)
         return results
 

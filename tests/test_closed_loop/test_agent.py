@@ -51,7 +51,7 @@ def route_reader(dataset: CarlaDataset):
 def make_agent(
     dataset: CarlaDataset, predict=lambda samples: [GO for _ in samples], **options
 ) -> DrivingAgent:
-    steps = dataset._steps
+    steps = dataset.steps
     return DrivingAgent(predict, steps, dataset.calibration, **{'tick_seconds': 0.5, **options})
 
 

@@ -1,0 +1,163 @@
+"""Videos of drives: cameras, the town from above, the plan of each stage, controls and infractions."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from thinktwice.closed_loop.environment import RouteRequest
+from thinktwice.closed_loop.policies import AgentPolicy, Moment, Policy
+from thinktwice.core.visualization import colors
+from thinktwice.core.visualization.bev import BEVCanvas
+from thinktwice.geometry.poses import ego_to_world, world_to_ego
+from thinktwice.minitown.world.classes import GREEN, GROUND_COLORS, RED
+
+HEIGHT = 480
+VEHICLE = (110, 150, 220)
+PEDESTRIAN = (230, 90, 200)
+ROUTE = (80, 160, 100)
+LIGHTS = {RED: (230, 50, 50), GREEN: (50, 200, 80)}
+YELLOW_LIGHT = (235, 200, 60)
+INFRACTION = (255, 80, 80)
+SHOWN_SECONDS = 3.0
+"""How long an infraction stays on the picture."""
+
+
+class VideoWriter:
+    """Writes one MP4 per route of a group; see ``evaluation.Watcher``.
+
+    Args:
+        folder: of the videos.
+        requests: the routes of the group.
+        frequency: steps per second.
+
+    Raises:
+        OSError: a file can't be written.
+    """
+
+    def __init__(self, folder: Path, frequency: int, requests: Sequence[RouteRequest]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._paths = [folder / f'{request.name}.mp4' for request in requests]
+        self._frequency = frequency
+        self._files: dict[int, cv2.VideoWriter] = {}
+        self._shown: dict[int, tuple[str, int]] = {}
+
+    def step(self, moment: Moment, policy: Policy, action: Any, info: dict[str, Any]) -> None:
+        """Add a frame to the video of a route."""
+        prediction = policy.predictions.get(moment.slot) if isinstance(policy, AgentPolicy) else None
+        if info['infractions']:
+            text = '; '.join(str(event) for event in info['infractions'])
+            self._shown[moment.slot] = (text, round(SHOWN_SECONDS * self._frequency))
+        text, left = self._shown.get(moment.slot, ('', 0))
+        self._shown[moment.slot] = (text, left - 1)
+        frame = draw_moment(moment, prediction, action, info['progress'], text if left > 0 else '')
+        if moment.slot not in self._files:
+            path, codec = self._paths[moment.slot], cv2.VideoWriter.fourcc(*'mp4v')
+            file = cv2.VideoWriter(str(path), codec, float(self._frequency), frame.shape[1::-1])
+            if not file.isOpened():
+                raise OSError(f'cannot write the video {path}')
+            self._files[moment.slot] = file
+        self._files[moment.slot].write(np.ascontiguousarray(frame[..., ::-1]))
+
+    def close(self) -> None:
+        """Finish the files."""
+        for file in self._files.values():
+            file.release()
+
+
+def draw_moment(
+    moment: Moment, prediction: dict[str, Any] | None, action: Any, progress: float, infractions: str
+) -> np.ndarray:
+    """One frame of a video.
+
+    Args:
+        moment: the vehicle and what it observes.
+        prediction: of the model for it, None if no model drives.
+        action: (3,) throttle, steer, brake.
+        progress: share of the route.
+        infractions: text to show in red, may be empty.
+
+    Returns:
+        (H, W, 3) uint8 RGB, the same size for the same cameras.
+    """
+    parts = [_draw_cameras(moment)] if 'images' in moment.observation else []
+    parts.append(_draw_from_above(moment, prediction))
+    picture = np.concatenate(parts, axis=1)
+    bar = np.full((64, picture.shape[1], 3), colors.BACKGROUND, np.uint8)
+    speed = float(moment.observation['speed'][0])
+    throttle, steer, brake = (float(value) for value in action)
+    _write(bar, f'{speed:4.1f} m/s   throttle {throttle:.2f}   steer {steer:+.2f}   brake {brake:.2f}   '
+                f'route {progress:4.0%}', 22, colors.TEXT)  # fmt: skip
+    if infractions:
+        _write(bar, infractions, 50, INFRACTION)
+    else:
+        entries = [('plan', colors.PREDICTED), ('coarse plan', colors.COARSE)] if prediction else []
+        entries += [('route', ROUTE), ('vehicle', VEHICLE), ('pedestrian', PEDESTRIAN)]
+        for index, (name, color) in enumerate(entries):
+            _write(bar, name, 50, color, 10 + 115 * index)
+    return np.concatenate([bar, picture])
+
+
+def _write(image: np.ndarray, text: str, row: int, color: tuple[int, int, int], column: int = 10) -> None:
+    cv2.putText(image, text, (column, row), cv2.FONT_HERSHEY_SIMPLEX, 0.5, color, 1, cv2.LINE_AA)
+
+
+def _draw_cameras(moment: Moment) -> np.ndarray:
+    """Cameras in two columns, named, (HEIGHT, W, 3)."""
+    images = moment.observation['images']
+    height = HEIGHT // -(-len(images) // 2)
+    tiles = []
+    for name, image in images.items():
+        tile = cv2.resize(image, (round(image.shape[1] * height / image.shape[0]), height))
+        _write(tile, name, 18, colors.TEXT)
+        tiles.append(tile)
+    tiles += [np.full_like(tiles[0], colors.BACKGROUND)] * (len(tiles) % 2)
+    rows = [np.concatenate(tiles[i : i + 2], axis=1) for i in range(0, len(tiles), 2)]
+    picture = np.concatenate(rows)
+    padding = np.full((HEIGHT - len(picture), picture.shape[1], 3), colors.BACKGROUND, np.uint8)
+    return np.concatenate([picture, padding])
+
+
+def _draw_from_above(moment: Moment, prediction: dict[str, Any] | None) -> np.ndarray:
+    """The town around the vehicle, (HEIGHT, HEIGHT, 3)."""
+    drive = moment.env.drive
+    canvas = BEVCanvas((-10.0, 30.0), (-20.0, 20.0), HEIGHT / 40.0)
+    rows, columns = np.mgrid[: canvas.image.shape[0], : canvas.image.shape[1]]
+    ahead = canvas.x_range[1] - (rows + 0.5) / canvas.scale
+    right = canvas.y_range[0] + (columns + 0.5) / canvas.scale
+    pose = drive.ego.pose
+    ground = drive.town.ground
+    ego2grid = ground.ego2grid(pose)
+    grid = np.stack([ahead, right], -1) @ ego2grid[:, :2].T + ego2grid[:, 2]
+    codes = cv2.remap(ground.codes, *np.moveaxis(grid.astype(np.float32), -1, 0), cv2.INTER_NEAREST)
+    canvas.image[:] = 0.6 * GROUND_COLORS[codes]
+    _polyline(canvas, world_to_ego(drive.route.ahead(drive.along, 40), pose), ROUTE, 6)
+    snapshot = drive.snapshot()
+    for line, state in zip(snapshot.stop_lines, snapshot.light_states.tolist(), strict=True):
+        _polyline(canvas, world_to_ego(line, pose), LIGHTS.get(state, YELLOW_LIGHT), 3)
+    for boxes, color in ((snapshot.vehicles, VEHICLE), (snapshot.pedestrians, PEDESTRIAN)):
+        for box in boxes:
+            if np.hypot(box[0] - pose[0], box[1] - pose[1]) < 45.0:
+                _fill(canvas, world_to_ego(_corners(box), pose), color)
+    canvas.draw_ego()
+    if prediction is not None:
+        stages = np.asarray(prediction['waypoints_stages'].cpu())
+        canvas.draw_plan(stages[0], colors.COARSE, thickness=1)
+        canvas.draw_plan(stages[-1], colors.PREDICTED)
+    return canvas.image
+
+
+def _corners(box: np.ndarray) -> np.ndarray:
+    """(4, 2) world corners of a box (x, y, yaw, half length, half width)."""
+    return ego_to_world(box[3:5] * np.array([[1, 1], [1, -1], [-1, -1], [-1, 1]]), box[:3])
+
+
+def _fill(canvas: BEVCanvas, positions: np.ndarray, color: tuple[int, int, int]) -> None:
+    cv2.fillPoly(canvas.image, [canvas.to_pixels(positions).round().astype(np.int32)], color, cv2.LINE_AA)
+
+
+def _polyline(canvas: BEVCanvas, positions: np.ndarray, color: tuple[int, int, int], width: int) -> None:
+    pixels = canvas.to_pixels(positions).round().astype(np.int32)
+    cv2.polylines(canvas.image, [pixels], False, color, width, cv2.LINE_AA)

@@ -1,0 +1,190 @@
+"""Drive routes of the embedded town and score them as CARLA's leaderboard does.
+
+Examples:
+    python tools/drive_minitown.py --policy expert --routes 20
+    python tools/drive_minitown.py configs/thinktwice_minitown.py work_dirs/demo/epoch_3.pth --video videos
+"""
+
+import argparse
+import math
+import os
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from thinktwice.command_line import Parser, add_override_flag, natural, positive, run_command
+
+if TYPE_CHECKING:
+    from thinktwice.closed_loop.policies import Policy
+    from thinktwice.closed_loop.scoring import RouteResult
+
+POLICIES = ('agent', 'expert', 'constant', 'lane')
+CONTROLLERS = ('beta', 'pid', 'fused')
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = Parser(__doc__)
+    parser.add_argument('config', nargs='?', help='config of the model that drives (policy agent)')
+    parser.add_argument('checkpoint', nargs='?', help='its checkpoint')
+    parser.add_argument(
+        '--policy',
+        choices=POLICIES,
+        default='agent',
+        help='who drives: a trained model, the expert, constant throttle, or constant speed along the lane '
+        '(%(default)s)',
+    )
+    parser.add_argument(
+        '--controller', choices=CONTROLLERS, default='fused', help='from plan to control (%(default)s)'
+    )
+    parser.add_argument('--routes', type=positive, default=10, help='how many (%(default)s)')
+    parser.add_argument('--seed', type=natural, default=0, help='of traffic and routes (%(default)s)')
+    parser.add_argument(
+        '--towns', default='town02_00,town05_00', help='comma-separated, used in turn (%(default)s)'
+    )
+    parser.add_argument('--length', type=float, default=200.0, help='of a route, meters (%(default)s)')
+    parser.add_argument(
+        '--frequency', type=int, choices=(10, 20), default=10, help='decisions per second (%(default)s)'
+    )
+    parser.add_argument(
+        '--out', metavar='FILE', type=Path, help="write the results in the leaderboard's format"
+    )
+    parser.add_argument('--video', metavar='DIR', type=Path, help='write an MP4 per route')
+    parser.add_argument(
+        '--processes', type=positive, default=os.cpu_count() or 1, help='the results do not depend on it'
+    )
+    add_override_flag(parser)
+    arguments = parser.parse_args(argv)
+    if arguments.policy == 'agent' and not arguments.checkpoint:
+        parser.error('a model needs CONFIG and CHECKPOINT, or choose another --policy')
+    if arguments.policy != 'agent' and arguments.config:
+        parser.error(f'--policy {arguments.policy} takes no CONFIG and CHECKPOINT')
+    if not arguments.length > 0:
+        parser.error(f'--length must be a positive number of meters, got {arguments.length}')
+    return arguments
+
+
+def make_baseline(name: str) -> 'Policy':
+    """A policy without a model, by its name on the command line."""
+    from thinktwice.closed_loop.policies import ConstantPolicy, ExpertPolicy, LanePolicy
+
+    return {'expert': ExpertPolicy, 'constant': ConstantPolicy, 'lane': LanePolicy}[name]()
+
+
+def make_agent_policy(
+    config: str, checkpoint: str, cfg_options: dict[str, Any], controller: str, frequency: int
+) -> 'Policy':
+    """The policy of a trained model, with the cameras of the data that its config names."""
+    from thinktwice.apis import init_dataset, init_model, predict
+    from thinktwice.closed_loop.agent import DrivingAgent
+    from thinktwice.closed_loop.controllers import CONTROLLERS
+    from thinktwice.closed_loop.policies import AgentPolicy
+    from thinktwice.minitown import CameraRig, Sensors
+
+    model = init_model(config, checkpoint, 'cpu', cfg_options)
+    dataset = init_dataset(config, 'test', cfg_options)
+    camera, size = dataset.calibration.cameras[0], dataset.calibration.image_size
+    rig = CameraRig(size, math.degrees(2 * math.atan(size[1] / 2 / camera.intrinsics[0])))
+    forward = partial(predict, model)
+
+    def make_agent() -> DrivingAgent:
+        return DrivingAgent(
+            forward,
+            dataset.steps,
+            dataset.calibration,
+            1 / frequency,
+            dataset.num_frames,
+            CONTROLLERS[controller](),
+        )
+
+    return AgentPolicy(make_agent, forward, Sensors(rig))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Drive, show progress, print the table."""
+    arguments = parse_arguments(argv)
+    from thinktwice.closed_loop.evaluation import drive_routes, plan_routes
+    from thinktwice.closed_loop.scoring import write_results
+    from thinktwice.closed_loop.video import VideoWriter
+
+    make_policy = partial(make_baseline, arguments.policy)
+    if arguments.policy == 'agent':
+        options = arguments.cfg_options
+        make_policy = partial(
+            make_agent_policy,
+            arguments.config,
+            arguments.checkpoint,
+            options,
+            arguments.controller,
+            arguments.frequency,
+        )
+    requests = plan_routes(arguments.routes, arguments.seed, arguments.towns.split(','))
+    make_watcher = partial(VideoWriter, arguments.video, arguments.frequency) if arguments.video else None
+    results: dict[int, RouteResult] = {}
+    start = time.monotonic()
+    for number, result in drive_routes(
+        make_policy, requests, arguments.frequency, arguments.length, arguments.processes, make_watcher
+    ):
+        results[number] = result
+        spent = time.monotonic() - start
+        left = spent / len(results) * (len(requests) - len(results))
+        print(
+            f'[{len(results)}/{len(requests)}] {result.route_id}: score {result.driving_score:.1f}, '
+            f'{result.status} ({spent:.0f} s, {left:.0f} s left)',
+            flush=True,
+        )
+    ordered = [results[number] for number in sorted(results)]
+    print(f'\n{results_table(ordered)}')
+    if arguments.out:
+        write_results(ordered, arguments.out)
+        print(f'results: {arguments.out}')
+    if arguments.video:
+        print(f'videos: {arguments.video}')
+
+
+def results_table(results: 'Sequence[RouteResult]') -> str:
+    """Scores of each route, infractions by kind, and the means."""
+    from thinktwice.closed_loop.scoring import InfractionKind, summarize
+    from thinktwice.tables import format_table
+
+    kinds = {
+        'pedestrian': InfractionKind.COLLISION_PEDESTRIAN,
+        'vehicle': InfractionKind.COLLISION_VEHICLE,
+        'static': InfractionKind.COLLISION_STATIC,
+        'red light': InfractionKind.RED_LIGHT,
+    }
+    rows = [
+        [
+            result.route_id,
+            f'{result.driving_score:.1f}',
+            f'{result.route_completion:.0f}',
+            f'{result.penalty:.2f}',
+            *(str(result.count(kind)) for kind in kinds.values()),
+            f'{result.outside:.0f}',
+            f'{result.standing:.0f}',
+            result.status,
+        ]
+        for result in results
+    ]
+    summary = summarize(results)
+    rows.append(
+        [
+            'mean (infractions per km)',
+            f'{summary.driving_score:.1f}',
+            f'{summary.route_completion:.0f}',
+            f'{summary.penalty:.2f}',
+            *(f'{summary.per_kilometer[kind]:.1f}' for kind in kinds.values()),
+            f'{sum(result.outside for result in results) / len(results):.0f}',
+            f'{sum(result.standing for result in results) / len(results):.0f}',
+            '',
+        ]
+    )
+    columns = ['route', 'score', 'completion %', 'penalty', *kinds, 'outside m', 'standing s', 'status']
+    return format_table(columns, rows)
+
+
+if __name__ == '__main__':
+    sys.exit(run_command(main))
