@@ -131,7 +131,8 @@ def _draw_from_above(moment: Moment, prediction: dict[str, Any] | None) -> np.nd
     ground = drive.town.ground
     ego2grid = ground.ego2grid(pose)
     grid = np.stack([ahead, right], -1) @ ego2grid[:, :2].T + ego2grid[:, 2]
-    codes = cv2.remap(ground.codes, *np.moveaxis(grid.astype(np.float32), -1, 0), cv2.INTER_NEAREST)
+    column, row = grid[..., 0].astype(np.float32), grid[..., 1].astype(np.float32)
+    codes = cv2.remap(ground.codes, column, row, cv2.INTER_NEAREST)
     canvas.image[:] = 0.6 * GROUND_COLORS[codes]
     _polyline(canvas, world_to_ego(drive.route.ahead(drive.along, 40), pose), ROUTE, 6)
     snapshot = drive.snapshot()
