@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
-from thinktwice.apis.train import main
+from thinktwice.apis import train
 from thinktwice.config.modes import resolve_loaders, resolve_modes
 from thinktwice.datasets import CarlaDataset, SampleKey
 from thinktwice.errors import ConfigError
@@ -124,7 +124,7 @@ def test_data_modes_and_seed_reach_the_datasets_in_a_wrapper() -> None:
 
 
 @pytest.mark.slow
-def test_training_and_evaluation_over_two_roots(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_and_evaluation_over_two_roots(tmp_path: Path) -> None:
     for number in (1, 2):
         record(
             tmp_path / f'town{number}', routes=1, frames=9, seed=number, size=(64, 114), towns=['town01_00']
@@ -141,9 +141,6 @@ train_dataloader = dict(dataset=dict(_delete_=True, type='ConcatDataset', datase
 val_dataloader = dict(dataset=dict(_delete_=True, type='ConcatDataset', datasets=[
     dict(_part, data_root=root, pipeline='${{test_pipeline}}', test_mode=True) for root in _roots]))
 """)
-    assert (
-        main([str(config), '--work-dir', str(tmp_path / 'run'), '--cfg-options', 'train_cfg.max_iters=2'])
-        == 0
-    )
+    train(config, work_dir=tmp_path / 'run', cfg_options={'train_cfg.max_iters': 2})
     scalars = next((tmp_path / 'run').rglob('scalars.json')).read_text().splitlines()
     assert json.loads(scalars[-1])['val/open_loop/samples'] == 2 * (9 - 5)
