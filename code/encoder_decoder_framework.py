@@ -1,9 +1,10 @@
-"""The driving model: encoders, fusion, decoder and losses, wired together."""
+"""The driving model: encoders, fusion, decoder and losses."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
@@ -18,23 +19,21 @@ TEACHER_KEYS = ('waypoints', 'action_alpha', 'action_beta', 'future_action_alpha
 
 @MODELS.register_module()
 class EncoderDecoder(BaseModel):
-    """End-to-end driving from cameras and LiDAR (the paper's model).
-
-    The parts are given as configs of registered modules.
+    """End-to-end driving from cameras and LiDAR (Jia et al., "Think Twice before Driving", 2023).
 
     Args:
-        img_encoder: cameras of all frames to BEV map, image features, depth and segmentation.
-        lidar_encoder: point clouds to a BEV map.
-        bev_fusion: both maps to the BEV feature.
-        flatten_head: a BEV feature to smaller maps and a vector, for observed and predicted scenes.
-        measurement_encoder: speed, target point and command to a vector.
-        decoder: the plan, from coarse to refined.
-        losses: terms of the training objective; may be empty for inference.
-        data_preprocessor: moves a batch to the device and normalizes it.
-        init_cfg: mmengine's.
+        img_encoder: Config of the camera encoder: BEV map, image features, depth and segmentation.
+        lidar_encoder: Config of the LiDAR encoder: point clouds to a BEV map.
+        bev_fusion: Config of the fusion of both BEV maps.
+        flatten_head: Config of the head that turns a BEV feature map into smaller maps and a vector.
+        measurement_encoder: Config of the encoder of speed, target point and command.
+        decoder: Config of the decoder, which predicts and refines the plan.
+        losses: Configs of the terms of the training objective; may be empty for inference.
+        data_preprocessor: Config of the preprocessing on the device.
+        init_cfg: Initialization config of mmengine.
 
     Raises:
-        ConfigError: if the BEV map of ``img_encoder`` does not have the size that ``flatten_head`` takes.
+        ConfigError: If ``img_encoder`` and ``flatten_head`` differ in the size of the BEV map.
     """
 
     def __init__(
@@ -49,7 +48,7 @@ class EncoderDecoder(BaseModel):
         data_preprocessor: ConfigDict | None = None,
         init_cfg: ConfigDict | None = None,
     ) -> None:
-        # built here: mmengine would look in its own registry, which knows ours only under a default scope
+        # built here, because mmengine finds our registry only if it is the default scope
         preprocessor = MODELS.build(data_preprocessor) if data_preprocessor else None
         super().__init__(data_preprocessor=preprocessor, init_cfg=init_cfg)
         self.img_encoder = MODELS.build(img_encoder)
@@ -67,22 +66,23 @@ class EncoderDecoder(BaseModel):
         targets: dict[str, Any] | None = None,
         metas: Sequence[dict[str, Any]] | None = None,
         mode: str = 'tensor',
-    ) -> dict[str, Any] | list[dict[str, Tensor]]:
+    ) -> dict[str, Any] | list[dict[str, Float[Tensor, '...']]]:
         """Run the model on a preprocessed batch.
 
         Args:
-            inputs: img (B, T, N, 3, H, W) normalized, points (list of B (P, 5)), intrinsics
+            inputs: img (B, T, N, 3, H, W) normalized, points (one (P, 5) per sample), intrinsics
                 (B, T, N, 3, 3), cam2ego (B, T, N, 4, 4), frame2key (B, T, 4, 4), ida_mats
-                (B, T, N, 4, 4), speed (B,) m/s, target_point (B, 2) ego meters, command (B,) int64.
-            targets: the supervision, needed and read in mode ``loss`` only.
-            metas: what is known about each sample, not used here.
+                (B, T, N, 4, 4), speed (B,) m/s, target_point (B, 2) in the ego frame in meters,
+                command (B,) int64.
+            targets: The supervision; used in mode ``loss`` only.
+            metas: Metadata of each sample, not used.
             mode: ``tensor``, ``loss`` or ``predict``.
 
         Returns:
-            The raw predictions, the named losses and metrics, or one prediction per sample.
+            Results of :meth:`predict_raw`, :meth:`loss` or :meth:`predict`.
 
         Raises:
-            ValueError: on another mode, or if mode ``loss`` lacks targets.
+            ValueError: If the mode is unknown.
         """
         if mode == 'tensor':
             return self.predict_raw(inputs)
@@ -93,15 +93,16 @@ class EncoderDecoder(BaseModel):
         raise ValueError(f"mode={mode!r} must be 'tensor', 'loss' or 'predict'")
 
     def predict_raw(self, inputs: dict[str, Any], teacher: TeacherInputs | None = None) -> dict[str, Any]:
-        """All predictions of the decoder and of the auxiliary heads.
+        """Compute the outputs of the decoder and of the auxiliary heads.
 
         Args:
-            inputs: as in :meth:`forward`.
-            teacher: the expert's plan for the teacher-forcing pass, if wanted.
+            inputs: See :meth:`forward`.
+            teacher: The expert's plan, for the teacher-forcing pass.
 
         Returns:
-            The decoder's outputs (see its forward) and bev_map (B, C, Y, X), bev_levels (list of
-            maps, the BEV map first), depth_logits (B, N, D, h, w), seg_logits (B, N, classes, h', w').
+            The outputs of the decoder (see its forward) and bev_map (B, C, X, Y), bev_levels (the BEV
+            map and the smaller maps), depth_logits (B, N, D, h, w) and seg_logits
+            (B, N, classes, H / 2, W / 2).
         """
         img, intrinsics, cam2ego = inputs['img'], inputs['intrinsics'], inputs['cam2ego']
         cameras = self.img_encoder(img, intrinsics, cam2ego, inputs['frame2key'], inputs['ida_mats'])
@@ -114,7 +115,7 @@ class EncoderDecoder(BaseModel):
             bev_map=bev_map,
             measurement=measurement,
             fpn=cameras.fpn,
-            ego2img=ego_to_image(intrinsics[:, -1].float(), cam2ego[:, -1].float()),  # the key frame's
+            ego2img=ego_to_image(intrinsics[:, -1].float(), cam2ego[:, -1].float()),  # of the key frame
             ida_mats=inputs['ida_mats'][:, -1].float(),
             image_size=(img.shape[-2], img.shape[-1]),
             lidar_map=lidar_map,
@@ -129,17 +130,17 @@ class EncoderDecoder(BaseModel):
             'seg_logits': cameras.seg_logits,
         }
 
-    def loss(self, inputs: dict[str, Any], targets: dict[str, Any] | None) -> dict[str, Tensor]:
-        """Weighted losses (names with ``loss``) and metrics of a batch, scalars.
+    def loss(self, inputs: dict[str, Any], targets: dict[str, Any] | None) -> dict[str, Float[Tensor, '']]:
+        """Compute the weighted losses (names with ``loss``) and the logged metrics of a batch.
 
         Raises:
-            ConfigError: if the targets, or some that the configured losses need, are missing.
+            ConfigError: If the model has no losses, or targets that they need are missing.
         """
         if not self.losses:
             raise ConfigError(
                 "this model was built without losses: set 'losses' in the model's config to train it"
             )
-        # the speed is measured, and what the model says about it is supervised too
+        # the measured speed is an input, and also the target of the predicted speed
         supervision = {**(targets or {}), 'speed': inputs['speed']}
         self._require_targets(supervision)
         teacher = teacher_inputs(supervision) if self.uses_teacher_forcing else None
@@ -152,12 +153,13 @@ class EncoderDecoder(BaseModel):
                 results[name] = value
         return results
 
-    def predict(self, inputs: dict[str, Any]) -> list[dict[str, Tensor]]:
-        """Plan and action of each sample, without any target.
+    def predict(self, inputs: dict[str, Any]) -> list[dict[str, Float[Tensor, '...']]]:
+        """Predict plan and action of each sample.
 
         Returns:
-            B dicts: waypoints (K, 2) ego meters, waypoints_stages (L + 1, K, 2), alpha and beta
-            (2,) of the present action, action (2,) acceleration and steer in [-1, 1].
+            A dict per sample: waypoints (K, 2) in the ego frame in meters, waypoints_stages
+            (L + 1, K, 2), alpha and beta (2,) of the current action, action (2,) with acceleration
+            and steer in [-1, 1].
         """
         predictions = self.predict_raw(inputs)
         stages = predictions['pred_waypoints'].float()
@@ -196,7 +198,7 @@ class EncoderDecoder(BaseModel):
 
 
 def teacher_inputs(targets: dict[str, Any]) -> TeacherInputs:
-    """The expert's plan of a batch, present step first, in float32."""
+    """The expert's plan of a batch in float32, starting with the current step."""
     return TeacherInputs(
         waypoints=targets['waypoints'].float(),
         alpha=torch.cat(
@@ -207,10 +209,10 @@ def teacher_inputs(targets: dict[str, Any]) -> TeacherInputs:
 
 
 def check_bev_size(img_encoder: nn.Module, flatten_head: nn.Module) -> None:
-    """Refuse a BEV map of another size than the flatten head takes, where both parts tell theirs.
+    """Check that the BEV map has the size that the flatten head expects, where both sizes are known.
 
     Raises:
-        ConfigError: with both sizes and the keys that they follow from.
+        ConfigError: With both sizes and the keys that determine them.
     """
     grid = getattr(getattr(img_encoder, 'view_transform', None), 'bev_grid', None)
     level_sizes = getattr(flatten_head, 'level_sizes', None)

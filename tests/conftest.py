@@ -12,11 +12,19 @@ from pathlib import Path
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ.setdefault('MKL_NUM_THREADS', '1')
 
+import helpers.type_checker
 import hypothesis
 import numpy as np
 import pytest
 import torch
+from jaxtyping import install_import_hook
 from mmengine.registry import DefaultScope
+
+# Before the package is imported: shapes and types are checked at each call, in the tests only.
+install_import_hook(
+    [f'thinktwice.{package}' for package in helpers.type_checker.CHECKED_PACKAGES],
+    'helpers.type_checker.check_types',
+)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -7,14 +7,16 @@ or passed to the decoder are in *teacher orientation*: row 0 is farthest ahead, 
 is leftmost.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from jaxtyping import Float, Float32, Int64, Shaped
 from torch import Tensor
 
 #: lower bound, upper bound, cell size; meters
-Bounds = tuple[float, float, float]
+Bounds = Sequence[float]
 
 #: allowed deviation from a whole number of cells, in cells (38.4 m contain 21.0008 cells of 1.8285 m)
 CELL_TOLERANCE = 0.01
@@ -83,31 +85,30 @@ class BEVGrid:
         """Size of a cell along (x, y, z) in meters."""
         return self.x_bounds[2], self.y_bounds[2], self.z_bounds[2]
 
-    def axis_indices(self, points: Tensor) -> Tensor:
+    def axis_indices(self, points: Float[Tensor, '*points 3']) -> Int64[Tensor, '*points 3']:
         """Index of the cell along each axis, without a range check.
 
         The index is floored: rounding toward zero, as the 2023 release does, also puts
         points up to one cell below the range into the first cell of each axis.
 
         Args:
-            points: (..., 3) x, y, z in the ego frame, meters.
+            points: x, y, z in the ego frame, meters.
 
         Returns:
-            (..., 3) int64 indices along x, y, z; negative below the range.
+            Indices along x, y, z; negative below the range.
         """
         lower = points.new_tensor(self.lower)
         size = points.new_tensor(self.cell_size)
         return torch.floor((points - lower) / size).long()
 
-    def cell_index(self, points: Tensor) -> Tensor:
+    def cell_index(self, points: Float[Tensor, '*points 3']) -> Int64[Tensor, '*points']:
         """Flat index of the cell that contains each point, in index order.
 
         Args:
-            points: (..., 3) x, y, z in the ego frame, meters.
+            points: x, y, z in the ego frame, meters.
 
         Returns:
-            (...) int64: ``y index * num_x + x index``, or -1 for a point outside the
-            x, y or z range.
+            ``y index * num_x + x index``, or -1 for a point outside the x, y or z range.
         """
         indices = self.axis_indices(points)
         counts = indices.new_tensor((self.num_x, self.num_y, self.num_z))
@@ -115,24 +116,20 @@ class BEVGrid:
         flat = indices[..., 1] * self.num_x + indices[..., 0]
         return torch.where(inside, flat, -1)
 
-    def cell_centers(self) -> Tensor:
-        """Ground positions of all cell centers of a map in teacher orientation.
-
-        Returns:
-            (num_x, num_y, 2) float32 x, y in meters.
-        """
+    def cell_centers(self) -> Float32[Tensor, '{self.num_x} {self.num_y} 2']:
+        """x, y in meters of all cell centers of a map in teacher orientation."""
         x = self.x_bounds[0] + (torch.arange(self.num_x) + 0.5) * self.x_bounds[2]
         y = self.y_bounds[0] + (torch.arange(self.num_y) + 0.5) * self.y_bounds[2]
         return torch.stack(torch.meshgrid(x.flip(0), y, indexing='ij'), dim=-1)
 
-    def teacher_coordinates(self, points: Tensor) -> Tensor:
+    def teacher_coordinates(self, points: Float[Tensor, '*points xy']) -> Float[Tensor, '*points 2']:
         """Normalized positions of points in a map in teacher orientation.
 
         Args:
-            points: (..., >=2) x, y in the ego frame, meters.
+            points: x, y in the ego frame, meters; further coordinates are ignored.
 
         Returns:
-            (..., 2) column (lateral) and row (forward), the order expected by samplers; 0
+            Column (lateral) and row (forward), the order expected by samplers; 0
             is the outer edge of the first column or row, 1 that of the last.
         """
         x_lower, x_upper, _ = self.x_bounds
@@ -142,34 +139,21 @@ class BEVGrid:
         return torch.stack((column, row), dim=-1)
 
 
-def to_teacher_orientation(index_map: Tensor) -> Tensor:
+def to_teacher_orientation(index_map: Shaped[Tensor, '*batch Y X']) -> Shaped[Tensor, '*batch X Y']:
     """Rotate an index-ordered map by 90 degrees, without mirroring it.
 
     ``out[r, c] = map[c, num_x - 1 - r]``, so that row 0 is farthest ahead and column 0 is
     leftmost, as in the teacher's maps.
-
-    Args:
-        index_map: (..., num_y, num_x).
-
-    Returns:
-        (..., num_x, num_y).
     """
     return index_map.transpose(-2, -1).flip(-2)
 
 
-def from_teacher_orientation(teacher_map: Tensor) -> Tensor:
-    """Invert :func:`to_teacher_orientation`.
-
-    Args:
-        teacher_map: (..., num_x, num_y).
-
-    Returns:
-        (..., num_y, num_x).
-    """
+def from_teacher_orientation(teacher_map: Shaped[Tensor, '*batch X Y']) -> Shaped[Tensor, '*batch Y X']:
+    """Invert :func:`to_teacher_orientation`."""
     return teacher_map.flip(-2).transpose(-2, -1)
 
 
-def _count_cells(name: str, bounds: tuple[float, ...]) -> int:
+def _count_cells(name: str, bounds: Bounds) -> int:
     if len(bounds) != 3:
         raise ValueError(f'{name} must be (lower, upper, cell size) in meters, got {bounds}')
     lower, upper, size = bounds

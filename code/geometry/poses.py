@@ -11,16 +11,18 @@ in frame a to frame b.
 """
 
 import numpy as np
+from jaxtyping import Float64
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
+ArrayOrScalar = Array | np.float64  # numpy returns a scalar for a scalar
 
 POSE_X, POSE_Y, POSE_YAW = 0, 1, 2
 
 
 def gnss_to_north_east(
     latitude: ArrayLike, longitude: ArrayLike, north_per_degree: float, east_per_degree: float
-) -> tuple[Array, Array]:
+) -> tuple[ArrayOrScalar, ArrayOrScalar]:
     """Convert GNSS degrees to meters from the map's origin (latitude = longitude = 0).
 
     Args:
@@ -37,7 +39,7 @@ def gnss_to_north_east(
     return north, east
 
 
-def north_east_to_world(north: ArrayLike, east: ArrayLike) -> Array:
+def north_east_to_world(north: ArrayLike, east: ArrayLike) -> Float64[np.ndarray, '*points 2']:
     """World position of a (north, east) position: x = east, y = -north.
 
     Args:
@@ -45,12 +47,12 @@ def north_east_to_world(north: ArrayLike, east: ArrayLike) -> Array:
         east: Meters, the same shape.
 
     Returns:
-        (..., 2) world x and y in meters.
+        World x and y in meters.
     """
     return np.stack([np.asarray(east, dtype=np.float64), -np.asarray(north, dtype=np.float64)], axis=-1)
 
 
-def world_to_north_east(points: ArrayLike) -> tuple[Array, Array]:
+def world_to_north_east(points: ArrayLike) -> tuple[ArrayOrScalar, ArrayOrScalar]:
     """North and east of world positions (..., 2); the inverse of `north_east_to_world`."""
     world = np.asarray(points, dtype=np.float64)
     return -world[..., 1], world[..., 0].copy()
@@ -58,36 +60,33 @@ def world_to_north_east(points: ArrayLike) -> tuple[Array, Array]:
 
 def gnss_to_world(
     latitude: ArrayLike, longitude: ArrayLike, north_per_degree: float, east_per_degree: float
-) -> Array:
-    """World position (..., 2) in meters of GNSS degrees; see `gnss_to_north_east` for the factors."""
+) -> Float64[np.ndarray, '*points 2']:
+    """World position in meters of GNSS degrees; see `gnss_to_north_east` for the factors."""
     return north_east_to_world(*gnss_to_north_east(latitude, longitude, north_per_degree, east_per_degree))
 
 
-def compass_to_yaw(theta: ArrayLike) -> Array:
+def compass_to_yaw(theta: ArrayLike) -> ArrayOrScalar:
     """Yaw in radians of a compass heading (0 = north, clockwise). NaN stays NaN."""
     return np.asarray(theta, dtype=np.float64) - np.pi / 2
 
 
-def wrap_angle(angle: ArrayLike) -> Array:
+def wrap_angle(angle: ArrayLike) -> ArrayOrScalar:
     """The same angle in [-pi, pi), radians."""
     return (np.asarray(angle, dtype=np.float64) + np.pi) % (2 * np.pi) - np.pi
 
 
-def rotation_matrix(yaw: float) -> Array:
-    """(2, 2) rotation by `yaw` radians: rotates ego directions into the world."""
+def rotation_matrix(yaw: float) -> Float64[np.ndarray, '2 2']:
+    """Rotation by `yaw` radians: rotates ego directions into the world."""
     cos, sin = np.cos(yaw), np.sin(yaw)
     return np.array([[cos, -sin], [sin, cos]], dtype=np.float64)
 
 
-def pose_matrix(pose: ArrayLike, z: float = 0.0) -> Array:
+def pose_matrix(pose: ArrayLike, z: float = 0.0) -> Float64[np.ndarray, '4 4']:
     """`ego2world` of a planar pose.
 
     Args:
         pose: (3,) x, y in meters and yaw in radians.
         z: Height of the frame's origin above the world's, meters.
-
-    Returns:
-        (4, 4) matrix.
     """
     x, y, yaw = np.asarray(pose, dtype=np.float64)
     matrix = np.eye(4)
@@ -96,7 +95,7 @@ def pose_matrix(pose: ArrayLike, z: float = 0.0) -> Array:
     return matrix
 
 
-def relative_pose(history: ArrayLike, key: ArrayLike) -> Array:
+def relative_pose(history: ArrayLike, key: ArrayLike) -> Float64[np.ndarray, '4 4']:
     """`frame2key`: maps points in the history ego frame to the key ego frame.
 
     It is computed from differences, not from two world matrices, and so stays precise far from the
@@ -107,7 +106,7 @@ def relative_pose(history: ArrayLike, key: ArrayLike) -> Array:
         key: (3,) Pose of the key frame.
 
     Returns:
-        (4, 4) matrix; the identity for equal poses.
+        The matrix; the identity for equal poses.
     """
     history = np.asarray(history, dtype=np.float64)
     key = np.asarray(key, dtype=np.float64)
@@ -117,7 +116,7 @@ def relative_pose(history: ArrayLike, key: ArrayLike) -> Array:
     return matrix
 
 
-def world_to_ego(points: ArrayLike, pose: ArrayLike) -> Array:
+def world_to_ego(points: ArrayLike, pose: ArrayLike) -> Float64[np.ndarray, '*points xyz']:
     """Transform world positions to the ego frame of a pose.
 
     Args:
@@ -125,7 +124,7 @@ def world_to_ego(points: ArrayLike, pose: ArrayLike) -> Array:
         pose: (3,) x, y in meters and yaw in radians.
 
     Returns:
-        Positions of the same shape: forward, right(, up), meters.
+        Positions forward, right(, up), meters.
     """
     pose = np.asarray(pose, dtype=np.float64)
     ego = np.array(points, dtype=np.float64)
@@ -134,7 +133,7 @@ def world_to_ego(points: ArrayLike, pose: ArrayLike) -> Array:
     return ego
 
 
-def ego_to_world(points: ArrayLike, pose: ArrayLike) -> Array:
+def ego_to_world(points: ArrayLike, pose: ArrayLike) -> Float64[np.ndarray, '*points xyz']:
     """Transform positions in the ego frame of a pose to the world; the inverse of `world_to_ego`."""
     pose = np.asarray(pose, dtype=np.float64)
     world = np.array(points, dtype=np.float64)
@@ -142,7 +141,7 @@ def ego_to_world(points: ArrayLike, pose: ArrayLike) -> Array:
     return world
 
 
-def transform_points(a2b: ArrayLike, points: ArrayLike) -> Array:
+def transform_points(a2b: ArrayLike, points: ArrayLike) -> Float64[np.ndarray, '*points 3']:
     """Apply a (4, 4) rigid transform to points (..., 3)."""
     matrix = np.asarray(a2b, dtype=np.float64)
     return np.asarray(points, dtype=np.float64) @ matrix[:3, :3].T + matrix[:3, 3]

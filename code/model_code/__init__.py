@@ -1,19 +1,21 @@
-"""The model's parts. Legend of sizes, used in every shape comment.
+"""The parts of the model.
 
-B batch, T frames (oldest first, key frame last), N cameras, C channels,
-H W pixels, D depth bins, X Y bird's-eye-view cells, K future steps,
-L refinement layers, P points.
+Shapes are jaxtyping annotations, checked in the tests only. Names of dimensions: B batch, T frames
+(oldest first, key frame last), N cameras, C channels (Cv of the BEV vector, Cm of the encoded
+measurements, Cl of the LiDAR map), H W pixels of an image, h w of a feature map, D depth bins, X Y BEV
+cells (X forward, Y lateral), K future steps, L refinement layers, Q look queries, P points. A name with
+a leading underscore, or an underscore alone, is any size.
 """
 
 # isort: skip_file
-# The order matters: the stand-in for mmcv's compiled operators comes before anything of mmdet or mmdet3d.
+# The order matters: mmcv's compiled operators are replaced before anything of mmdet or mmdet3d is imported.
 from thinktwice.model_code.ops import guard_spconv, install_mmcv_extension
 
 install_mmcv_extension()
 guard_spconv()
 
-# The registries of mmdet and mmdet3d have to exist before a config names `mmdet.ResNet`; their models
-# are imported (seconds) when one is first built.
+# The registries of mmdet and mmdet3d must exist before a config names `mmdet.ResNet`; their models, which
+# take seconds to import, are imported when the first one is built.
 import mmdet.registry  # noqa: E402, F401
 import mmdet3d.registry  # noqa: E402, F401
 

@@ -1,4 +1,4 @@
-"""From predictions to what the car is told: Beta mode, direct control, PID control of waypoints."""
+"""From predictions to vehicle control: mode of Beta distributions, direct control, PID control."""
 
 import math
 from collections import deque
@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from jaxtyping import Float, Float64, Shaped
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class VehicleControl:
-    """Commands of one time step.
+    """Control of one time step.
 
     Attributes:
         throttle: 0 to 1.
@@ -26,21 +27,25 @@ class VehicleControl:
     brake: float
 
 
-def beta_mode_action(alpha: Tensor, beta: Tensor) -> Tensor:
-    """Most likely action in [-1, 1] of Beta distributions on [0, 1], any shape.
+def beta_mode_action(
+    alpha: Float[Tensor, '*shape'], beta: Float[Tensor, '*shape']
+) -> Float[Tensor, '*shape']:
+    """Mode of Beta distributions on [0, 1], scaled to an action in [-1, 1].
 
-    A distribution with its mass at one end has its mode there; with both parameters at most 1
-    there is no single mode, and the mean stands in.
+    If only one parameter is above 1, the mode is at a boundary; if none is, there is no unique mode,
+    and the mean is used instead.
     """
     both_above = (alpha > 1) & (beta > 1)
     mode = (alpha - 1) / torch.where(both_above, alpha + beta - 2, torch.ones_like(alpha))
     mean = alpha / (alpha + beta).clamp(min=1e-5)
-    at_end = (alpha > 1).to(alpha.dtype)  # beta <= 1 < alpha: all at 1, alpha <= 1 < beta: all at 0
+    at_end = (alpha > 1).to(alpha.dtype)  # 1 for beta <= 1 < alpha, 0 for alpha <= 1 < beta
     both_below = (alpha <= 1) & (beta <= 1)
     return 2 * torch.where(both_above, mode, torch.where(both_below, mean, at_end)) - 1
 
 
-def direct_control(action: Sequence[float] | Tensor) -> VehicleControl:
+def direct_control(
+    action: Sequence[float] | Shaped[np.ndarray, '2'] | Shaped[Tensor, '2'],
+) -> VehicleControl:
     """Control from the action (acceleration, steer); negative acceleration is braking."""
     acceleration, steer = float(action[0]), float(action[1])
     return VehicleControl(
@@ -51,13 +56,13 @@ def direct_control(action: Sequence[float] | Tensor) -> VehicleControl:
 
 
 class PIDController:
-    """PID control with the mean and the last difference of a window of errors.
+    """PID controller over a sliding window of errors.
 
     Args:
-        proportional: factor of the error.
-        integral: factor of the window's mean.
-        derivative: factor of the change since the last step.
-        window: errors remembered, at first all zero.
+        proportional: Gain of the current error.
+        integral: Gain of the mean error of the window.
+        derivative: Gain of the change since the last step.
+        window: Number of errors in the window, initially zero.
     """
 
     def __init__(self, proportional: float, integral: float, derivative: float, window: int) -> None:
@@ -68,11 +73,11 @@ class PIDController:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all errors."""
+        """Reset all errors to zero."""
         self._errors: deque[float] = deque([0.0] * self.window, maxlen=self.window)
 
     def step(self, error: float) -> float:
-        """Output for the present error."""
+        """Output for the current error."""
         change = error - self._errors[-1]
         self._errors.append(error)
         mean = sum(self._errors) / len(self._errors)
@@ -80,21 +85,21 @@ class PIDController:
 
 
 class WaypointController:
-    """Follow predicted waypoints with one PID for the steering and one for the speed.
+    """Follow predicted waypoints with one PID controller for the steering and one for the speed.
 
     Args:
-        turn_gains: proportional, integral and derivative factor of the steering.
-        speed_gains: the same of the speed.
-        window: errors that both remember.
-        step_time: seconds between waypoints.
-        aim_distance: meters ahead at which the steering aims.
-        brake_speed: desired speed below which the car brakes [m/s].
-        brake_ratio: speed over desired speed above which the car brakes.
-        max_speed_error: largest speed error that the speed control sees [m/s].
-        target_angle: change of direction after the plan, in quarter turns, above which the target
-            point is followed instead of the plan.
-        target_distance: meters ahead up to which the target point may be followed.
-        min_speed: m/s below which the car counts as standing and does not steer.
+        turn_gains: Proportional, integral and derivative gain of the steering.
+        speed_gains: Proportional, integral and derivative gain of the speed.
+        window: Number of errors in the window of both controllers.
+        step_time: Time between waypoints, seconds.
+        aim_distance: Distance of the point that the steering aims at, meters.
+        brake_speed: Desired speed below which the vehicle brakes, m/s.
+        brake_ratio: Ratio of speed to desired speed above which the vehicle brakes.
+        max_speed_error: The speed error is clamped to this, m/s.
+        target_angle: Angle between target point and end of the plan, in quarter turns, above which the
+            target point is followed instead of the plan.
+        target_distance: The target point is followed only if its x is below this, meters.
+        min_speed: Speed below which the vehicle counts as standing and does not steer, m/s.
     """
 
     def __init__(
@@ -123,23 +128,23 @@ class WaypointController:
         self.min_speed = min_speed
 
     def reset(self) -> None:
-        """Forget the errors of the drive so far."""
+        """Reset the errors of both controllers."""
         self.turn.reset()
         self.speed.reset()
 
     def step(
         self, waypoints: ArrayLike, speed: float, target_point: ArrayLike, desired_speed: float | None = None
     ) -> VehicleControl:
-        """Control for the present step.
+        """Control of the current step.
 
         Args:
-            waypoints: (K, 2) ego meters (x forward, y right), K at least 2.
+            waypoints: (K, 2) x, y in the ego frame, meters, K at least 2.
             speed: m/s.
-            target_point: (2,) ego meters.
-            desired_speed: m/s to use instead of the plan's own, if positive.
+            target_point: (2,) x, y in the ego frame, meters.
+            desired_speed: m/s, replaces the mean speed of the plan if positive.
 
         Raises:
-            ValueError: if there are fewer than two waypoints.
+            ValueError: If there are fewer than two waypoints.
         """
         plan = np.asarray(waypoints, dtype=np.float64)
         if len(plan) < 2:
@@ -158,20 +163,20 @@ class WaypointController:
             brake=float(brake),
         )
 
-    def steering_angle(self, plan: NDArray[np.float64], target: NDArray[np.float64]) -> float:
-        """Direction to steer to in quarter turns, right positive: of the plan or of the target point."""
+    def steering_angle(self, plan: Float64[np.ndarray, 'K 2'], target: Float64[np.ndarray, '2']) -> float:
+        """Direction of the plan or of the target point in quarter turns, right positive."""
         angle = _quarter_turns(self._aim(plan))
         last_angle = _quarter_turns(plan[-1] - plan[-2])
         target_angle = _quarter_turns(target)
         turns_later = abs(target_angle - last_angle) > self.target_angle and target[0] < self.target_distance
         return target_angle if abs(target_angle) < abs(angle) or turns_later else angle
 
-    def _aim(self, plan: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The waypoint that begins the stretch whose middle is closest to the aim distance."""
+    def _aim(self, plan: Float64[np.ndarray, 'K 2']) -> Float64[np.ndarray, '2']:
+        """The first waypoint of the segment whose midpoint is closest to the aim distance."""
         middles = np.linalg.norm((plan[1:] + plan[:-1]) / 2, axis=1)
         return plan[int(np.argmin(np.abs(self.aim_distance - middles)))]
 
 
-def _quarter_turns(point: NDArray[np.float64]) -> float:
-    """Angle of an ego vector (x forward, y right): 0 straight ahead, 1 to the right."""
+def _quarter_turns(point: Float64[np.ndarray, '2']) -> float:
+    """Angle of a vector in the ego frame: 0 straight ahead, 1 to the right."""
     return (90 - math.degrees(math.atan2(point[0], point[1]))) / 90

@@ -1,9 +1,10 @@
-"""What happens to a batch on the device, before the network sees it."""
+"""Preprocessing of a batch on the device: augmentation and normalization of the images."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float, UInt8
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
 
@@ -15,9 +16,9 @@ class DrivingDataPreprocessor(BaseDataPreprocessor):
     """Move a batch to the device, augment its images in training, normalize them.
 
     Args:
-        mean: Mean of R, G, B, as a share of the full range.
-        std: Standard deviation of R, G, B, as a share of the full range.
-        photometric: Config of the augmentation in training; None switches it off.
+        mean: Mean of R, G, B, as a fraction of the full range.
+        std: Standard deviation of R, G, B, as a fraction of the full range.
+        photometric: Config of the augmentation in training, None for no augmentation.
         non_blocking: Whether copies to the device may overlap with computation.
     """
 
@@ -38,22 +39,22 @@ class DrivingDataPreprocessor(BaseDataPreprocessor):
         self.register_buffer('std', 255 * torch.tensor(std)[:, None, None], persistent=False)
 
     def set_iteration(self, iteration: int) -> None:
-        """Tell the augmentation how far the run is: optimizer steps since its start."""
+        """Set the number of optimizer steps since the start of the run, for the augmentation."""
         self.iteration = iteration
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
-        """Prepare a batch.
+        """Preprocess a batch.
 
         Args:
-            data: ``inputs`` with ``img`` (B, T, N, 3, H, W) uint8 RGB, optionally ``targets``
-                and ``metas``, a list of B dicts; for the augmentation each needs its ``seed``.
+            data: ``inputs`` with ``img`` (B, T, N, 3, H, W) uint8 RGB, optionally ``targets`` and
+                ``metas``, one dict per sample, which needs a ``seed`` for the augmentation.
             training: Whether the images are augmented.
 
         Returns:
-            The same groups on the device, ``img`` float32 and normalized.
+            The same groups on the device, with ``img`` as normalized float32.
 
         Raises:
-            ValueError: If the augmentation is on and a sample has no seed.
+            ValueError: If the images are augmented and a sample has no seed.
         """
         prepared = {**data, 'inputs': self.cast_data(data['inputs'])}
         if data.get('targets') is not None:
@@ -66,12 +67,14 @@ class DrivingDataPreprocessor(BaseDataPreprocessor):
             prepared['inputs']['img'] = (img.float() - self.mean) / self.std
         return prepared
 
-    def augment(self, img: Tensor, metas: Sequence[dict[str, Any]] | None) -> Tensor:
-        """Augment each sample by its own seed, (B, T, N, 3, H, W) to the same shape in float32."""
+    def augment(
+        self, img: UInt8[Tensor, 'B T N 3 H W'], metas: Sequence[dict[str, Any]] | None
+    ) -> Float[Tensor, 'B T N 3 H W']:
+        """Augment each sample with its own seed."""
         if metas is None or any('seed' not in meta for meta in metas):
             raise ValueError(
-                "photometric augmentation draws from metas[b]['seed'] of every sample, and one has none: let "
-                'the dataset give it, or set photometric=None'
+                "photometric augmentation needs metas[b]['seed'] of every sample, and one has none: let the "
+                'dataset add it, or set photometric=None'
             )
         assert self.photometric is not None
         samples = zip(img, metas, strict=True)

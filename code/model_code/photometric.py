@@ -1,16 +1,16 @@
-"""Photometric augmentation of camera images, growing stronger over the training run.
+"""Photometric augmentation of camera images, whose strength increases over the training run.
 
-All images of a sample (frames and cameras) share one draw of parameters, order and
-masks, so that they stay comparable. The draw depends on the sample's seed alone, and the
-ranges on the training iteration: the same sample at the same iteration gets the same
-images, whatever the number of workers or processes. (The noise and the dropped pixels
-are drawn on the images' device, and differ between kinds of devices.)
+All images of a sample (frames and cameras) share the same parameters, order of operations and masks,
+so that they stay comparable. The random numbers depend only on the seed of the sample, and their
+ranges on the iteration, so that the result does not depend on the number of workers or ranks. (Noise
+and dropped pixels are drawn on the device of the images, and differ between types of devices.)
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float32, Shaped
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
@@ -18,24 +18,27 @@ from thinktwice.registry import MODELS
 
 GRAY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma of R, G, B
 CONTRAST_CENTER = 127.0
-#: size of the coarse mask before it is enlarged: share of the image, and its least height and width
-COARSE_SHARE = (0.08, 0.20)
+#: size of the coarse mask before upsampling: fraction of the image, and minimum height and width
+COARSE_SCALE = (0.08, 0.20)
 COARSE_MIN_PIXELS = 3
+
+
+Images = Float32[Tensor, 'images 3 H W']
 
 
 @dataclass(frozen=True)
 class PhotometricLimits:
-    """Ranges of the parameters at one iteration; gray levels run from 0 to 255.
+    """Ranges of the parameters at one iteration; gray levels are 0 to 255.
 
     Attributes:
         probability: Probability of each operation.
-        per_channel: Probability that the channels get values of their own.
-        blur_sigma: Largest standard deviation of the blur, pixels.
-        noise_std: Largest standard deviation of the noise, gray levels.
-        dropout: Largest share of dropped pixels.
-        add: Largest shift, gray levels.
-        multiply: Least and largest factor.
-        contrast: Least and largest factor of the distance to the middle gray.
+        per_channel: Probability that each channel gets its own values.
+        blur_sigma: Maximum standard deviation of the blur, pixels.
+        noise_std: Maximum standard deviation of the noise, gray levels.
+        dropout: Maximum fraction of dropped pixels.
+        add: Maximum brightness offset, gray levels.
+        multiply: Minimum and maximum brightness factor.
+        contrast: Minimum and maximum contrast factor.
     """
 
     probability: float
@@ -51,17 +54,17 @@ class PhotometricLimits:
 def photometric_limits(iteration: int) -> PhotometricLimits:
     """Ranges at a training iteration (optimizer steps since the start of the run).
 
-    The noise is drawn in shares of the full range. (2023 took the share itself for gray
-    levels, which changed no pixel.)
+    The standard deviation of the noise is a fraction of the full range. (2023 used the fraction as gray
+    levels; docs/reference_quirks, Q12.)
     """
     i = float(iteration)
-    share = 0.198667 - 0.16010042 / (1 + (i / 600000) ** 1.863486)
+    fraction = 0.198667 - 0.16010042 / (1 + (i / 600000) ** 1.863486)
     return PhotometricLimits(
         probability=min(0.05 + i / 600000, 1.0),
         per_channel=min(i / 3e6, 1.0),
         blur_sigma=min(0.5 + i / 600000, 1.0),
-        noise_std=share * 255,
-        dropout=share,
+        noise_std=fraction * 255,
+        dropout=fraction,
         add=10 + i / 30000,
         multiply=(1 - 0.91 * i / 1.5e6, 1 + i / 240000),
         contrast=(1 - i / 3e6, 1 + i / 3e6),
@@ -70,27 +73,27 @@ def photometric_limits(iteration: int) -> PhotometricLimits:
 
 @dataclass
 class Draw:
-    """Where the numbers of one sample come from: parameters on the CPU, pixels on the device."""
+    """Random numbers of one sample: parameters on the CPU, pixels on the device of the images."""
 
     limits: PhotometricLimits
     parameters: Generator
     pixels: Generator
 
-    def uniform(self, low: float, high: float, size: int = 1) -> Tensor:
-        """Return (size,) numbers between the bounds, on the CPU."""
+    def uniform(self, low: float, high: float, size: int = 1) -> Float32[Tensor, ' {size}']:
+        """Uniform random numbers on the CPU."""
         return low + (high - low) * torch.rand(size, generator=self.parameters)
 
     def channels(self) -> int:
-        """Return 3 if the channels get values of their own, else 1."""
+        """Return 3 if each channel gets its own values, else 1."""
         return 3 if self.uniform(0, 1).item() < self.limits.per_channel else 1
 
     def happens(self) -> bool:
-        """Return whether the next operation is applied."""
+        """Whether the next operation is applied."""
         return self.uniform(0, 1).item() < self.limits.probability
 
 
-def blur(img: Tensor, draw: Draw) -> Tensor:
-    """Gaussian blur, mirrored at the borders."""
+def blur(img: Images, draw: Draw) -> Images:
+    """Gaussian blur with reflection padding."""
     sigma = draw.uniform(0, draw.limits.blur_sigma).item()
     radius = min(max(1, round(3 * sigma)), img.shape[-1] - 1, img.shape[-2] - 1)
     offsets = torch.arange(-radius, radius + 1, dtype=torch.float32, device=img.device)
@@ -101,74 +104,76 @@ def blur(img: Tensor, draw: Draw) -> Tensor:
     return F.conv2d(img, kernel.transpose(-2, -1), groups=3)
 
 
-def add_noise(img: Tensor, draw: Draw) -> Tensor:
-    """Gaussian noise, a value for each pixel."""
+def add_noise(img: Images, draw: Draw) -> Images:
+    """Gaussian noise per pixel."""
     std = draw.uniform(0, draw.limits.noise_std).item()
     size = (draw.channels(), *img.shape[-2:])
     return img + std * torch.randn(size, generator=draw.pixels, device=img.device)
 
 
-def drop_rectangles(img: Tensor, draw: Draw) -> Tensor:
-    """Black rectangles: a coarse mask, enlarged to the image."""
-    share = draw.uniform(0, draw.limits.dropout).item()
-    scale = draw.uniform(*COARSE_SHARE).item()
+def drop_rectangles(img: Images, draw: Draw) -> Images:
+    """Black rectangles: dropout with a coarse mask, upsampled to the image."""
+    fraction = draw.uniform(0, draw.limits.dropout).item()
+    scale = draw.uniform(*COARSE_SCALE).item()
     size = [max(COARSE_MIN_PIXELS, round(side * scale)) for side in img.shape[-2:]]
-    kept = torch.rand((1, draw.channels(), *size), generator=draw.parameters) >= share
+    kept = torch.rand((1, draw.channels(), *size), generator=draw.parameters) >= fraction
     return img * F.interpolate(kept.float(), img.shape[-2:], mode='nearest').to(img.device)
 
 
-def drop_pixels(img: Tensor, draw: Draw) -> Tensor:
-    """Black pixels."""
-    share = draw.uniform(0, draw.limits.dropout).item()
+def drop_pixels(img: Images, draw: Draw) -> Images:
+    """Black pixels: dropout per pixel."""
+    fraction = draw.uniform(0, draw.limits.dropout).item()
     size = (draw.channels(), *img.shape[-2:])
-    return img * (torch.rand(size, generator=draw.pixels, device=img.device) >= share)
+    return img * (torch.rand(size, generator=draw.pixels, device=img.device) >= fraction)
 
 
-def add(img: Tensor, draw: Draw) -> Tensor:
-    """Shift of the brightness."""
+def add(img: Images, draw: Draw) -> Images:
+    """Change the brightness by an offset."""
     return img + _per_channel(draw.uniform(-draw.limits.add, draw.limits.add, draw.channels()), img)
 
 
-def multiply(img: Tensor, draw: Draw) -> Tensor:
-    """Factor of the brightness."""
+def multiply(img: Images, draw: Draw) -> Images:
+    """Change the brightness by a factor."""
     return img * _per_channel(draw.uniform(*draw.limits.multiply, size=draw.channels()), img)
 
 
-def change_contrast(img: Tensor, draw: Draw) -> Tensor:
-    """Factor of the distance to the middle gray."""
+def change_contrast(img: Images, draw: Draw) -> Images:
+    """Change the contrast around the middle gray."""
     factor = _per_channel(draw.uniform(*draw.limits.contrast, size=draw.channels()), img)
     return CONTRAST_CENTER + (img - CONTRAST_CENTER) * factor
 
 
-def blend_gray(img: Tensor, draw: Draw) -> Tensor:
-    """Blend with the gray image."""
+def blend_gray(img: Images, draw: Draw) -> Images:
+    """Blend with the grayscale image."""
     alpha = draw.uniform(0, 1).item()
     gray = (img * img.new_tensor(GRAY_WEIGHTS)[:, None, None]).sum(dim=-3, keepdim=True)
     return img + alpha * (gray - img)
 
 
-OPERATIONS: tuple[Callable[[Tensor, Draw], Tensor], ...] = (
+OPERATIONS: tuple[Callable[[Images, Draw], Images], ...] = (
     blur, add_noise, drop_rectangles, drop_pixels, add, multiply, change_contrast, blend_gray,
 )  # fmt: skip
 
 
 @MODELS.register_module()
 class PhotometricAugmentation:
-    """Operations in random order, each with a probability; strength by iteration."""
+    """Operations in random order, each applied with a probability; the strength depends on the iteration."""
 
-    def __call__(self, img: Tensor, seed: int, iteration: int) -> Tensor:
+    def __call__(
+        self, img: Shaped[Tensor, '*images 3 H W'], seed: int, iteration: int
+    ) -> Float32[Tensor, '*images 3 H W']:
         """Augment the images of one sample.
 
-        Each operation works on whole gray levels and its result is rounded to them, as if
-        images were stored between operations. (2023 truncated, half a level too dark.)
+        The result of each operation is rounded to whole gray levels, as if images were stored between
+        operations. (2023 truncated; docs/reference_quirks, Q13.)
 
         Args:
-            img: (..., 3, H, W) RGB, 0 to 255, any dtype.
+            img: RGB, 0 to 255, any dtype.
             seed: Seed of the sample: a function of run seed, epoch and index.
             iteration: Training iteration.
 
         Returns:
-            (..., 3, H, W) float32 of whole numbers from 0 to 255.
+            Integers from 0 to 255.
         """
         parameters = torch.Generator().manual_seed(seed)
         pixels = torch.Generator(img.device).manual_seed(seed)
@@ -184,6 +189,6 @@ class PhotometricAugmentation:
         return photometric_limits(iteration)
 
 
-def _per_channel(values: Tensor, img: Tensor) -> Tensor:
-    """Turn (1,) or (3,) values into (1 or 3, 1, 1) on the image's device."""
+def _per_channel(values: Float32[Tensor, ' channels'], img: Images) -> Float32[Tensor, 'channels 1 1']:
+    """Move one value, or one per channel, to the device of the image."""
     return values.to(img)[:, None, None]

@@ -4,7 +4,8 @@ import torch
 from helpers.small_encoders import camera_rig
 from torch import nn
 
-from thinktwice.model_code.dense_heads import TeacherInputs, ThinkTwiceDecoder, ego_to_image
+from thinktwice.model_code.dense_heads import LookContext, TeacherInputs, ThinkTwiceDecoder, ego_to_image
+from thinktwice.model_code.dense_heads.image_tokens import ImageTokens
 
 IMAGE_SIZE = (64, 128)
 SIZES = {
@@ -102,3 +103,20 @@ def without_gradient(module):
     """Names of the parameters that the last backward pass did not reach or gave zeros."""
     parameters = [(name, p) for name, p in module.named_parameters() if p.numel()]
     return [name for name, p in parameters if p.grad is None or not p.grad.abs().sum() > 0]
+
+
+def look_context(batch: int, **fields) -> LookContext:
+    """A context of zeros as small as can be, but for the given fields."""
+    zeros = {
+        'measurement': torch.zeros(batch, 1),
+        'tokens': ImageTokens(torch.zeros(batch, 1), ((1, 1),), (batch, 1)),
+        'ego2img': torch.zeros(batch, 1, 4, 4),
+        'ida_mats': torch.zeros(batch, 1, 4, 4),
+        'image_size': (1, 1),
+        'lidar_map': torch.zeros(batch, 1, 1, 1),
+        'temporal_embedding': torch.zeros(1, 1),
+        'static_embedding': torch.zeros(0, fields['temporal_embedding'].shape[1]),
+        'camera_embedding': torch.zeros(1, 1),
+        'level_embedding': torch.zeros(1, 1),
+    }
+    return LookContext(**{**zeros, **fields})

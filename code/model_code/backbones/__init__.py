@@ -1,4 +1,4 @@
-"""Encoders of the sensors and their fusion."""
+"""Sensor encoders and their fusion into a BEV feature map."""
 
 from .bev_fusion import BEVFusion
 from .camera_encoder import CameraFeatures, FrameCameras, LSSCameraEncoder

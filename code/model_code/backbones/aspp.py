@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
@@ -10,14 +11,14 @@ from thinktwice.model_code.backbones.single_value_batch_norm import SingleValueB
 
 
 class ASPP(BaseModule):
-    """Parallel dilated convolutions and a global average, merged by a 1x1 convolution.
+    """Parallel dilated convolutions and global average pooling, merged by a 1x1 convolution.
 
-    Convolutions start from a Kaiming normal with the gain of ReLU.
+    Convolutions are initialized from a Kaiming normal with the gain of ReLU.
 
     Args:
         channels: Channels of the input, of each branch and of the output.
-        dilations: Dilation of each branch, pixels of the map; 1 means a 1x1 convolution.
-        dropout: Probability of dropping a value of the output in training.
+        dilations: Dilation of each branch in pixels of the feature map; 1 means a 1x1 convolution.
+        dropout: Dropout probability of the output.
     """
 
     def __init__(self, channels: int, dilations: Sequence[int], dropout: float) -> None:
@@ -28,7 +29,7 @@ class ASPP(BaseModule):
         self.global_branch = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),
             nn.Conv2d(channels, channels, 1, bias=False),
-            # one value per image and channel: a single camera and sample has no batch statistics
+            # one value per image and channel: a single image has no batch statistics
             SingleValueBatchNorm2d(channels),
             nn.ReLU(inplace=True),
         )
@@ -39,15 +40,8 @@ class ASPP(BaseModule):
             nn.Dropout(dropout),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Pool at all scales.
-
-        Args:
-            x: (B, C, H, W).
-
-        Returns:
-            (B, C, H, W).
-        """
+    def forward(self, x: Float[Tensor, 'B C H W']) -> Float[Tensor, 'B C H W']:
+        """Pool at all scales."""
         pooled = [branch(x) for branch in self.branches]
         pooled.append(self.global_branch(x).expand(-1, -1, *x.shape[-2:]))
         return self.merge(torch.cat(pooled, dim=1))

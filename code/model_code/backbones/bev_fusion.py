@@ -1,8 +1,9 @@
-"""Fusion of the camera and the LiDAR maps into the BEV feature."""
+"""Fusion of the camera and LiDAR BEV maps into the BEV feature map."""
 
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,14 +21,14 @@ def _conv_norm(in_channels: int, out_channels: int, stride: int = 1) -> list[nn.
 
 @MODELS.register_module()
 class BEVFusion(BaseModule):
-    """Residual fusion of two maps of the same ground range.
+    """Residual fusion of two BEV maps of the same ground range.
 
     Args:
-        camera_channels: Channels of the camera map, and inside.
+        camera_channels: Channels of the camera map and of the hidden layers.
         lidar_channels: Channels of the LiDAR map.
-        out_channels: Channels of the BEV feature.
-        lidar_strides: Strides of the convolutions that bring the LiDAR map to the camera
-            map's size. A difference that they leave is resampled bilinearly.
+        out_channels: Channels of the fused map.
+        lidar_strides: Strides of the convolutions that bring the LiDAR map to the size of the camera
+            map. Any remaining difference in size is interpolated bilinearly.
     """
 
     def __init__(
@@ -48,16 +49,12 @@ class BEVFusion(BaseModule):
         self.reduce_conv = nn.Conv2d(C, out_channels, 3, padding=1)
         self.refine_block = SqueezeExciteBlock(out_channels)
 
-    def forward(self, camera_bev: Tensor, lidar_bev: Tensor) -> Tensor:
-        """Fuse.
-
-        Args:
-            camera_bev: (B, camera_channels, X, Y) in teacher orientation.
-            lidar_bev: (B, lidar_channels, X', Y') of the same ground range and orientation.
-
-        Returns:
-            (B, out_channels, X, Y).
-        """
+    def forward(
+        self,
+        camera_bev: Float[Tensor, 'B camera_channels X Y'],
+        lidar_bev: Float[Tensor, 'B lidar_channels _ _'],
+    ) -> Float[Tensor, 'B out_channels X Y']:
+        """Fuse two maps of the same ground range and orientation, which may differ in size."""
         camera = (self.camera_conv(camera_bev) + camera_bev).relu()
         lidar = self.lidar_conv(lidar_bev)
         if lidar.shape[-2:] != camera.shape[-2:]:

@@ -1,4 +1,4 @@
-"""Camera branch: images of several frames to one BEV map in the key ego frame."""
+"""Camera branch: images of several frames to one BEV map in the ego frame of the key frame."""
 
 import math
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float, Shaped
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
@@ -17,19 +18,19 @@ from thinktwice.registry import MODELS
 
 @dataclass
 class CameraFeatures:
-    """What the camera branch hands on; all but ``bev`` belong to the key frame.
+    """Output of the camera branch; all but ``bev`` belong to the key frame.
 
     Attributes:
-        bev: (B, C, X, Y) in teacher orientation.
-        depth_logits: (B, N, D, h, w).
-        seg_logits: (B, N, classes, H / 2, W / 2).
-        fpn: (B, N, C, h, w) for each level of the neck, fine to coarse.
+        bev: BEV map of all frames in teacher orientation; of a single frame, index-ordered.
+        depth_logits: At the size of the lifted level.
+        seg_logits: At half the size of the images.
+        fpn: Output of each level of the neck, fine to coarse.
     """
 
-    bev: Tensor
-    depth_logits: Tensor
-    seg_logits: Tensor
-    fpn: list[Tensor]
+    bev: Float[Tensor, 'B C X Y']
+    depth_logits: Float[Tensor, 'B N D h w']
+    seg_logits: Float[Tensor, 'B N classes _ _']
+    fpn: list[Float[Tensor, 'B N _ _ _']]
 
 
 @dataclass
@@ -37,34 +38,34 @@ class FrameCameras:
     """The cameras of one frame.
 
     Attributes:
-        intrinsics: (B, N, 3, 3) pixels of the undistorted raw image.
-        cam2ego: (B, N, 4, 4) camera to the ego frame of the same moment; for the depth network.
-        cam2key: (B, N, 4, 4) camera to the ego frame of the key frame; for lifting.
-        ida_mats: (B, N, 4, 4) raw pixel to pixel of the network's image.
+        intrinsics: Pixels of the undistorted raw image.
+        cam2ego: Camera to the ego frame at the same time, meters; for the depth network.
+        cam2key: Camera to the ego frame of the key frame, meters; for lifting.
+        ida_mats: Pixel of the raw image to pixel of the network's image.
     """
 
-    intrinsics: Tensor
-    cam2ego: Tensor
-    cam2key: Tensor
-    ida_mats: Tensor
+    intrinsics: Float[Tensor, 'B N 3 3']
+    cam2ego: Float[Tensor, 'B N 4 4']
+    cam2key: Float[Tensor, 'B N 4 4']
+    ida_mats: Float[Tensor, 'B N 4 4']
 
 
 @MODELS.register_module()
 class LSSCameraEncoder(BaseModule):
-    """Lift-splat encoder over frames (paper, section on the encoder).
+    """Lift-splat encoder of several frames (the camera branch of the paper's BEV encoder).
 
     Args:
         backbone: Config of a registered image backbone that returns several levels.
         neck: Config of a registered neck that returns levels fine to coarse.
-        depth_net: Config of the depth network; ``num_bins`` is filled in.
-        seg_head: Config of the segmentation head, fed by all levels of the neck.
-        seg_branch: Config of the branch from segmentation logits to features.
+        depth_net: Config of the depth network without ``num_bins``, which comes from ``view_transform``.
+        seg_head: Config of the segmentation head, which takes all levels of the neck.
+        seg_branch: Config of the branch that turns segmentation logits into features.
         view_transform: Config of :class:`LiftSplat` or a replacement.
         neck_channels: Channels of the lifted level of the neck.
-        lift_level: Which level of the neck is lifted.
+        lift_level: Index of the level of the neck that is lifted.
         out_channels: Channels of the lifted features and of the BEV map.
-        num_frames: Frames, the key frame included; at least 1.
-        init_cfg: Initialization of mmengine.
+        num_frames: Number of frames including the key frame; at least 1.
+        init_cfg: Initialization config of mmengine.
 
     Raises:
         ValueError: If ``num_frames`` is below 1.
@@ -101,23 +102,28 @@ class LSSCameraEncoder(BaseModule):
         self.merge_frames_conv = nn.Conv2d(num_frames * out_channels, out_channels, 3, padding=1, bias=False)
 
     def forward(
-        self, img: Tensor, intrinsics: Tensor, cam2ego: Tensor, frame2key: Tensor, ida_mats: Tensor
+        self,
+        img: Float[Tensor, 'B T N 3 H W'],
+        intrinsics: Float[Tensor, 'B T N 3 3'],
+        cam2ego: Float[Tensor, 'B T N 4 4'],
+        frame2key: Float[Tensor, 'B T 4 4'],
+        ida_mats: Float[Tensor, 'B T N 4 4'],
     ) -> CameraFeatures:
-        """Encode all frames; history frames without gradient, by the same weights.
+        """Encode all frames with the same weights; history frames without gradient.
 
         Args:
-            img: (B, T, N, 3, H, W) normalized images, oldest frame first, key frame last.
-            intrinsics: (B, T, N, 3, 3) pixels of the undistorted raw image.
-            cam2ego: (B, T, N, 4, 4) camera to the ego frame of its own moment, meters.
-            frame2key: (B, T, 4, 4) ego frame of each moment to that of the key frame.
-            ida_mats: (B, T, N, 4, 4) raw pixel to pixel of the network's image.
+            img: Normalized images, oldest frame first, key frame last.
+            intrinsics: Pixels of the undistorted raw image.
+            cam2ego: Camera to the ego frame at the time of its own frame, meters.
+            frame2key: Ego frame of each frame to that of the key frame, meters.
+            ida_mats: Pixel of the raw image to pixel of the network's image.
 
         Returns:
             BEV map of all frames; logits and levels of the key frame.
 
         Raises:
-            ConfigError: If the number of frames differs from ``num_frames``, the image size does not
-                halve exactly down to the coarsest level, or the backbone's channels are not the neck's.
+            ConfigError: If the number of frames differs from ``num_frames``, the image size is not a
+                multiple of the coarsest stride, or the backbone and the neck differ in channels.
         """
         if img.shape[1] != self.num_frames:
             raise ConfigError(
@@ -136,26 +142,23 @@ class LSSCameraEncoder(BaseModule):
         return key
 
     def frame_cameras(
-        self, intrinsics: Tensor, cam2ego: Tensor, frame2key: Tensor, ida_mats: Tensor, t: int
+        self,
+        intrinsics: Float[Tensor, 'B T N 3 3'],
+        cam2ego: Float[Tensor, 'B T N 4 4'],
+        frame2key: Float[Tensor, 'B T 4 4'],
+        ida_mats: Float[Tensor, 'B T N 4 4'],
+        t: int,
     ) -> FrameCameras:
-        """Pick the cameras of frame ``t`` and express them in the key ego frame.
+        """Select the cameras of frame ``t``, with their poses in the ego frame of the key frame.
 
-        A history frame has poses of its own: its images are lifted from where its cameras
-        were. (2023 used those of the key frame, and lost each camera's position.)
+        The images of a history frame are lifted from the poses that its cameras had. (2023 used
+        the poses of the key frame without the cameras' positions; docs/reference_quirks, M1 and M2.)
         """
         cam2key = frame2key[:, t, None].float() @ cam2ego[:, t].float()
         return FrameCameras(intrinsics[:, t], cam2ego[:, t], cam2key, ida_mats[:, t])
 
-    def encode_frame(self, img: Tensor, cameras: FrameCameras) -> CameraFeatures:
-        """Encode one frame.
-
-        Args:
-            img: (B, N, 3, H, W).
-            cameras: The frame's cameras.
-
-        Returns:
-            Features of the frame; ``bev`` is index-ordered (B, C, num_y, num_x).
-        """
+    def encode_frame(self, img: Float[Tensor, 'B N 3 H W'], cameras: FrameCameras) -> CameraFeatures:
+        """Encode one frame; the ``bev`` of the result is index-ordered."""
         B, N = img.shape[:2]
         features = self.backbone(img.flatten(0, 1))
         check_neck_channels(self.neck, features)
@@ -179,17 +182,17 @@ class LSSCameraEncoder(BaseModule):
         )
         return CameraFeatures(bev, depth_logits, seg_logits, fpn)
 
-    def orient(self, bev: Tensor) -> Tensor:
-        """Turn an index-ordered map into teacher orientation, without mirroring it."""
+    def orient(self, bev: Float[Tensor, 'B C Y X']) -> Float[Tensor, 'B C X Y']:
+        """Rotate an index-ordered map into teacher orientation, without mirroring it."""
         return to_teacher_orientation(bev)
 
 
-def check_neck_channels(neck: nn.Module, features: Sequence[Tensor]) -> None:
-    """Refuse a backbone whose channels are not those that the neck was built for.
+def check_neck_channels(neck: nn.Module, features: Sequence[Shaped[Tensor, 'B _ _ _']]) -> None:
+    """Check that the levels of the backbone have the channels that the neck was built for.
 
     Args:
-        neck: Its ``in_channels``, where it has a list of them, are looked at.
-        features: (B, C, h, w) of each level of the backbone.
+        neck: Checked only if its ``in_channels`` is a sequence.
+        features: Levels of the backbone.
 
     Raises:
         ConfigError: With the channels to set.
@@ -198,22 +201,22 @@ def check_neck_channels(neck: nn.Module, features: Sequence[Tensor]) -> None:
     found = [feature.shape[1] for feature in features]
     if isinstance(expected, Sequence) and list(expected) != found:
         raise ConfigError(
-            f'model.img_encoder.neck.in_channels={list(expected)} are not the channels of the levels that '
-            f'the backbone gives: set model.img_encoder.neck.in_channels={found}'
+            f'model.img_encoder.neck.in_channels={list(expected)}, but the levels of the backbone have '
+            f'{found} channels: set model.img_encoder.neck.in_channels={found}'
         )
 
 
-def check_image_size(levels: Sequence[Tensor], image_size: tuple[int, int]) -> None:
-    """Refuse images that do not halve exactly down to the coarsest level.
+def check_image_size(levels: Sequence[Shaped[Tensor, 'B _ _ _']], image_size: tuple[int, int]) -> None:
+    """Check that the image size is a multiple of the coarsest stride.
 
     Args:
-        levels: (B, C, h, w) of each level of the neck, fine to coarse, each half the size of the one before.
+        levels: Levels of the neck, fine to coarse, each half the size of the previous one.
         image_size: H, W of the network's images, pixels.
 
     Raises:
-        ConfigError: With the nearest size that does.
+        ConfigError: With the nearest valid size.
     """
-    # a level of a size that does not divide is rounded up
+    # the size of a level is rounded up where it does not divide evenly
     finest = max(
         math.ceil(size / cells) for size, cells in zip(image_size, levels[0].shape[-2:], strict=True)
     )

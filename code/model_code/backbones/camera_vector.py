@@ -1,6 +1,7 @@
-"""The numbers that tell the depth network which camera it looks through."""
+"""Camera parameters as an input vector of the depth network."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from thinktwice.model_code.backbones.single_value_batch_norm import SingleValueBatchNorm1d
@@ -8,21 +9,25 @@ from thinktwice.model_code.backbones.single_value_batch_norm import SingleValueB
 #: focal lengths and principal point (4), image augmentation (6), camera-to-ego rows (12)
 CAMERA_VECTOR_SIZE = 22
 
-#: typical magnitude of each entry: pixels for intrinsics and shifts, 1 for factors and meters
+#: typical magnitude of each entry: pixels for intrinsics and translations, 1 for scale factors and meters
 _FIXED_SCALES = (1000.0,) * 4 + (1.0, 1.0, 100.0) * 2 + (1.0,) * 12
 
 
-def camera_vector(intrinsics: Tensor, ida_mats: Tensor, cam2ego: Tensor) -> Tensor:
+def camera_vector(
+    intrinsics: Float[Tensor, '*batch 3 3'],
+    ida_mats: Float[Tensor, '*batch 4 4'],
+    cam2ego: Float[Tensor, '*batch 4 4'],
+) -> Float[Tensor, '*batch 22']:
     """Collect the parameters of each camera.
 
     Args:
-        intrinsics: (..., 3, 3) pixels of the undistorted raw image.
-        ida_mats: (..., 4, 4) image augmentation, original to final pixel.
-        cam2ego: (..., 4, 4) camera to the ego frame of the image's own moment, meters.
+        intrinsics: Pixels of the undistorted raw image.
+        ida_mats: Pixel of the raw image to pixel of the network's image.
+        cam2ego: Camera to the ego frame at the time of the image, meters.
 
     Returns:
-        (..., 22): fx, fy, cx, cy; the factors and the shift of both pixel axes; rows 0..2
-        of ``cam2ego``, row by row.
+        fx, fy, cx, cy; the first two rows of ``ida_mats`` without the third column; the first three
+        rows of ``cam2ego``.
     """
     lens = [intrinsics[..., 0, 0], intrinsics[..., 1, 1], intrinsics[..., 0, 2], intrinsics[..., 1, 2]]
     augmentation = [ida_mats[..., row, column] for row in (0, 1) for column in (0, 1, 3)]
@@ -30,10 +35,10 @@ def camera_vector(intrinsics: Tensor, ida_mats: Tensor, cam2ego: Tensor) -> Tens
 
 
 class FixedCameraNorm(nn.Module):
-    """Division by typical magnitudes: the same for any batch, nothing to learn.
+    """Division by typical magnitudes, without parameters or batch statistics.
 
-    Most entries are constant over a dataset, so batch normalization amplifies the
-    rounding noise in their variance; this is the alternative (docs/reference_quirks, M28).
+    Most entries are constant over a dataset, so batch normalization amplifies the rounding noise in
+    their variance (docs/reference_quirks, M28).
     """
 
     scales: Tensor
@@ -42,19 +47,19 @@ class FixedCameraNorm(nn.Module):
         super().__init__()
         self.register_buffer('scales', torch.tensor(_FIXED_SCALES), persistent=False)
 
-    def forward(self, vector: Tensor) -> Tensor:
-        """Scale (B, 22) camera vectors to the order of 1."""
+    def forward(self, vector: Float[Tensor, 'B 22']) -> Float[Tensor, 'B 22']:
+        """Scale camera vectors to the order of 1."""
         return vector / self.scales
 
 
 def build_camera_norm(name: str) -> nn.Module:
-    """Make the normalization of camera vectors.
+    """Build the normalization of camera vectors.
 
     Args:
-        name: ``'batch'``, batch normalization as in the paper, or ``'fixed'``.
+        name: ``'batch'`` for batch normalization, as in the paper, or ``'fixed'``.
 
     Raises:
-        ValueError: If the name is neither.
+        ValueError: If the name is unknown.
     """
     if name == 'batch':
         return SingleValueBatchNorm1d(CAMERA_VECTOR_SIZE)

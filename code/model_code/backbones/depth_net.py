@@ -1,11 +1,12 @@
-"""Depth distribution and context features of each image, aware of its camera.
+"""Depth distribution and context features of each image, conditioned on its camera.
 
-The network follows BEVDepth (Li et al., 2022): the camera's parameters gate the channels
-of two branches, one for context and one for depth.
+The network follows BEVDepth (Li et al., 2022): gates computed from the camera parameters scale the
+channels of two branches, one for context and one for depth.
 """
 
 from collections.abc import Sequence
 
+from jaxtyping import Float
 from mmengine.model import BaseModule, Sequential
 from torch import Tensor, nn
 
@@ -16,7 +17,7 @@ from thinktwice.registry import MODELS
 
 
 class CameraGate(nn.Module):
-    """Channel gates computed from the camera's parameters.
+    """Squeeze-and-excitation whose gates are computed from the camera parameters.
 
     Args:
         channels: Channels of the gated features.
@@ -31,14 +32,16 @@ class CameraGate(nn.Module):
             nn.Conv2d(channels, channels, 1), nn.ReLU(inplace=True), nn.Conv2d(channels, channels, 1)
         )
 
-    def forward(self, features: Tensor, vector: Tensor) -> Tensor:
-        """Multiply features (B, C, H, W) by gates in (0, 1) of vectors (B, 22)."""
-        seed = self.mlp(vector)[..., None, None]
-        return features * self.squeeze_excite(seed).sigmoid()
+    def forward(
+        self, features: Float[Tensor, 'B C h w'], vector: Float[Tensor, 'B 22']
+    ) -> Float[Tensor, 'B C h w']:
+        """Multiply features by gates in (0, 1)."""
+        gates = self.squeeze_excite(self.mlp(vector)[..., None, None]).sigmoid()
+        return features * gates
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with batch normalization around a shortcut.
+    """Two 3x3 convolutions with batch normalization and a residual connection.
 
     Args:
         channels: Channels of input and output.
@@ -52,8 +55,8 @@ class ResidualBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform (B, C, H, W) to the same shape."""
+    def forward(self, x: Float[Tensor, 'B C h w']) -> Float[Tensor, 'B C h w']:
+        """Apply the block."""
         y = self.relu(self.bn1(self.conv1(x)))
         return self.relu(self.bn2(self.conv2(y)) + x)
 
@@ -64,14 +67,14 @@ class CameraAwareDepthNet(BaseModule):
 
     Args:
         in_channels: Channels of the image features.
-        mid_channels: Channels inside.
+        mid_channels: Channels of the hidden layers.
         context_channels: Channels of the context features.
         num_bins: Depth bins.
-        aspp_dilations: Dilations of the pyramid's branches, pixels of the map.
-        aspp_dropout: Dropout probability after the pyramid.
+        aspp_dilations: Dilations of the branches of the ASPP, pixels of the feature map.
+        aspp_dropout: Dropout probability after the ASPP.
         deform_conv_groups: Groups of the deformable convolution.
         num_residual_blocks: Residual blocks of the depth branch.
-        camera_norm: ``'batch'`` (the paper's) or ``'fixed'`` normalization of the camera vector.
+        camera_norm: Normalization of the camera vector, see :func:`build_camera_norm`.
 
     Raises:
         ValueError: If ``camera_norm`` is unknown.
@@ -108,15 +111,14 @@ class CameraAwareDepthNet(BaseModule):
             nn.Conv2d(mid_channels, num_bins, 1),
         )
 
-    def forward(self, features: Tensor, vector: Tensor) -> tuple[Tensor, Tensor]:
-        """Estimate depth.
+    def forward(
+        self, features: Float[Tensor, 'BN in_channels h w'], vector: Float[Tensor, 'BN 22']
+    ) -> tuple[Float[Tensor, 'BN D h w'], Float[Tensor, 'BN context_channels h w']]:
+        """Predict depth logits and context features.
 
         Args:
-            features: (B, in_channels, h, w), cameras folded into the batch.
-            vector: (B, 22) of :func:`camera_vector`, in the same order.
-
-        Returns:
-            Depth logits (B, num_bins, h, w) and context (B, context_channels, h, w).
+            features: Image features, cameras folded into the batch.
+            vector: Camera vectors in the same order, see :func:`camera_vector`.
         """
         vector = self.camera_norm(vector)
         features = self.reduce_conv(features)

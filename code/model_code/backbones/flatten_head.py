@@ -1,7 +1,8 @@
-"""From the BEV feature, level by level, to one vector."""
+"""BEV feature map to smaller maps and one vector, as in the teacher."""
 
 from collections.abc import Sequence
 
+from jaxtyping import Float
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
@@ -13,20 +14,20 @@ KERNEL = 3
 
 @MODELS.register_module()
 class BEVFlattenHead(BaseModule):
-    """Shrink a BEV feature as the teacher does, and flatten it.
+    """Downsample a BEV feature map level by level, and flatten it to a vector.
 
-    The same head (and the same running statistics) serves the observed map and the maps
-    that the decoder predicts.
+    The levels have the shapes of the teacher's. The same head (and the same running statistics) is
+    applied to the observed map and to the maps that the decoder predicts.
 
     Args:
-        bev_size: Rows (forward) and columns (lateral) of the BEV feature.
-        in_channels: Channels of the BEV feature.
+        bev_size: Rows (forward) and columns (lateral) of the BEV feature map.
+        in_channels: Channels of the BEV feature map.
         level_channels: Channels of each smaller level.
         level_strides: Stride of the unpadded 3x3 convolution that leads to each level.
-        hidden_channels: Width of the hidden layer before the vector.
-        out_channels: Length of the vector.
-        norm: ``'batch'``, as in the paper, mixes the statistics of observed and predicted
-            maps; ``'group'`` treats each map alone (docs/reference_quirks, M30).
+        hidden_channels: Channels of the hidden layer before the vector.
+        out_channels: Channels of the vector.
+        norm: ``'batch'``, as in the paper, shares statistics between observed and predicted maps;
+            ``'group'`` normalizes each map by itself (docs/reference_quirks, M30).
 
     Raises:
         ValueError: If channels and strides differ in number, a level would be empty, or
@@ -59,21 +60,20 @@ class BEVFlattenHead(BaseModule):
         self.vector_head = nn.Sequential(
             nn.Linear(channels[-1] * rows * columns, hidden_channels),
             nn.ReLU(inplace=True),
-            # one value per sample and channel: training with one sample has no batch statistics
+            # one value per sample and channel: a batch of one sample has no batch statistics
             build_norm(norm, hidden_channels, spatial=False),
             nn.Linear(hidden_channels, out_channels),
             nn.ReLU(inplace=True),
         )
 
-    def forward(self, bev: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Flatten.
-
-        Args:
-            bev: (B, in_channels, X, Y) BEV feature, observed or predicted.
+    def forward(
+        self, bev: Float[Tensor, 'B C X Y']
+    ) -> tuple[Float[Tensor, 'B Cv'], list[Float[Tensor, 'B _ _ _']]]:
+        """Flatten an observed or predicted BEV feature map.
 
         Returns:
-            Vector (B, out_channels) and the levels after the first, large to small; at the
-            paper's size (B, 64, 10, 10), (B, 128, 4, 4), (B, 256, 2, 2).
+            The vector and the smaller levels, large to small; in the paper's model
+            (B, 64, 10, 10), (B, 128, 4, 4), (B, 256, 2, 2).
         """
         levels: list[Tensor] = []
         for downsample, block in zip(self.downsample_convs, self.blocks, strict=True):
@@ -83,7 +83,7 @@ class BEVFlattenHead(BaseModule):
 
 
 def _level_sizes(bev_size: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int]]:
-    """Rows and columns of the BEV feature and of each level after it."""
+    """Rows and columns of the BEV feature map and of each smaller level."""
     sizes = [(int(bev_size[0]), int(bev_size[1]))]
     for stride in strides:
         rows, columns = ((size - KERNEL) // stride + 1 for size in sizes[-1])

@@ -1,10 +1,11 @@
-"""LiDAR branch: point clouds to a BEV map through voxels and sparse convolutions."""
+"""LiDAR branch: point clouds to a BEV map by voxels and sparse convolutions."""
 
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int32
 from mmcv.ops import Voxelization
 from mmengine.model import BaseModule
 from torch import Tensor, nn
@@ -15,20 +16,19 @@ from thinktwice.registry import MODELS
 
 @MODELS.register_module()
 class LidarEncoder(BaseModule):
-    """SECOND-style encoder (Yan et al., 2018) of a cloud with several sweeps.
+    """SECOND encoder (Yan et al., 2018) of a point cloud of several sweeps.
 
     Args:
-        voxelize: Arguments of ``mmcv.ops.Voxelization``: ``voxel_size`` and
-            ``point_cloud_range`` in meters, ``max_num_points`` kept in a voxel, ``max_voxels``
-            kept in a cloud (in training, in evaluation).
+        voxelize: Arguments of ``mmcv.ops.Voxelization``: ``voxel_size`` and ``point_cloud_range`` in
+            meters, ``max_num_points`` per voxel, ``max_voxels`` per cloud (in training, in evaluation).
         voxel_encoder: Config of a registered voxel encoder.
         middle_encoder: Config of a registered sparse encoder.
         backbone: Config of a registered 2D backbone.
         neck: Config of a registered neck that returns one map.
-        init_cfg: Initialization of mmengine.
+        init_cfg: Initialization config of mmengine.
 
     Raises:
-        ValueError: If the voxel grid and the middle encoder's ``sparse_shape`` disagree in x or y.
+        ValueError: If the voxel grid and the ``sparse_shape`` of the middle encoder differ in x or y.
     """
 
     def __init__(
@@ -54,10 +54,10 @@ class LidarEncoder(BaseModule):
         max_num_points: int,
         max_voxels: Sequence[int],
     ) -> Voxelization:
-        """Make the voxelization, its range cut at the top of the sparse grid.
+        """Build the voxelization, with its range clipped at the top of the sparse grid.
 
-        A voxel above the declared grid has no place in it; in 2023 such voxels reached the
-        encoder and lit up cells of the next sample in the batch.
+        In 2023 voxels above the sparse grid reached the encoder and activated cells of the next
+        sample in the batch (docs/reference_quirks, M16).
         """
         lower, upper = list(point_cloud_range[:3]), list(point_cloud_range[3:])
         cells = [round((upper[i] - lower[i]) / voxel_size[i]) for i in range(3)]
@@ -76,9 +76,9 @@ class LidarEncoder(BaseModule):
         )
 
     def init_weights(self) -> None:
-        """Initialize, the sparse convolutions uniformly within 1 / sqrt(fan in).
+        """Initialize the weights, those of sparse convolutions uniformly within 1 / sqrt(fan in).
 
-        mmcv's own rule takes the fan from the wrong axes of its kernel layout.
+        The initialization of mmcv computes the fan from the wrong dimensions of its kernel layout.
         """
         super().init_weights()
         for module in self.middle_encoder.modules():
@@ -86,35 +86,36 @@ class LidarEncoder(BaseModule):
                 bound = 1 / math.sqrt(module.in_channels * math.prod(module.kernel_size))
                 nn.init.uniform_(module.weight, -bound, bound)
 
-    def forward(self, points: Sequence[Tensor]) -> Tensor:
-        """Encode one cloud per sample.
+    def forward(self, points: Sequence[Float[Tensor, '_ 5']]) -> Float[Tensor, 'B C X Y']:
+        """Encode one point cloud per sample.
 
         Args:
-            points: B tensors (P, 5): x, y, z (ego meters), intensity, frame offset; P may differ
-                and may be 0.
+            points: For each sample x, y, z (meters, ego frame), intensity, frame offset; the number
+                of points may differ and may be 0.
 
         Returns:
-            (B, C, X, Y) in teacher orientation.
+            BEV map in teacher orientation.
         """
         features, coordinates = self.encode_voxels(points)
         dense = self.middle_encoder(features, coordinates, len(points))
         if not len(features):
-            # sparse layers skip their norms when there is no voxel; data-parallel training waits for the
-            # gradient of every parameter
+            # without voxels the sparse layers skip their norms, but DDP waits for the gradient of every
+            # parameter
             dense = dense + 0 * sum(parameter.sum() for parameter in self.middle_encoder.parameters())
         (bev,) = self.neck(self.backbone(dense))
         return self.orient(bev)
 
     @torch.no_grad()
-    def encode_voxels(self, points: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def encode_voxels(
+        self, points: Sequence[Float[Tensor, '_ 5']]
+    ) -> tuple[Float[Tensor, 'V 5'], Int32[Tensor, 'V 4']]:
         """Group points into voxels and average them.
 
         Args:
             points: See :meth:`forward`.
 
         Returns:
-            Features (V, 5) of all voxels of the batch, and their int32 coordinates (V, 4):
-            sample, z, y, x index.
+            Features of all voxels of the batch, and their coordinates: sample, z, y, x index.
         """
         features, coordinates = [], []
         for sample, cloud in enumerate(points):
@@ -123,6 +124,6 @@ class LidarEncoder(BaseModule):
             coordinates.append(nn.functional.pad(indices, (1, 0), value=sample))
         return torch.cat(features), torch.cat(coordinates)
 
-    def orient(self, bev: Tensor) -> Tensor:
-        """Turn an index-ordered map into teacher orientation, without mirroring it."""
+    def orient(self, bev: Float[Tensor, 'B C Y X']) -> Float[Tensor, 'B C X Y']:
+        """Rotate an index-ordered map into teacher orientation, without mirroring it."""
         return to_teacher_orientation(bev)

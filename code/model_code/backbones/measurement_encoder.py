@@ -1,6 +1,7 @@
-"""Speed, target point and command to a feature vector."""
+"""Speed, target point and navigation command to a feature vector."""
 
 import torch
+from jaxtyping import Float, Int64
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,13 +12,13 @@ from thinktwice.registry import MODELS
 
 @MODELS.register_module()
 class MeasurementEncoder(BaseModule):
-    """Two-layer perceptron over the vehicle's state and its navigation goal.
+    """Two-layer MLP over speed, target point and navigation command.
 
     Args:
-        num_commands: Navigation commands.
-        speed_scale: Speed that counts as 1, m/s.
-        hidden_channels: Width of the hidden layer.
-        out_channels: Length of the vector.
+        num_commands: Number of navigation commands.
+        speed_scale: The speed is divided by this, m/s.
+        hidden_channels: Channels of the hidden layer.
+        out_channels: Channels of the output.
 
     Raises:
         ConfigError: If ``speed_scale`` is not above 0.
@@ -42,16 +43,18 @@ class MeasurementEncoder(BaseModule):
             nn.ReLU(inplace=True),
         )
 
-    def forward(self, speed: Tensor, target_point: Tensor, command: Tensor) -> Tensor:
-        """Encode.
+    def forward(
+        self,
+        speed: Float[Tensor, ' B'],
+        target_point: Float[Tensor, 'B 2'],
+        command: Int64[Tensor, ' B'],
+    ) -> Float[Tensor, 'B Cm']:
+        """Encode the measurements.
 
         Args:
-            speed: (B,) m/s.
-            target_point: (B, 2) x, y in the ego frame, meters.
-            command: (B,) int64, 0 .. num_commands - 1.
-
-        Returns:
-            (B, out_channels).
+            speed: m/s.
+            target_point: x, y in the ego frame, meters.
+            command: 0 to num_commands - 1.
         """
         one_hot = F.one_hot(command, self.num_commands).to(speed)
         return self.layers(torch.cat((speed[:, None] / self.speed_scale, target_point, one_hot), dim=1))

@@ -1,8 +1,9 @@
-"""Semantic segmentation of the images, and the features that its result gives the BEV."""
+"""Semantic segmentation of the images, and features of the predicted classes for the BEV map."""
 
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
@@ -10,12 +11,12 @@ from thinktwice.registry import MODELS
 
 
 class UpBlock(nn.Module):
-    """Double the resolution and merge with the finer level.
+    """Upsample by two and merge with the finer level.
 
     Args:
-        in_channels: Channels of the coarse map.
+        in_channels: Channels of the coarse level.
         skip_channels: Channels of the finer level.
-        out_channels: Channels of the result.
+        out_channels: Channels of the output.
     """
 
     def __init__(self, in_channels: int, skip_channels: int, out_channels: int) -> None:
@@ -25,8 +26,10 @@ class UpBlock(nn.Module):
             nn.Conv2d(out_channels + skip_channels, out_channels, 3, padding=1), nn.ReLU(inplace=True)
         )
 
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """Merge (B, C, h, w) with the finer (B, C', 2h, 2w)."""
+    def forward(
+        self, x: Float[Tensor, 'B in_channels _ _'], skip: Float[Tensor, 'B skip_channels h w']
+    ) -> Float[Tensor, 'B out_channels h w']:
+        """Merge a level with the next finer one, which must be twice as large."""
         x = self.up(x)
         if x.shape[-2:] != skip.shape[-2:]:
             raise ValueError(
@@ -38,18 +41,18 @@ class UpBlock(nn.Module):
 
 @MODELS.register_module()
 class UNetSegmentationHead(BaseModule):
-    """U-shaped decoder from a feature pyramid to class logits at twice its finest resolution.
+    """U-Net decoder (Ronneberger et al., 2015) from a feature pyramid to class logits.
 
-    There is no normalization anywhere in this head.
+    The logits have twice the resolution of the finest level. The head has no normalization layers.
 
     Args:
         in_channels: Channels of each level, fine to coarse.
-        up_channels: Channels after each merge, coarse to fine: one fewer than levels.
+        up_channels: Channels after each merge, coarse to fine: one entry fewer than ``in_channels``.
         head_channels: Channels of the last two 3x3 convolutions.
-        num_classes: Classes, background included.
+        num_classes: Number of classes, including the background.
 
     Raises:
-        ValueError: If the numbers of levels and merges do not fit.
+        ValueError: If ``up_channels`` has the wrong length.
     """
 
     def __init__(
@@ -78,17 +81,14 @@ class UNetSegmentationHead(BaseModule):
         )
         self.classify = nn.Conv2d(head_channels, num_classes, 1)
 
-    def forward(self, levels: Sequence[Tensor]) -> Tensor:
-        """Classify pixels.
+    def forward(self, levels: Sequence[Float[Tensor, 'B _ _ _']]) -> Float[Tensor, 'B classes _ _']:
+        """Predict class logits at twice the size of the finest level.
 
         Args:
-            levels: (B, C, h, w) of each level, fine to coarse, each half as large as the one before.
-
-        Returns:
-            (B, num_classes, 2h, 2w) logits, h and w of the finest level.
+            levels: Levels of the neck, fine to coarse, each half the size of the previous one.
 
         Raises:
-            ValueError: If the levels' sizes do not halve exactly.
+            ValueError: If a level is not exactly half the size of the previous one.
         """
         x = levels[-1]
         for block, skip in zip(self.up_blocks, reversed(levels[:-1]), strict=True):
@@ -98,12 +98,12 @@ class UNetSegmentationHead(BaseModule):
 
 @MODELS.register_module()
 class SegmentationFeatureBranch(BaseModule):
-    """Features of the predicted classes, at the resolution that is lifted to the BEV.
+    """Features of the predicted classes at the size of the lifted level.
 
     Args:
         num_classes: Channels of the segmentation logits.
-        units: (channels, kernel size, stride) of each convolution with batch
-            normalization and ReLU; the strides' product brings the logits to the lifted level.
+        units: (channels, kernel size, stride) of each convolution with batch normalization and ReLU;
+            together the strides downsample the logits to the size of the lifted level.
     """
 
     def __init__(self, num_classes: int, units: Sequence[tuple[int, int, int]]) -> None:
@@ -120,9 +120,6 @@ class SegmentationFeatureBranch(BaseModule):
         self.out_channels = in_channels
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, seg_logits: Tensor) -> Tensor:
-        """Turn (B, num_classes, H, W) logits into (B, out_channels, h, w) features.
-
-        The logits get no gradient from here: only their labels train them.
-        """
+    def forward(self, seg_logits: Float[Tensor, 'B classes H W']) -> Float[Tensor, 'B out_channels h w']:
+        """Compute features; no gradient flows back into the logits, which only their labels train."""
         return self.layers(seg_logits.detach())

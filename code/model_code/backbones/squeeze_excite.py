@@ -2,6 +2,7 @@
 
 import math
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from thinktwice.model_code.backbones.single_value_batch_norm import (
@@ -9,20 +10,20 @@ from thinktwice.model_code.backbones.single_value_batch_norm import (
     SingleValueBatchNorm2d,
 )
 
-#: groups of the batch-free norm; fewer where the channels do not divide
+#: groups of the group norm; fewer where the channels are not a multiple
 NUM_GROUPS = 8
 
 
 def build_norm(kind: str, channels: int, spatial: bool) -> nn.Module:
-    """Make a normalization that trains on any number of samples.
+    """Build a normalization layer that trains with any batch size.
 
     Args:
-        kind: ``'batch'``, as in the paper, or ``'group'``, free of batch statistics.
+        kind: ``'batch'``, as in the paper, or ``'group'``, without batch statistics.
         channels: Channels of the input.
         spatial: Whether the input is (B, C, H, W) rather than (B, C).
 
     Raises:
-        ValueError: If the kind is neither.
+        ValueError: If the kind is unknown.
     """
     if kind == 'batch':
         return SingleValueBatchNorm2d(channels) if spatial else SingleValueBatchNorm1d(channels)
@@ -43,17 +44,17 @@ class ChannelGate(nn.Module):
         self.fc1 = nn.Conv2d(channels, channels, 1)
         self.fc2 = nn.Conv2d(channels, channels, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Multiply (B, C, H, W) by gates in (0, 1)."""
+    def forward(self, x: Float[Tensor, 'B C H W']) -> Float[Tensor, 'B C H W']:
+        """Multiply each channel by its gate in (0, 1)."""
         summary = 0.5 * x.mean(dim=(-2, -1), keepdim=True) + 0.5 * x.amax(dim=(-2, -1), keepdim=True)
         return x * self.fc2(self.fc1(summary).relu()).sigmoid()
 
 
 class SqueezeExciteBlock(nn.Module):
-    """Two 3x3 convolutions through twice the channels, gated, around a shortcut.
+    """Two 3x3 convolutions and a channel gate with a residual connection.
 
     Args:
-        channels: Channels of input and output.
+        channels: Channels of input and output; the hidden layer has twice as many.
         norm: Kind of normalization, see :func:`build_norm`.
     """
 
@@ -66,8 +67,8 @@ class SqueezeExciteBlock(nn.Module):
         self.gate = ChannelGate(channels)
         self.relu = nn.ReLU(inplace=True)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform (B, C, H, W) to the same shape."""
+    def forward(self, x: Float[Tensor, 'B C H W']) -> Float[Tensor, 'B C H W']:
+        """Apply the block."""
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
         return (self.gate(y) + x).relu()

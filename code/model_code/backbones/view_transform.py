@@ -1,14 +1,14 @@
-"""Lift image features into space and pool them on the ground.
+"""Lift image features into 3D and pool them on the ground (Philion and Fidler, "Lift, Splat, Shoot", 2020).
 
-Every pixel of the lifted map spreads its feature along its ray by its depth distribution,
-and every cell of the bird's-eye view sums what falls into it (Philion and Fidler, "Lift,
-Splat, Shoot", 2020).
+The feature of each pixel of the lifted level is distributed along its ray by its depth distribution,
+and each BEV cell sums the features that fall into it.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from thinktwice.geometry.bev_grid import BEVGrid, Bounds
@@ -18,15 +18,15 @@ from thinktwice.registry import MODELS
 
 @MODELS.register_module()
 class LiftSplat(nn.Module):
-    """The geometry between image pixels with depth and cells of the BEV; no weights.
+    """Lift-splat without parameters: depth distributions and features of images to a BEV map.
 
     Args:
         bev_grid: The grid, or the arguments of :class:`BEVGrid`.
-        depth_bounds: Lower end of the first depth bin, upper end of the last one and the
-            size of a bin, meters along the optical axis.
+        depth_bounds: Lower end of the first depth bin, upper end of the last one and size of a bin,
+            meters along the optical axis.
 
     Raises:
-        ValueError: If ``depth_bounds`` hold no bin.
+        ValueError: If ``depth_bounds`` is empty.
     """
 
     depth_values: Tensor
@@ -43,24 +43,26 @@ class LiftSplat(nn.Module):
         self.depth_bounds = (float(lower), float(upper), float(size))
         self.register_buffer('depth_values', self.bin_depths(), persistent=False)
 
-    def bin_depths(self) -> Tensor:
-        """Depth at which each bin is lifted: its middle, (D,) meters.
+    def bin_depths(self) -> Float[Tensor, ' D']:
+        """Depth in meters at which each bin is lifted: its center.
 
-        The labels of bin c are the depths from its lower to its upper end; 2023 lifted at
-        the lower end, a quarter of a meter short on average.
+        The label of a bin covers all depths from its lower to its upper end; 2023 lifted at the
+        lower end (docs/reference_quirks, M24).
         """
         lower, _, size = self.depth_bounds
         return lower + (torch.arange(self.num_bins) + 0.5) * size
 
-    def pixel_centers(self, image_size: tuple[int, int], map_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Image coordinates of the middle of each cell of the lifted map.
+    def pixel_centers(
+        self, image_size: tuple[int, int], map_size: tuple[int, int]
+    ) -> tuple[Float[Tensor, ' w'], Float[Tensor, ' h']]:
+        """Image coordinates of the center of each cell of the lifted level.
 
         Args:
             image_size: H, W of the network's images, pixels.
-            map_size: h, w of the lifted map.
+            map_size: h, w of the lifted level.
 
         Returns:
-            Columns (w,) and rows (h,) in pixels; whole numbers are pixel centers.
+            Columns and rows in pixels; integers are pixel centers.
         """
         (H, W), (h, w) = image_size, map_size
         columns = (torch.arange(w, device=self.depth_values.device) + 0.5) * (W / w) - 0.5
@@ -69,66 +71,64 @@ class LiftSplat(nn.Module):
 
     def lift(
         self,
-        intrinsics: Tensor,
-        cam2key: Tensor,
-        ida_mats: Tensor,
+        intrinsics: Float[Tensor, 'B N 3 3'],
+        cam2key: Float[Tensor, 'B N 4 4'],
+        ida_mats: Float[Tensor, 'B N 4 4'],
         image_size: tuple[int, int],
         map_size: tuple[int, int],
-    ) -> Tensor:
-        """Place every pixel and depth bin in the key ego frame.
+    ) -> Float[Tensor, 'B N D h w 3']:
+        """Compute the position of every pixel and depth bin in the ego frame of the key frame.
 
         Args:
-            intrinsics: (B, N, 3, 3) pixels of the undistorted raw image.
-            cam2key: (B, N, 4, 4) camera to the ego frame of the key frame, meters.
-            ida_mats: (B, N, 4, 4) raw pixel to pixel of the network's image.
+            intrinsics: Pixels of the undistorted raw image.
+            cam2key: Camera to the ego frame of the key frame, meters.
+            ida_mats: Pixel of the raw image to pixel of the network's image.
             image_size: H, W of the network's images, pixels.
-            map_size: h, w of the lifted map.
+            map_size: h, w of the lifted level.
 
         Returns:
-            (B, N, D, h, w, 3) x, y, z in meters.
+            x, y, z in meters.
         """
         columns, rows = self.pixel_centers(image_size, map_size)
         v, u = torch.meshgrid(rows, columns, indexing='ij')
         pixels = torch.stack((u, v), dim=-1).view(-1, 2).to(intrinsics)
-        # undo the augmentation: pixels of the raw image, (B, N, h * w, 2)
+        # invert the image augmentation: pixels of the raw image, (B, N, h * w, 2)
         raw = (pixels - ida_mats[..., None, :2, 3]) @ ida_mats[..., :2, :2].inverse().transpose(-2, -1)
         homogeneous = torch.cat((raw, torch.ones_like(raw[..., :1])), dim=-1)
-        # a ray reaches depth d at d times its direction
-        camera2pixel_inverse = cam2key[..., :3, :3] @ intrinsics.inverse()
-        rays = homogeneous @ camera2pixel_inverse.transpose(-2, -1)
+        # the depth of a ray's direction is 1, so the point at depth d is d times the direction
+        pixel2ray = cam2key[..., :3, :3] @ intrinsics.inverse()
+        rays = homogeneous @ pixel2ray.transpose(-2, -1)
         rays = rays.unflatten(-2, map_size)[:, :, None]  # (B, N, 1, h, w, 3)
         origin = cam2key[:, :, None, None, None, :3, 3]
         return origin + rays * self.depth_values.to(rays)[:, None, None, None]
 
-    def cell_index(self, points: Tensor) -> Tensor:
-        """Cell of each lifted point (..., 3): flat index (...), -1 outside of the grid."""
-        return self.bev_grid.cell_index(points)
-
     def forward(
         self,
-        depth: Tensor,
-        features: Tensor,
-        intrinsics: Tensor,
-        cam2key: Tensor,
-        ida_mats: Tensor,
+        depth: Float[Tensor, 'B N D h w'],
+        features: Float[Tensor, 'B N C h w'],
+        intrinsics: Float[Tensor, 'B N 3 3'],
+        cam2key: Float[Tensor, 'B N 4 4'],
+        ida_mats: Float[Tensor, 'B N 4 4'],
         image_size: tuple[int, int],
-    ) -> Tensor:
-        """Pool features on the ground.
+    ) -> Float[Tensor, 'B C Y X']:
+        """Pool image features on the ground.
 
         Args:
-            depth: (B, N, D, h, w) weight of each depth bin.
-            features: (B, N, C, h, w).
+            depth: Probability of each depth bin.
+            features: Features of the lifted level.
             intrinsics: See :meth:`lift`.
             cam2key: See :meth:`lift`.
             ida_mats: See :meth:`lift`.
             image_size: H, W of the network's images, pixels.
 
         Returns:
-            (B, C, num_y, num_x), index-ordered (:mod:`thinktwice.geometry.bev_grid`).
+            Index-ordered BEV map (:mod:`thinktwice.geometry.bev_grid`).
         """
         h, w = features.shape[-2:]
-        # Half precision is too coarse for coordinates and for sums over thousands of pixels.
+        # half precision is too coarse for coordinates and for sums over thousands of pixels
         with torch.autocast(features.device.type, enabled=False):
             points = self.lift(intrinsics.float(), cam2key.float(), ida_mats.float(), image_size, (h, w))
-            pooled = splat(depth.float(), features.float(), self.cell_index(points), self.bev_grid.num_cells)
+            pooled = splat(
+                depth.float(), features.float(), self.bev_grid.cell_index(points), self.bev_grid.num_cells
+            )
         return pooled.unflatten(-1, self.bev_grid.index_shape)

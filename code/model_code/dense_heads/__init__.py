@@ -1,4 +1,4 @@
-"""Decoder: coarse head, look and prediction modules, refine layers."""
+"""The decoder: coarse head, look modules, prediction module and refine layers."""
 
 from thinktwice.model_code.dense_heads.coarse_head import CoarseHead, CoarsePrediction
 from thinktwice.model_code.dense_heads.interfaces import LookContext, SceneState, TeacherInputs

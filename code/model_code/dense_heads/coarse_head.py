@@ -1,8 +1,9 @@
-"""First guess of plan, speed and value from the flattened scene."""
+"""Coarse prediction of plan, speed and value from the BEV vector."""
 
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from thinktwice.model_code.dense_heads.interfaces import ACTION_DIM, WAYPOINT_DIM
@@ -15,34 +16,34 @@ class CoarsePrediction:
     """Output of :class:`CoarseHead`.
 
     Attributes:
-        speed: (B, 1) in the unit of the encoded speed.
-        value_traj: (B, 1) return expected by the trajectory branch.
-        value_ctrl: (B, 1) return expected by the control branch.
-        features_traj: (B, C) of the trajectory branch, distilled from the teacher.
-        features_ctrl: (B, C) of the control branch, distilled from the teacher.
-        waypoints: (B, K, 2) ego meters.
-        controls: (B, K, 4) alpha then beta of (acceleration, steer) before the softplus.
+        speed: In units of the speed scale of the measurement encoder.
+        value_traj: Expected return, predicted by the trajectory branch.
+        value_ctrl: Expected return, predicted by the control branch.
+        features_traj: Features of the trajectory branch, distilled from the teacher.
+        features_ctrl: Features of the control branch, distilled from the teacher.
+        waypoints: x, y in the ego frame, meters.
+        controls: Alpha, then beta of (acceleration, steer) before the softplus.
     """
 
-    speed: Tensor
-    value_traj: Tensor
-    value_ctrl: Tensor
-    features_traj: Tensor
-    features_ctrl: Tensor
-    waypoints: Tensor
-    controls: Tensor
+    speed: Float[Tensor, 'B 1']
+    value_traj: Float[Tensor, 'B 1']
+    value_ctrl: Float[Tensor, 'B 1']
+    features_traj: Float[Tensor, 'B C']
+    features_ctrl: Float[Tensor, 'B C']
+    waypoints: Float[Tensor, 'B K 2']
+    controls: Float[Tensor, 'B K 4']
 
 
 @MODELS.register_module()
 class CoarseHead(nn.Module):
-    """Two branches, trajectory and control, over the same scene vector (the paper's coarse stage).
+    """A trajectory and a control branch over the BEV vector (the paper's coarse prediction).
 
     Args:
-        vector_channels: width Cv of the BEV vector.
-        measurement_channels: width Cm of the encoded measurements.
-        num_steps: future steps K.
-        feature_channels: width C of the teacher's feature, which both branches imitate.
-        hidden_channels: width of the hidden layers.
+        vector_channels: Channels Cv of the BEV vector.
+        measurement_channels: Channels Cm of the encoded measurements.
+        num_steps: Future steps K.
+        feature_channels: Channels C of the teacher's feature, which both branches are trained to predict.
+        hidden_channels: Channels of the hidden layers.
     """
 
     def __init__(
@@ -66,8 +67,10 @@ class CoarseHead(nn.Module):
         self.alpha_head = mlp(hidden_channels, hidden_channels, num_steps * ACTION_DIM)
         self.beta_head = mlp(hidden_channels, hidden_channels, num_steps * ACTION_DIM)
 
-    def forward(self, bev_vector: Tensor, measurement: Tensor) -> CoarsePrediction:
-        """Predict from the BEV vector (B, Cv) and the encoded measurements (B, Cm)."""
+    def forward(
+        self, bev_vector: Float[Tensor, 'B Cv'], measurement: Float[Tensor, 'B Cm']
+    ) -> CoarsePrediction:
+        """Predict from the BEV vector and the encoded measurements."""
         joint = torch.cat([bev_vector, measurement], dim=1)
         features_traj = self.join_traj(joint)
         features_ctrl = self.join_ctrl(joint)

@@ -1,9 +1,10 @@
-"""Deformable attention from look queries to the image tokens of their camera."""
+"""Deformable attention from look queries to the image tokens of a camera."""
 
 import math
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from thinktwice.model_code.dense_heads.image_tokens import ImageTokens
@@ -12,19 +13,18 @@ from thinktwice.model_code.dense_heads.image_tokens import ImageTokens
 class DeformableAttention(nn.Module):
     """Multi-scale deformable attention (Zhu et al., 2021) without output projection and residual.
 
-    The value projection is applied to what the queries sampled rather than to every token: both
-    are linear, so the result is the same, and of the tens of thousands of tokens of a camera only
-    the sampled ones cost anything. The camera and level embeddings, constant over a level, are
-    added after sampling for the same reason.
+    The value projection is applied to the sampled tokens rather than to every token: sampling and
+    projection are linear, so the result is the same at a fraction of the cost. The camera and level
+    embeddings, constant over a level, are added after sampling for the same reason.
 
     Args:
-        channels: width C of queries, tokens and result.
-        num_levels: pyramid levels.
-        num_heads: attention heads, a divisor of C.
-        num_points: sampling points per head and level.
+        channels: Channels C of queries, tokens and output.
+        num_levels: Pyramid levels.
+        num_heads: Attention heads, a divisor of C.
+        num_points: Sampling points per head and level.
 
     Raises:
-        ValueError: if C is not a multiple of num_heads.
+        ValueError: If C is not a multiple of ``num_heads``.
     """
 
     def __init__(self, channels: int, num_levels: int, num_heads: int = 8, num_points: int = 8) -> None:
@@ -41,7 +41,7 @@ class DeformableAttention(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Start from rings around the reference point and equal weights, as the method's paper does."""
+        """Initialize to rings around the reference point and uniform weights, as Zhu et al. do."""
         nn.init.zeros_(self.sampling_offsets.weight)
         angles = torch.arange(self.num_heads) * (2 * math.pi / self.num_heads)
         directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
@@ -57,48 +57,49 @@ class DeformableAttention(nn.Module):
 
     def forward(
         self,
-        queries: Tensor,
-        references: Tensor,
+        queries: Float[Tensor, 'B N M C'],
+        references: Float[Tensor, 'B N M 2'],
         tokens: ImageTokens,
-        camera_embedding: Tensor,
-        level_embedding: Tensor,
-    ) -> Tensor:
-        """Attend to the tokens of each query's own camera.
+        camera_embedding: Float[Tensor, 'N C'],
+        level_embedding: Float[Tensor, 'levels C'],
+    ) -> Float32[Tensor, 'B N M C']:
+        """Attend from each query to the tokens of its camera.
 
         Args:
-            queries: (B, N, M, C).
-            references: (B, N, M, 2) in widths and heights of the image.
-            tokens: of the same B and N.
-            camera_embedding: (N, C) added to every token of a camera.
-            level_embedding: (levels, C) added to every token of a level.
-
-        Returns:
-            (B, N, M, C) float32.
+            queries: M queries per camera.
+            references: x / W, y / H in the image.
+            tokens: Image tokens of the same samples and cameras.
+            camera_embedding: Added to every token of a camera.
+            level_embedding: Added to every token of a level.
         """
-        # positions in a large image need full precision, and what is computed here is small
+        # positions in a large image need full precision, and this computation is small
         with torch.autocast(queries.device.type, enabled=False):
             queries = queries.float()
-            locations, weights = self._where_to_look(queries, references.float(), tokens)
-            rows, shares = tokens.corners(locations, weights)  # (B, N, M, heads, levels, points * 4)
-            sampled = tokens.gather(rows.flatten(-2), shares.flatten(-2).to(tokens.table.dtype)).float()
-            covered = shares.sum(-1)  # below 1 where a sample lies outside the image
-            total = covered.sum(-1, keepdim=True)  # (B, N, M, heads, 1)
-            sampled = sampled + covered @ level_embedding.float()
+            locations, weights = self._sampling_locations(queries, references.float(), tokens)
+            rows, corner_weights = tokens.corners(locations, weights)  # (B, N, M, heads, levels, points * 4)
+            sampled = tokens.gather(
+                rows.flatten(-2), corner_weights.flatten(-2).to(tokens.table.dtype)
+            ).float()
+            level_weights = corner_weights.sum(-1)  # reduced by sampling points outside the image
+            total = level_weights.sum(-1, keepdim=True)  # (B, N, M, heads, 1)
+            sampled = sampled + level_weights @ level_embedding.float()
             sampled = sampled + total * camera_embedding.float()[:, None, None, :]
             return self._project(sampled, total)
 
-    def _where_to_look(
-        self, queries: Tensor, references: Tensor, tokens: ImageTokens
-    ) -> tuple[Tensor, Tensor]:
-        """Locations (B, N, M, heads, levels, points, 2) and weights without the last axis."""
+    def _sampling_locations(
+        self, queries: Float[Tensor, 'B N M C'], references: Float[Tensor, 'B N M 2'], tokens: ImageTokens
+    ) -> tuple[Float[Tensor, 'B N M heads levels P 2'], Float[Tensor, 'B N M heads levels P']]:
+        """Sampling locations and attention weights."""
         shape = (*queries.shape[:3], self.num_heads, self.num_levels, self.num_points)
         offsets = self.sampling_offsets(queries).view(*shape, 2)
         weights = self.attention_weights(queries).view(*shape[:4], -1).softmax(-1).view(shape)
         sizes = offsets.new_tensor([(w, h) for h, w in tokens.level_shapes]).unsqueeze(1)
         return references[:, :, :, None, None, None, :] + offsets / sizes, weights
 
-    def _project(self, sampled: Tensor, total: Tensor) -> Tensor:
-        """Value projection, each head its own rows: (B, N, M, heads, C) to (B, N, M, C)."""
+    def _project(
+        self, sampled: Float[Tensor, 'B N M heads C'], total: Float[Tensor, 'B N M heads 1']
+    ) -> Float[Tensor, 'B N M C']:
+        """Value projection; each head uses its own rows of the weight."""
         weight = self.value_proj.weight.unflatten(0, (self.num_heads, -1))  # (heads, C / heads, C)
         bias = self.value_proj.bias.unflatten(0, (self.num_heads, -1))
         values = torch.einsum('bnmhc,hdc->bnmhd', sampled, weight) + total * bias
@@ -106,11 +107,11 @@ class DeformableAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Residual two-layer network on normalized input.
+    """Feed-forward block of a pre-norm transformer layer with its residual connection.
 
     Args:
-        channels: width of input and output.
-        hidden_channels: width between the layers.
+        channels: Channels of input and output.
+        hidden_channels: Channels of the hidden layer.
     """
 
     def __init__(self, channels: int, hidden_channels: int) -> None:
@@ -119,6 +120,6 @@ class FeedForward(nn.Module):
         self.w_1 = nn.Linear(channels, hidden_channels)
         self.w_2 = nn.Linear(hidden_channels, channels)
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Map (..., channels) to the same shape."""
+    def forward(self, inputs: Float[Tensor, '*batch C']) -> Float[Tensor, '*batch C']:
+        """Apply the block."""
         return inputs + self.w_2(F.gelu(self.w_1(self.norm(inputs))))

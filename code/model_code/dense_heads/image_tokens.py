@@ -1,47 +1,53 @@
-"""Image features of all cameras and levels in one table, sampled by weighted sums of rows."""
+"""Image features of all cameras and levels in one table, sampled as weighted sums of rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class ImageTokens:
-    """One row per pixel of every pyramid level of every camera of every sample.
+    """Table with one row per pixel of each pyramid level, camera and sample.
 
     Attributes:
-        table: (B * N * S, C), per sample and camera the levels one after the other, each row-major.
-        level_shapes: (h, w) of each level, their areas sum to S.
+        table: The levels of the first camera of the first sample, each flattened row by row, then
+            those of its second camera, and so on.
+        level_shapes: (h, w) of each level.
         batch_shape: (B, N).
     """
 
-    table: Tensor
+    table: Float[Tensor, 'rows C']
     level_shapes: tuple[tuple[int, int], ...]
     batch_shape: tuple[int, int]
 
     @classmethod
-    def from_levels(cls, levels: Sequence[Tensor]) -> 'ImageTokens':
-        """Build the table from one (B, N, C, h, w) map per level."""
+    def from_levels(cls, levels: Sequence[Float[Tensor, 'B N C _ _']]) -> 'ImageTokens':
+        """Build the table from the feature map of each level."""
         B, N, C = levels[0].shape[:3]
         shapes = tuple((int(level.shape[-2]), int(level.shape[-1])) for level in levels)
-        rows = torch.cat([level.flatten(3).transpose(2, 3) for level in levels], dim=2)  # (B, N, S, C)
+        rows = torch.cat([level.flatten(3).transpose(2, 3) for level in levels], dim=2)  # (B, N, pixels, C)
         return cls(rows.reshape(-1, C), shapes, (int(B), int(N)))
 
-    def corners(self, locations: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """The four rows around each location and their share in its bilinear value.
+    def corners(
+        self,
+        locations: Float[Tensor, 'B N *queries levels P 2'],
+        weights: Float[Tensor, 'B N *queries levels P'],
+    ) -> tuple[Int64[Tensor, 'B N *queries levels 4*P'], Float[Tensor, 'B N *queries levels 4*P']]:
+        """Find the four rows around each location and their weights in bilinear interpolation.
 
-        A location counts in widths and heights of the map, (0, 0) is its upper left corner and
-        the first pixel's center is half a pixel inside. Beyond the border the map is zero.
+        The convention is that of ``grid_sample`` with ``align_corners=False`` and zero padding, but
+        with (0, 0) for the upper left and (1, 1) for the lower right corner of the map.
 
         Args:
-            locations: (B, N, ..., levels, P, 2) x, y.
-            weights: (B, N, ..., levels, P) factor of each location.
+            locations: x, y of P points per level.
+            weights: Factor of each location.
 
         Returns:
-            Rows of the table, int64, and their weights, both (B, N, ..., levels, P * 4).
+            Rows of the table and their weights.
         """
         sizes = locations.new_tensor([(w, h) for h, w in self.level_shapes]).unsqueeze(1)  # (levels, 1, 2)
         pixels = locations * sizes - 0.5
@@ -58,19 +64,20 @@ class ImageTokens:
         rows = column_row[..., 1] * widths + column_row[..., 0] + self._first_rows(rows_like=column_row)
         return rows.flatten(-2), share.flatten(-2)
 
-    def gather(self, rows: Tensor, weights: Tensor) -> Tensor:
-        """Weighted sums of rows, (..., C), over the last axis of rows and weights, both (..., R).
-
-        The rows are summed without first being copied out, so the memory is that of the result.
-        """
+    def gather(
+        self, rows: Int64[Tensor, '*queries R'], weights: Float[Tensor, '*queries R']
+    ) -> Float[Tensor, '*queries C']:
+        """Weighted sums of R rows each, without a copy of the single rows in memory."""
         size = rows.shape[-1]
         summed = F.embedding_bag(
             rows.reshape(-1, size), self.table, per_sample_weights=weights.reshape(-1, size), mode='sum'
         )
         return summed.view(*rows.shape[:-1], -1)
 
-    def _first_rows(self, rows_like: Tensor) -> Tensor:
-        """Row at which each (sample, camera, level) begins, broadcastable to (B, N, ..., levels, P, 4)."""
+    def _first_rows(
+        self, rows_like: Int64[Tensor, 'B N *queries levels P 4 2']
+    ) -> Int64[Tensor, 'B N *_ levels 1 1']:
+        """First row of each sample, camera and level, broadcastable over queries and points."""
         B, N = self.batch_shape
         areas = [h * w for h, w in self.level_shapes]
         device = rows_like.device

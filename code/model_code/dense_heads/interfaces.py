@@ -1,9 +1,10 @@
-"""What passes between the parts of the decoder."""
+"""Data that the parts of the decoder exchange."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from thinktwice.model_code.dense_heads.image_tokens import ImageTokens
@@ -14,10 +15,10 @@ CONTROL_DIM = 2 * ACTION_DIM  # alpha of both actions, then beta of both
 
 
 class LookModule(nn.Module):
-    """A part of the refine layer that looks back at a sensor.
+    """Base class of look modules, which retrieve features of one sensor around the plan.
 
     Attributes:
-        out_channels: width of the look features.
+        out_channels: Channels of the look features.
     """
 
     out_channels: int
@@ -25,67 +26,67 @@ class LookModule(nn.Module):
 
 @dataclass(frozen=True)
 class TeacherInputs:
-    """The expert's plan, which the teacher-forcing pass refines instead of the model's.
+    """The expert's plan, the input of the teacher-forcing pass in place of the model's own plan.
 
     Attributes:
-        waypoints: (B, K, 2) ego meters.
-        alpha: (B, K, 2) Beta parameters of (acceleration, steer), step 0 is now.
-        beta: (B, K, 2) the same.
+        waypoints: x, y in the ego frame, meters.
+        alpha: Beta parameters of (acceleration, steer), starting with the current step.
+        beta: The same.
     """
 
-    waypoints: Tensor
-    alpha: Tensor
-    beta: Tensor
+    waypoints: Float[Tensor, 'B K 2']
+    alpha: Float[Tensor, 'B K 2']
+    beta: Float[Tensor, 'B K 2']
 
 
 @dataclass(frozen=True)
 class LookContext:
-    """What every refine layer sees of one batch, the same in all layers and passes.
+    """Inputs of the refine layers that are the same in all layers and passes.
 
     Attributes:
-        measurement: (B, Cm) encoded speed, target point and command.
-        tokens: image tokens of all cameras and levels.
-        ego2img: (B, N, 4, 4) ego meters to raw pixels times depth.
-        ida_mats: (B, N, 4, 4) raw pixels to the pixels of the network's image.
-        image_size: (H, W) of the network's image.
-        lidar_map: (B, Cl, Y, X), row 0 farthest ahead, column 0 left.
-        temporal_embedding: (K, E) one per future step.
-        static_embedding: (F, E) one per fixed look point.
-        camera_embedding: (N, C) added to the tokens of a camera.
-        level_embedding: (levels, C) added to the tokens of a pyramid level.
+        measurement: Encoded speed, target point and command.
+        tokens: Image tokens of all cameras and levels.
+        ego2img: Ego frame in meters to pixels of the raw image times depth.
+        ida_mats: Pixel of the raw image to pixel of the network's image.
+        image_size: H, W of the network's images, pixels.
+        lidar_map: LiDAR BEV map in teacher orientation.
+        temporal_embedding: One per future step.
+        static_embedding: One per fixed look point.
+        camera_embedding: Added to the tokens of a camera.
+        level_embedding: Added to the tokens of a pyramid level.
     """
 
-    measurement: Tensor
+    measurement: Float[Tensor, 'B Cm']
     tokens: ImageTokens
-    ego2img: Tensor
-    ida_mats: Tensor
+    ego2img: Float[Tensor, 'B N 4 4']
+    ida_mats: Float[Tensor, 'B N 4 4']
     image_size: tuple[int, int]
-    lidar_map: Tensor
-    temporal_embedding: Tensor
-    static_embedding: Tensor
-    camera_embedding: Tensor
-    level_embedding: Tensor
+    lidar_map: Float[Tensor, 'B Cl X Y']
+    temporal_embedding: Float[Tensor, 'K E']
+    static_embedding: Float[Tensor, 'fixed E']
+    camera_embedding: Float[Tensor, 'N C']
+    level_embedding: Float[Tensor, 'levels C']
 
 
 @dataclass(frozen=True)
 class SceneState:
-    """The belief about the scene that a refine layer updates.
+    """The representation of the scene that each refine layer updates.
 
     Attributes:
-        bev_map: (B, C, Y, X) of the key frame.
-        bev_vector: (B, Cv) the flattened scene.
-        future_bev_map: (B, K, C, Y, X) predicted under the present plan; None before the first layer.
+        bev_map: BEV feature map of the key frame in teacher orientation.
+        bev_vector: The flattened BEV feature map.
+        future_bev_map: Predicted maps conditioned on the current plan; None before the first layer.
     """
 
-    bev_map: Tensor
-    bev_vector: Tensor
-    future_bev_map: Tensor | None = None
+    bev_map: Float[Tensor, 'B C X Y']
+    bev_vector: Float[Tensor, 'B Cv']
+    future_bev_map: Float[Tensor, 'B K C X Y'] | None = None
 
 
 def stack_scenes(
     states: Sequence[SceneState], start: SceneState, num_steps: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """BEV vectors, maps and future maps after each layer, each (B, L, ...); empty where L is 0."""
+) -> tuple[Float[Tensor, 'B L Cv'], Float[Tensor, 'B L C X Y'], Float[Tensor, 'B L K C X Y']]:
+    """Stack BEV vectors, maps and future maps of all layers; L is 0 without layers."""
     maps, vectors = start.bev_map, start.bev_vector
     if not states:
         B = len(maps)

@@ -2,15 +2,16 @@
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 
 def mlp(*channels: int, final_activation: bool = False) -> nn.Sequential:
-    """Linear layers with ReLU between them, and after the last one on request.
+    """Build linear layers with ReLU between them.
 
     Args:
-        channels: width of the input, of each hidden layer and of the output.
-        final_activation: whether the output goes through a ReLU.
+        channels: Channels of the input, of each hidden layer and of the output.
+        final_activation: Whether a ReLU follows the last layer too.
     """
     layers: list[nn.Module] = []
     for inputs, outputs in zip(channels[:-1], channels[1:], strict=True):
@@ -19,7 +20,7 @@ def mlp(*channels: int, final_activation: bool = False) -> nn.Sequential:
 
 
 def double_conv(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    """Two 3x3 convolutions of stride 1 with a ReLU between them."""
+    """Build two 3x3 convolutions with a ReLU between them."""
     return nn.Sequential(
         nn.Conv2d(inputs, hidden, 3, padding=1),
         nn.ReLU(inplace=True),
@@ -27,29 +28,28 @@ def double_conv(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     )
 
 
-def in_float32(module: nn.Module, x: Tensor) -> Tensor:
-    """Run a module in float32 (or in float64, if ``x`` is), whatever autocast is on.
+def in_float32(module: nn.Module, x: Float[Tensor, '*shape C']) -> Float[Tensor, '*shape out_channels']:
+    """Run a module in float32 (or in float64, if ``x`` is), regardless of autocast.
 
-    For the last layers of the plan: bfloat16 has steps of 6 cm beyond 8 m.
+    For the last layers of the plan: beyond 8 m the resolution of bfloat16 is 6 cm.
     """
     with torch.autocast(x.device.type, enabled=False):
         return module(x.to(torch.promote_types(x.dtype, torch.float32)))
 
 
-def conv_with_broadcast(conv: nn.Conv2d, spatial: Tensor, constant: Tensor) -> Tensor:
-    """``conv`` of a map and a vector that is the same at each of its pixels.
+def conv_with_broadcast(
+    conv: nn.Conv2d, spatial: Float[Tensor, 'B C H W'], constant: Float[Tensor, 'B V']
+) -> Float[Tensor, 'B out_channels _ _']:
+    """Compute ``conv(cat([spatial, constant expanded to all pixels], 1))``.
 
-    The vector's part needs no convolution: at each pixel it is the sum of the kernel taps that
-    fall inside the map, so it is one matrix product and one small convolution of ones. With the
-    2048 constant channels of the BEV update this saves nearly all of its arithmetic.
+    The constant channels need no convolution: at each pixel their contribution is the sum of the
+    kernel taps inside the map, so one matrix product and a small convolution of ones suffice. With
+    the 2048 constant channels of the BEV update this saves nearly all of its arithmetic.
 
     Args:
-        conv: zero-padded, dilation 1, one group, C + V input channels, the map's channels first.
-        spatial: (B, C, H, W).
-        constant: (B, V).
-
-    Returns:
-        (B, outputs, H', W'), what ``conv(cat([spatial, constant on all pixels], 1))`` gives.
+        conv: Convolution with zero padding, dilation 1 and one group over C + V channels.
+        spatial: Feature map.
+        constant: Channels that are the same at all pixels.
     """
     channels = spatial.shape[1]
     weight_map, weight_constant = conv.weight[:, :channels], conv.weight[:, channels:]
@@ -59,5 +59,5 @@ def conv_with_broadcast(conv: nn.Conv2d, spatial: Tensor, constant: Tensor) -> T
     identity = torch.eye(kernel, dtype=ones.dtype, device=ones.device).view(kernel, 1, *conv.kernel_size)
     inside = F.conv2d(ones, identity, None, conv.stride, conv.padding).flatten(2)  # (1, kernel, H' * W')
     result = F.conv2d(spatial, weight_map, conv.bias, conv.stride, conv.padding)
-    spread = taps.view(len(constant), -1, kernel) @ inside[0].to(taps.dtype)
-    return result + spread.view_as(result)
+    broadcast = taps.view(len(constant), -1, kernel) @ inside[0].to(taps.dtype)
+    return result + broadcast.view_as(result)

@@ -1,8 +1,9 @@
-"""Look back at the images around the planned positions."""
+"""Look module of the cameras: image features around the planned positions."""
 
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from thinktwice.model_code.dense_heads.deformable_attention import DeformableAttention, FeedForward
@@ -10,32 +11,32 @@ from thinktwice.model_code.dense_heads.interfaces import CONTROL_DIM, LookContex
 from thinktwice.model_code.dense_heads.projection import project_to_cameras
 from thinktwice.registry import MODELS
 
-FFN_RATIO = 4  # hidden width of the feed-forward block over its input's
+FFN_RATIO = 4  # hidden channels of the feed-forward block per input channel
 
 
 @MODELS.register_module()
 class CameraLook(LookModule):
-    """Image features around the plan, by queries projected into the cameras (the paper's look module).
+    """Image features around the plan by deformable attention (the camera part of the paper's Look Module).
 
-    Each waypoint and each of F fixed points around the car makes one query per height: Q queries,
-    point-major. A query takes part in every camera that sees it.
+    Each waypoint and each fixed point around the car gives one query per height, Q queries in all.
+    A query attends to the images of all cameras that it projects into.
 
     Args:
-        num_cameras: cameras N.
-        num_levels: pyramid levels of the tokens.
-        channels: width C of the tokens.
-        embed_channels: width E of the temporal and static embeddings.
-        measurement_channels: width Cm of the encoded measurements.
-        vector_channels: width Cv of the BEV vector.
-        num_steps: future steps K.
-        heights: meters above the ground at which each point looks.
-        fixed_points: (x, y) ego meters.
-        num_heads: attention heads.
-        num_points: sampling points per head and level.
-        hidden_channels: width of the hidden layers.
-        out_channels: width of the result.
-        pool_per_step: pool for each step its own waypoint's queries and the fixed points', instead
-            of one look vector from all queries that is repeated for all steps.
+        num_cameras: Cameras N.
+        num_levels: Pyramid levels of the tokens.
+        channels: Channels C of the tokens.
+        embed_channels: Channels E of the temporal and static embeddings.
+        measurement_channels: Channels Cm of the encoded measurements.
+        vector_channels: Channels Cv of the BEV vector.
+        num_steps: Future steps K.
+        heights: Heights of the queries of each point, meters above the ground.
+        fixed_points: x, y in the ego frame, meters.
+        num_heads: Attention heads.
+        num_points: Sampling points per head and level.
+        hidden_channels: Channels of the hidden layers.
+        out_channels: Channels of the look features.
+        pool_per_step: Pool the queries of each step's waypoint and of the fixed points for each step,
+            instead of all queries for all steps.
     """
 
     heights: Tensor
@@ -86,17 +87,20 @@ class CameraLook(LookModule):
             nn.Linear(hidden_channels, out_channels),
         )
 
-    def forward(self, waypoints: Tensor, actions: Tensor, bev_vector: Tensor, context: LookContext) -> Tensor:
-        """Look at the cameras.
+    def forward(
+        self,
+        waypoints: Float[Tensor, 'B K 2'],
+        actions: Float[Tensor, 'B K 4'],
+        bev_vector: Float[Tensor, 'B Cv'],
+        context: LookContext,
+    ) -> Float[Tensor, 'B K out_channels']:
+        """Retrieve image features around the plan.
 
         Args:
-            waypoints: (B, K, 2) ego meters.
-            actions: (B, K, 4) Beta parameters, positive.
-            bev_vector: (B, Cv).
-            context: the batch's sensors and embeddings.
-
-        Returns:
-            (B, K, out_channels).
+            waypoints: x, y in the ego frame, meters.
+            actions: Beta parameters, positive.
+            bev_vector: The flattened scene.
+            context: Sensor features and embeddings of the batch.
         """
         points = self.look_points(waypoints)  # (B, Q, 3)
         queries = self.build_queries(points, actions, bev_vector, context)
@@ -116,8 +120,8 @@ class CameraLook(LookModule):
         pooled = self.pool(self.ffn(features), index, used)  # (B, 1 or K, N, C)
         return self.output_proj(pooled.flatten(2)).expand(-1, self.num_steps, -1)
 
-    def look_points(self, waypoints: Tensor) -> Tensor:
-        """Positions (B, Q, 3) of the queries: waypoints, then fixed points, each at all heights."""
+    def look_points(self, waypoints: Float[Tensor, 'B K 2']) -> Float[Tensor, 'B Q 3']:
+        """Positions of the queries: waypoints, then fixed points, each at all heights."""
         B = len(waypoints)
         ground = torch.cat([waypoints, self.fixed_points.to(waypoints).expand(B, -1, -1)], dim=1)
         heights = self.heights.to(waypoints)
@@ -125,12 +129,16 @@ class CameraLook(LookModule):
         return torch.cat([ground, heights.view(-1, 1).expand(*ground.shape[:3], 1)], dim=-1).flatten(1, 2)
 
     def build_queries(
-        self, points: Tensor, actions: Tensor, bev_vector: Tensor, context: LookContext
-    ) -> Tensor:
-        """Queries (B, Q, channels): action, position, embedding, measurement, BEV vector."""
+        self,
+        points: Float[Tensor, 'B Q 3'],
+        actions: Float[Tensor, 'B K 4'],
+        bev_vector: Float[Tensor, 'B Cv'],
+        context: LookContext,
+    ) -> Float[Tensor, 'B Q query_channels']:
+        """Concatenate action, position, embedding, measurement and BEV vector of each query."""
         B, Q, _ = points.shape
         num_heights = len(self.heights)
-        # a fixed point belongs to no step, its action is zero
+        # fixed points belong to no step, so their action is zero
         action = torch.cat([actions, actions.new_zeros(B, len(self.fixed_points), CONTROL_DIM)], dim=1)
         embedding = torch.cat([context.temporal_embedding, context.static_embedding])
         scene = torch.cat([context.measurement, bev_vector], dim=1)
@@ -144,55 +152,63 @@ class CameraLook(LookModule):
             dim=-1,
         )
 
-    def sample_at(self, references: Tensor, context: LookContext) -> Tensor:
-        """Tokens at the references, (B, N, M, C * levels), the level running fastest."""
+    def sample_at(
+        self, references: Float[Tensor, 'B N M 2'], context: LookContext
+    ) -> Float[Tensor, 'B N M sampled_channels']:
+        """Sample all levels at the reference points; the level is the fastest index of the channels."""
         tokens = context.tokens
         num_levels = len(tokens.level_shapes)
         locations = references[..., None, None, :].expand(-1, -1, -1, num_levels, -1, -1)
         rows, weights = tokens.corners(locations, torch.ones_like(locations[..., 0]))
         return tokens.gather(rows, weights.to(tokens.table.dtype)).transpose(-1, -2).flatten(-2)
 
-    def pool(self, features: Tensor, index: Tensor, used: Tensor) -> Tensor:
-        """Mean over the used queries of each camera, so that padding and batch mates have no part in it.
+    def pool(
+        self,
+        features: Float[Tensor, 'B N M C'],
+        index: Int64[Tensor, 'B N M'],
+        used: Bool[Tensor, 'B N M'],
+    ) -> Float[Tensor, 'B groups N C']:
+        """Average the queries of each camera, without padding, so that samples do not affect each other.
 
-        The 2023 code erased the first B queries instead of the padding and divided by B.
+        2023 dropped the first B queries instead of the padding (docs/reference_quirks, M4).
 
         Args:
-            features: (B, N, M, C).
-            index: (B, N, M) query of each row.
-            used: (B, N, M) whether the row is a query and not padding.
+            features: Result of the attention for M rows per camera.
+            index: Query of each row.
+            used: Whether the row is a query rather than padding.
 
         Returns:
-            (B, groups, N, C), one group for all steps or one per step; zero where a camera sees none.
+            One group for all steps or one per step; zero where a camera sees no query.
         """
         weights = self.queries_of_step[:, index].transpose(0, 1) * used.unsqueeze(1)  # (B, groups, N, M)
         total = torch.einsum('bgnm,bnmc->bgnc', weights.to(features.dtype), features)
         return total / weights.sum(-1, keepdim=True).clamp(min=1).to(features.dtype)
 
 
-def pack_visible(visible: Tensor) -> tuple[Tensor, Tensor]:
-    """Bring the visible queries of each camera to the front.
-
-    Args:
-        visible: (B, N, Q) bool.
+def pack_visible(visible: Bool[Tensor, 'B N Q']) -> tuple[Int64[Tensor, 'B N M'], Bool[Tensor, 'B N M']]:
+    """Select the visible queries of each camera, padded to the same number M.
 
     Returns:
-        Query index of each row, int64 (B, N, M), in the queries' order, and whether the row is
-        a visible query, bool (B, N, M). M is the largest count of the batch, at least 1.
+        Query index of each row, in ascending order, and whether the row is a visible query rather
+        than padding. M is the largest number of visible queries of a camera, at least 1.
     """
     longest = max(int(visible.sum(-1).max()), 1)
     index = torch.argsort((~visible).to(torch.uint8), dim=-1, stable=True)[..., :longest]
     return index, visible.gather(2, index)
 
 
-def select_queries(queries: Tensor, index: Tensor) -> Tensor:
-    """Rows (B, N, M, C) of the queries (B, Q, C) at an index (B, N, M)."""
+def select_queries(
+    queries: Float[Tensor, 'B Q C'], index: Int64[Tensor, 'B N M']
+) -> Float[Tensor, 'B N M C']:
+    """Gather the queries of each camera."""
     batch = torch.arange(len(queries), device=queries.device).view(-1, 1, 1)
     return queries[batch, index]
 
 
-def _query_groups(num_steps: int, num_fixed: int, num_heights: int, per_step: bool) -> Tensor:
-    """Which queries are pooled together: bool (groups, Q)."""
+def _query_groups(
+    num_steps: int, num_fixed: int, num_heights: int, per_step: bool
+) -> Bool[Tensor, 'groups Q']:
+    """Which queries are pooled together."""
     points = num_steps + num_fixed
     if not per_step:
         return torch.ones(1, points * num_heights, dtype=torch.bool)

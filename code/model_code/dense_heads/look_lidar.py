@@ -1,7 +1,8 @@
-"""Look back at the LiDAR map around the planned positions."""
+"""Look module of the LiDAR: features of its BEV map around the planned positions."""
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from thinktwice.model_code.dense_heads.interfaces import CONTROL_DIM, WAYPOINT_DIM, LookContext, LookModule
@@ -11,19 +12,20 @@ from thinktwice.registry import MODELS
 
 @MODELS.register_module()
 class LidarLook(LookModule):
-    """LiDAR features at each waypoint and its eight neighbors, gated by the plan.
+    """LiDAR features at each waypoint and its eight neighbors (the LiDAR part of the paper's Look Module).
 
-    The 2023 code replaced the result by zeros, and read the map transposed.
+    A gate computed from the plan scales their channels. 2023 replaced the result with zeros and
+    sampled the map transposed (docs/reference_quirks, M3 and M6).
 
     Args:
-        lidar_channels: channels Cl of the LiDAR map.
-        embed_channels: width E of the temporal embedding.
-        x_range: meters ahead that the map covers, its last and first row.
-        y_range: meters to the right that the map covers, its first and last column.
-        hidden_channels: width of the gate's hidden layer.
-        point_channels: width of each position's feature.
-        out_channels: width of the result.
-        neighbor_offset: distance of the neighbors as a share of the map.
+        lidar_channels: Channels Cl of the LiDAR map.
+        embed_channels: Channels E of the temporal embedding.
+        x_range: Extent of the map along x (its last and first row), meters.
+        y_range: Extent of the map along y (its first and last column), meters.
+        hidden_channels: Channels of the hidden layer of the gate.
+        point_channels: Channels of the feature of each position.
+        out_channels: Channels of the look features.
+        neighbor_offset: Distance of the neighbors as a fraction of the map.
     """
 
     offsets: Tensor
@@ -50,30 +52,31 @@ class LidarLook(LookModule):
         self.point_mlp = mlp(lidar_channels, point_channels, final_activation=True)
         self.step_mlp = mlp(len(self.offsets) * point_channels, out_channels, final_activation=True)
 
-    def forward(self, waypoints: Tensor, actions: Tensor, context: LookContext) -> Tensor:
-        """Look at the LiDAR map.
+    def forward(
+        self, waypoints: Float[Tensor, 'B K 2'], actions: Float[Tensor, 'B K 4'], context: LookContext
+    ) -> Float[Tensor, 'B K out_channels']:
+        """Retrieve LiDAR features around the plan.
 
         Args:
-            waypoints: (B, K, 2) ego meters.
-            actions: (B, K, 4) Beta parameters, positive.
-            context: the batch's sensors and embeddings.
-
-        Returns:
-            (B, K, out_channels).
+            waypoints: x, y in the ego frame, meters.
+            actions: Beta parameters, positive.
+            context: Sensor features and embeddings of the batch.
         """
         temporal = context.temporal_embedding.expand(len(waypoints), -1, -1)
         gate = self.gate(torch.cat([waypoints, actions, temporal], dim=-1))  # (B, K, Cl)
-        # the gate scales channels, so it may as well scale the samples
+        # scaling the channels of the samples equals scaling those of the map
         sampled = self.sample(waypoints, context.lidar_map) * gate.unsqueeze(2)  # (B, K, 9, Cl)
         return self.step_mlp(self.point_mlp(sampled).flatten(2))
 
-    def sample(self, waypoints: Tensor, lidar_map: Tensor) -> Tensor:
-        """Map values (B, K, 9, Cl) at the waypoints and their neighbors, held inside the map."""
+    def sample(
+        self, waypoints: Float[Tensor, 'B K 2'], lidar_map: Float[Tensor, 'B Cl X Y']
+    ) -> Float[Tensor, 'B K 9 Cl']:
+        """Sample the map at the waypoints and their neighbors, clamped to the map."""
         ahead = (waypoints[..., 0] - self.x_range[0]) / (self.x_range[1] - self.x_range[0])
         right = (waypoints[..., 1] - self.y_range[0]) / (self.y_range[1] - self.y_range[0])
         position = torch.stack([ahead, right], dim=-1).unsqueeze(2) + self.offsets.to(waypoints)
         ahead, right = position.clamp(0, 1).unbind(-1)  # (B, K, 9) each
-        # column 0 is left and row 0 farthest ahead
+        # teacher orientation: row 0 is farthest ahead, column 0 is leftmost
         grid = torch.stack([2 * right - 1, 1 - 2 * ahead], dim=-1)
         sampled = F.grid_sample(lidar_map.float(), grid.float(), align_corners=False)  # (B, Cl, K, 9)
         return sampled.permute(0, 2, 3, 1)

@@ -1,6 +1,7 @@
-"""Future BEV maps under a plan."""
+"""Future BEV maps conditioned on a plan."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from thinktwice.model_code.dense_heads.interfaces import CONTROL_DIM, WAYPOINT_DIM
@@ -9,13 +10,13 @@ from thinktwice.registry import MODELS
 
 
 class SpatialGRU(nn.Module):
-    """GRU whose state is a map and whose gates are small convolutions.
+    """GRU (Cho et al., 2014) over feature maps, with convolutions in place of its linear layers.
 
-    As in the paper's model the reset gate enters as 1 - r and the candidate has no tanh.
+    As in the 2023 model the reset gate is used as 1 - r and the candidate has no tanh.
 
     Args:
-        input_channels: width of the input, the same at every pixel.
-        state_channels: channels C of the state and of the output.
+        input_channels: Channels of the input, which is expanded to all pixels.
+        state_channels: Channels C of state and output.
     """
 
     def __init__(self, input_channels: int, state_channels: int) -> None:
@@ -26,23 +27,25 @@ class SpatialGRU(nn.Module):
         self.conv_state_tilde = double_conv(joint, state_channels, state_channels)
         self.conv_decoder = double_conv(state_channels, state_channels, state_channels)
 
-    def forward(self, inputs: Tensor, state: Tensor) -> Tensor:
-        """Roll out over the inputs.
+    def forward(
+        self, inputs: Float[Tensor, 'B K input_channels'], state: Float[Tensor, 'B C X Y']
+    ) -> Float[Tensor, 'B K C X Y']:
+        """Run over a sequence of inputs.
 
         Args:
-            inputs: (B, K, input_channels).
-            state: (B, C, Y, X) initial state.
+            inputs: The sequence.
+            state: Initial state.
 
         Returns:
-            (B, K, C, Y, X), the decoded state after each input.
+            The decoded state after each input.
         """
         outputs = []
         for step in inputs.unbind(dim=1):
-            spread = step[:, :, None, None].expand(-1, -1, *state.shape[2:])
-            joint = torch.cat([spread, state], dim=1)
+            expanded = step[:, :, None, None].expand(-1, -1, *state.shape[2:])
+            joint = torch.cat([expanded, state], dim=1)
             update = torch.sigmoid(self.conv_update(joint))
             reset = torch.sigmoid(self.conv_reset(joint))
-            candidate = self.conv_state_tilde(torch.cat([spread, (1 - reset) * state], dim=1))
+            candidate = self.conv_state_tilde(torch.cat([expanded, (1 - reset) * state], dim=1))
             state = (1 - update) * state + update * candidate
             outputs.append(self.conv_decoder(state))
         return torch.stack(outputs, dim=1)
@@ -50,11 +53,13 @@ class SpatialGRU(nn.Module):
 
 @MODELS.register_module()
 class PredictionModule(nn.Module):
-    """Predicts the BEV map of each future step under the plan, refining the previous layer's maps.
+    """BEV map of each future step conditioned on the plan (the paper's Prediction Module).
+
+    Each layer refines the maps of the previous one.
 
     Args:
-        bev_channels: channels C of the BEV map.
-        residual_channels: width of the residual block, twice C by default.
+        bev_channels: Channels C of the BEV map.
+        residual_channels: Hidden channels of the residual block, 2 C by default.
     """
 
     def __init__(self, bev_channels: int = 32, residual_channels: int | None = None) -> None:
@@ -69,25 +74,30 @@ class PredictionModule(nn.Module):
             nn.Conv2d(bev_channels, bev_channels, 1),
         )
 
-    def forward(self, bev_map: Tensor, waypoints: Tensor, actions: Tensor, previous: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        bev_map: Float[Tensor, 'B C X Y'],
+        waypoints: Float[Tensor, 'B K 2'],
+        actions: Float[Tensor, 'B K 4'],
+        previous: Float[Tensor, 'B K C X Y'] | None,
+    ) -> Float[Tensor, 'B K C X Y']:
         """Predict the future maps.
 
         Args:
-            bev_map: (B, C, Y, X) of the key frame.
-            waypoints: (B, K, 2) ego meters.
-            actions: (B, K, 4) Beta parameters, positive.
-            previous: (B, K, C, Y, X) of the previous layer, None in the first.
-
-        Returns:
-            (B, K, C, Y, X).
+            bev_map: BEV feature map of the key frame.
+            waypoints: x, y in the ego frame, meters.
+            actions: Beta parameters, positive.
+            previous: Future maps of the previous layer, None in the first.
         """
         future = self.spatial_gru(torch.cat([waypoints, actions], dim=-1), bev_map)
         return self.update(future, previous)
 
-    def update(self, future: Tensor, previous: Tensor | None) -> Tensor:
-        """Add the residual block's value to the previous maps; the first layer has none to add to.
+    def update(
+        self, future: Float[Tensor, 'B K C X Y'], previous: Float[Tensor, 'B K C X Y'] | None
+    ) -> Float[Tensor, 'B K C X Y']:
+        """Add the output of the residual block to the previous maps, if any.
 
-        The 2023 code computed this sum and then returned ``future`` alone.
+        2023 computed this sum and then returned ``future`` alone (docs/reference_quirks, M5).
         """
         residual = self.ffn(future.flatten(0, 1)).view_as(future)
         return residual if previous is None else residual + previous

@@ -1,7 +1,8 @@
-"""One layer of the decoder: predict the future under the plan, look again, refine."""
+"""One layer of the decoder: predict the future under the plan, look again, refine the plan."""
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -18,19 +19,19 @@ from thinktwice.registry import MODELS
 
 @MODELS.register_module()
 class RefineLayer(nn.Module):
-    """Offsets for the plan and an updated scene (one layer of the paper's cascade).
+    """Offsets of the plan and an updated scene (one layer of the paper's cascaded decoder).
 
     Args:
-        prediction_module: (map, waypoints, actions, previous) to future maps (B, K, C, Y, X).
-        camera_look: (waypoints, actions, vector, context) to (B, K, its out_channels).
-        lidar_look: (waypoints, actions, context) to (B, K, its out_channels).
-        num_steps: future steps K.
-        bev_channels: channels C of the BEV map.
-        vector_channels: width Cv of the BEV vector.
-        measurement_channels: width Cm of the encoded measurements.
-        embed_channels: width E of the temporal embedding.
-        hidden_channels: width of a step's feature.
-        with_cp: recompute the camera look in the backward pass instead of keeping its activations.
+        prediction_module: Called as :class:`PredictionModule`.
+        camera_look: Called as :class:`CameraLook`.
+        lidar_look: Called as :class:`LidarLook`.
+        num_steps: Future steps K.
+        bev_channels: Channels C of the BEV map.
+        vector_channels: Channels Cv of the BEV vector.
+        measurement_channels: Channels Cm of the encoded measurements.
+        embed_channels: Channels E of the temporal embedding.
+        hidden_channels: Channels of the feature of each step.
+        with_cp: Whether to use activation checkpointing for the camera look.
     """
 
     def __init__(
@@ -69,23 +70,23 @@ class RefineLayer(nn.Module):
 
     def forward(
         self,
-        waypoints: Tensor,
-        controls: Tensor,
+        waypoints: Float[Tensor, 'B K 2'],
+        controls: Float[Tensor, 'B K 4'],
         state: SceneState,
         context: LookContext,
         flatten_head: nn.Module,
-    ) -> tuple[Tensor, Tensor, SceneState]:
-        """Refine once.
+    ) -> tuple[Float[Tensor, 'B K 2'], Float[Tensor, 'B K 4'], SceneState]:
+        """Refine the plan once.
 
         Args:
-            waypoints: (B, K, 2) ego meters.
-            controls: (B, K, 4) Beta parameters before the softplus.
-            state: the scene as the previous layer left it.
-            context: the batch's sensors and embeddings.
-            flatten_head: BEV maps (B', C, Y, X) to (vectors (B', Cv), maps).
+            waypoints: x, y in the ego frame, meters.
+            controls: Beta parameters before the softplus.
+            state: The scene after the previous layer.
+            context: Sensor features and embeddings of the batch.
+            flatten_head: Called as :class:`BEVFlattenHead`.
 
         Returns:
-            Offsets of the waypoints (B, K, 2) and of the controls (B, K, 4), and the new scene.
+            Offsets of the waypoints and of the controls, and the updated scene.
         """
         B, K, _ = waypoints.shape
         actions = F.softplus(controls)
@@ -106,19 +107,27 @@ class RefineLayer(nn.Module):
         bev_map, bev_vector = self.update_scene(state, hidden.flatten(1))
         return waypoint_offset, control_offset, SceneState(bev_map, bev_vector, future)
 
-    def look(self, waypoints: Tensor, actions: Tensor, bev_vector: Tensor, context: LookContext) -> Tensor:
-        """Look features (B, K, channels) of cameras and LiDAR."""
+    def look(
+        self,
+        waypoints: Float[Tensor, 'B K 2'],
+        actions: Float[Tensor, 'B K 4'],
+        bev_vector: Float[Tensor, 'B Cv'],
+        context: LookContext,
+    ) -> Float[Tensor, 'B K look_channels']:
+        """Retrieve the look features of cameras and LiDAR."""
         if self.with_cp and torch.is_grad_enabled():
             image = checkpoint(self.camera_look, waypoints, actions, bev_vector, context, use_reentrant=False)
         else:
             image = self.camera_look(waypoints, actions, bev_vector, context)
         return torch.cat([image, self.lidar_look(waypoints, actions, context)], dim=-1)
 
-    def update_scene(self, state: SceneState, plan: Tensor) -> tuple[Tensor, Tensor]:
-        """BEV map (B, C, Y, X) and vector (B, Cv) given the plan's features (B, K * hidden)."""
-        spread_plan, *rest = self.bev_map_update
-        assert isinstance(spread_plan, nn.Conv2d)
-        update = conv_with_broadcast(spread_plan, state.bev_map, plan)
+    def update_scene(
+        self, state: SceneState, plan: Float[Tensor, 'B plan_channels']
+    ) -> tuple[Float[Tensor, 'B C X Y'], Float[Tensor, 'B Cv']]:
+        """Update BEV map and vector with the features of the plan."""
+        first_conv, *rest = self.bev_map_update
+        assert isinstance(first_conv, nn.Conv2d)
+        update = conv_with_broadcast(first_conv, state.bev_map, plan)
         for module in rest:
             update = module(update)
         vector_update = self.bev_vector_update(torch.cat([state.bev_vector, plan], dim=1))

@@ -1,10 +1,11 @@
-"""The decoder: a coarse plan, refined by a cascade of layers that look again."""
+"""The decoder: a coarse plan, refined by a cascade of layers."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
@@ -21,42 +22,42 @@ from thinktwice.model_code.dense_heads.interfaces import (
 )
 from thinktwice.registry import MODELS
 
-MIN_BETA_PARAMETER = 1e-3  # smallest predicted alpha or beta, and smallest believed target
+MIN_BETA_PARAMETER = 1e-3  # predicted and target alpha and beta are clamped to this
 EMBEDDING_STD = 0.02
 
 
 @MODELS.register_module()
 class ThinkTwiceDecoder(BaseModule):
-    """Coarse head and L refine layers with weights of their own (the paper's decoder).
+    """Coarse head and L refine layers without shared weights (the paper's decoder).
 
-    The parts are given as configs; their sizes come from here.
+    The configs of the parts need no sizes; the decoder adds its own.
 
     Args:
-        num_refine_layers: layers L, 0 leaves the coarse plan as it is.
-        num_steps: future steps K.
-        num_cameras: cameras N.
-        num_levels: image pyramid levels.
-        fpn_channels: channels of each pyramid level.
-        image_channels: width of the image tokens.
-        vector_channels: width Cv of the BEV vector.
-        bev_channels: channels C of the BEV map.
-        measurement_channels: width Cm of the encoded measurements.
-        lidar_channels: channels of the LiDAR map.
-        embed_channels: width E of the temporal and static embeddings.
-        x_range: meters ahead that the LiDAR map covers.
-        y_range: meters to the right that the LiDAR map covers.
-        heights: meters above the ground at which the plan is looked up in the images.
-        fixed_points: (x, y) ego meters looked up beside the plan.
-        with_cp: recompute the camera look in the backward pass to save memory.
-        coarse_head: config of the coarse head.
-        prediction_module: config of each layer's prediction module.
-        camera_look: config of each layer's camera look.
-        lidar_look: config of each layer's LiDAR look.
-        refine_layer: config of the layer.
-        init_cfg: mmengine's.
+        num_refine_layers: Layers L; 0 for the coarse plan only.
+        num_steps: Future steps K.
+        num_cameras: Cameras N.
+        num_levels: Image pyramid levels.
+        fpn_channels: Channels of each pyramid level.
+        image_channels: Channels of the image tokens.
+        vector_channels: Channels Cv of the BEV vector.
+        bev_channels: Channels C of the BEV map.
+        measurement_channels: Channels Cm of the encoded measurements.
+        lidar_channels: Channels Cl of the LiDAR map.
+        embed_channels: Channels E of the temporal and static embeddings.
+        x_range: Extent of the LiDAR map along x (forward), meters.
+        y_range: Extent of the LiDAR map along y (right), meters.
+        heights: Heights of the camera look queries, meters above the ground.
+        fixed_points: x, y of camera look queries in addition to the waypoints, meters.
+        with_cp: Whether to use activation checkpointing for the camera look.
+        coarse_head: Config of the coarse head.
+        prediction_module: Config of the prediction module of each layer.
+        camera_look: Config of the camera look of each layer.
+        lidar_look: Config of the LiDAR look of each layer.
+        refine_layer: Config of each layer.
+        init_cfg: Initialization config of mmengine.
 
     Raises:
-        ConfigError: if num_refine_layers is negative.
+        ConfigError: If ``num_refine_layers`` is negative.
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class ThinkTwiceDecoder(BaseModule):
             layer = _build(refine_layer, 'RefineLayer', **scene, **steps, **bev, **parts, with_cp=with_cp)
             self.layers.append(layer)
 
-        # without a layer nobody looks, and parameters without a use would get no gradient
+        # without refine layers these parameters would be unused and get no gradient
         if num_refine_layers:
             self.level_projections = nn.ModuleList(
                 nn.Conv2d(fpn_channels, image_channels, 1) for _ in range(num_levels)
@@ -118,7 +119,7 @@ class ThinkTwiceDecoder(BaseModule):
             self.level_embedding = _embedding(num_levels, image_channels)
 
     def init_weights(self) -> None:
-        """Xavier normal weights and zero biases, except where the attention sets its own start."""
+        """Initialize to Xavier normal weights and zero biases, except for the deformable attention."""
         attentions = [module for module in self.modules() if isinstance(module, DeformableAttention)]
         keep = {id(part) for attention in attentions for part in attention.modules()}
         for module in self.modules():
@@ -126,46 +127,46 @@ class ThinkTwiceDecoder(BaseModule):
                 nn.init.xavier_normal_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        # the embeddings are drawn where they are made; what init_cfg asks for comes on top
+        # the embeddings are initialized where they are created; init_cfg is applied last
         super().init_weights()
 
     def forward(
         self,
-        bev_vector: Tensor,
-        bev_map: Tensor,
-        measurement: Tensor,
-        fpn: Sequence[Tensor],
-        ego2img: Tensor,
-        ida_mats: Tensor,
+        bev_vector: Float[Tensor, 'B Cv'],
+        bev_map: Float[Tensor, 'B C X Y'],
+        measurement: Float[Tensor, 'B Cm'],
+        fpn: Sequence[Float[Tensor, 'B N fpn_channels _ _']],
+        ego2img: Float[Tensor, 'B N 4 4'],
+        ida_mats: Float[Tensor, 'B N 4 4'],
         image_size: tuple[int, int],
-        lidar_map: Tensor,
+        lidar_map: Float[Tensor, 'B Cl _ _'],
         flatten_head: nn.Module,
         teacher: TeacherInputs | None = None,
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Float[Tensor, 'B ...']]:
         """Predict plan, values and future scenes.
 
         Args:
-            bev_vector: (B, Cv).
-            bev_map: (B, C, Y, X), row 0 farthest ahead, column 0 left.
-            measurement: (B, Cm).
-            fpn: one (B, N, fpn_channels, h, w) per level, the key frame's.
-            ego2img: (B, N, 4, 4) ego meters to raw pixels times depth.
-            ida_mats: (B, N, 4, 4) raw pixels to the network's image.
-            image_size: (H, W) of the network's image.
-            lidar_map: (B, Cl, Y', X'), oriented as the BEV map.
-            flatten_head: BEV maps (B', C, Y, X) to (vectors (B', Cv), maps), shared with the encoder.
-            teacher: the expert's plan, for the teacher-forcing pass.
+            bev_vector: The flattened BEV feature map.
+            bev_map: BEV feature map in teacher orientation.
+            measurement: Encoded measurements.
+            fpn: Image features of the key frame, fine to coarse.
+            ego2img: Ego frame in meters to pixels of the raw image times depth.
+            ida_mats: Pixel of the raw image to pixel of the network's image.
+            image_size: H, W of the network's images, pixels.
+            lidar_map: LiDAR BEV map in teacher orientation.
+            flatten_head: Called as :class:`BEVFlattenHead`; shared with the encoder.
+            teacher: The expert's plan, for the teacher-forcing pass.
 
         Returns:
             pred_speed (B, 1), pred_value_traj (B, 1), pred_value_ctrl (B, 1), pred_features_traj and
             pred_features_ctrl (B, 256), pred_waypoints (B, L + 1, K, 2), pred_alpha and pred_beta
-            (B, L + 1, K, 2), refine_bev_vector (B, L, Cv), refine_bev_map (B, L, C, Y, X),
-            refine_future_bev_map (B, L, K, C, Y, X). With a teacher also its offsets
+            (B, L + 1, K, 2), refine_bev_vector (B, L, Cv), refine_bev_map (B, L, C, X, Y),
+            refine_future_bev_map (B, L, K, C, X, Y). With a teacher also its offsets
             teacher_waypoint_offset (B, L, K, 2) and teacher_control_offset (B, L, K, 4), and
             teacher_refine_bev_vector, teacher_refine_bev_map and teacher_future_bev_map.
 
         Raises:
-            ConfigError: if the number of levels, cameras or the teacher's steps is not the configured one.
+            ConfigError: If the number of levels, cameras or steps differs from the configured one.
         """
         coarse = self.coarse_head(bev_vector, measurement)
         start = SceneState(bev_map, bev_vector)
@@ -184,17 +185,17 @@ class ThinkTwiceDecoder(BaseModule):
 
     def build_context(
         self,
-        measurement: Tensor,
-        fpn: Sequence[Tensor],
-        ego2img: Tensor,
-        ida_mats: Tensor,
+        measurement: Float[Tensor, 'B Cm'],
+        fpn: Sequence[Float[Tensor, 'B N fpn_channels _ _']],
+        ego2img: Float[Tensor, 'B N 4 4'],
+        ida_mats: Float[Tensor, 'B N 4 4'],
         image_size: tuple[int, int],
-        lidar_map: Tensor,
+        lidar_map: Float[Tensor, 'B Cl _ _'],
     ) -> LookContext:
-        """Gather what all layers look at; arguments as in :meth:`forward`.
+        """Collect the inputs that all layers share; arguments as in :meth:`forward`.
 
         Raises:
-            ConfigError: if the number of pyramid levels or cameras is not the configured one.
+            ConfigError: If the number of levels or cameras differs from the configured one.
         """
         if len(fpn) != self.num_levels:
             raise ConfigError(
@@ -229,11 +230,11 @@ class ThinkTwiceDecoder(BaseModule):
         start: SceneState,
         context: LookContext | None,
         flatten_head: nn.Module,
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Float[Tensor, 'B ...']]:
         """Refine the coarse plan layer by layer.
 
-        A layer starts from the plan so far without its gradient, so each stage's error trains the
-        layer that made it.
+        The plan is detached before each layer, so that the error of a stage trains only the layer
+        that predicted it.
         """
         waypoints, controls, states = [coarse.waypoints], [coarse.controls], [start]
         for layer in self.layers:
@@ -260,8 +261,8 @@ class ThinkTwiceDecoder(BaseModule):
 
     def teacher_forcing_pass(
         self, teacher: TeacherInputs, start: SceneState, context: LookContext, flatten_head: nn.Module
-    ) -> dict[str, Tensor]:
-        """Run the layers with the expert's plan, which each of them should leave as it is."""
+    ) -> dict[str, Float[Tensor, 'B ...']]:
+        """Run all layers on the expert's plan, for which they should predict offsets of zero."""
         controls = self.teacher_controls(teacher)
         waypoint_offsets, control_offsets, states = [], [], [start]
         for layer in self.layers:
@@ -280,18 +281,17 @@ class ThinkTwiceDecoder(BaseModule):
             'teacher_future_bev_map': future_maps,
         }
 
-    def teacher_controls(self, teacher: TeacherInputs) -> Tensor:
-        """Controls (B, K, 4) whose softplus are the expert's Beta parameters.
+    def teacher_controls(self, teacher: TeacherInputs) -> Float[Tensor, 'B K 4']:
+        """Controls whose softplus are the expert's Beta parameters.
 
-        A parameter of 0 would be minus infinity, so targets count as no less than what the
-        model itself can predict.
+        The parameters are clamped as the predictions are: the inverse softplus of 0 is infinite.
         """
         parameters = torch.cat([teacher.alpha, teacher.beta], dim=-1).clamp(min=MIN_BETA_PARAMETER)
         return inverse_softplus(parameters)
 
 
-def inverse_softplus(values: Tensor) -> Tensor:
-    """The x whose softplus is the given positive value."""
+def inverse_softplus(values: Float[Tensor, '*shape']) -> Float[Tensor, '*shape']:
+    """Invert the softplus of positive values."""
     return values + torch.log(-torch.expm1(-values))
 
 

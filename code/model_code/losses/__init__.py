@@ -1,4 +1,4 @@
-"""Terms of the training objective, one registered module each."""
+"""Losses: the terms of the training objective, one registered module each."""
 
 from thinktwice.model_code.losses.base import DrivingLoss, beta_kl, smooth_l1
 from thinktwice.model_code.losses.depth import DepthLoss

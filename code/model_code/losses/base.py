@@ -1,72 +1,72 @@
-"""What all losses have in common."""
+"""Base class of the losses, and functions that several of them use."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from thinktwice.errors import ConfigError
 
 Predictions = Mapping[str, Any]
 Targets = Mapping[str, Any]
+Losses = dict[str, Float[Tensor, '']]
 
 
 class DrivingLoss(nn.Module):
-    """A term of the training objective: (predictions, targets) to named scalars, weights applied.
+    """Base class of the terms of the training objective.
 
-    Names that contain ``loss`` are summed into the objective, others are only logged. A
-    prediction of no elements (no refine layers, no future step) gives no entry.
+    A loss maps (predictions, targets) to named scalars with the weights applied. Names that contain
+    ``loss`` are summed into the objective, others are only logged. A prediction without elements (no
+    refine layers, no future step) gives no entry.
 
     Attributes:
-        target_keys: entries of the targets that are read.
-        uses_teacher_forcing: whether predictions named ``teacher_...`` are read; the model runs the
-            teacher-forcing pass only if some loss reads them.
-        mean_over_ranks: maps a count to its mean over all processes; the runner sets it where
-            there are several, so that each label weighs the same, whatever process it is on.
+        target_keys: Keys of the targets that the loss reads.
+        uses_teacher_forcing: Whether the loss reads predictions named ``teacher_...``. The model runs
+            the teacher-forcing pass only if a loss does.
+        mean_over_ranks: Averages a count over all ranks. The runner sets it in distributed training,
+            so that each label has the same weight on every rank.
     """
 
     target_keys: tuple[str, ...] = ()
     uses_teacher_forcing: bool = False
     mean_over_ranks: Callable[[Tensor], Tensor] | None = None
 
-    def forward(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
-        """Compute the terms from the model's raw predictions and the batch's targets."""
+    def forward(self, predictions: Predictions, targets: Targets) -> Losses:
+        """Compute the terms from the raw predictions of the model and the targets of the batch."""
         raise NotImplementedError
 
-    def label_count(self, labeled: Tensor) -> Tensor:
-        """Number of labels to divide a sum by: of this process, or the mean over all in training.
-
-        Args:
-            labeled: bool, any shape.
-
-        Returns:
-            A positive scalar: 1 where there is no label at all.
-        """
+    def label_count(self, labeled: Bool[Tensor, '...']) -> Shaped[Tensor, '']:
+        """Number of labels that a sum is divided by, at least 1; in training the mean over all ranks."""
         count = labeled.sum()
         if self.training and self.mean_over_ranks is not None:
             count = self.mean_over_ranks(count.float())
         return torch.where(count > 0, count, torch.ones_like(count))
 
 
-def smooth_l1(prediction: Tensor, target: Tensor, max_error: float | None = None) -> Tensor:
-    """Mean smooth-L1 error (beta 1) over all elements; the normalizer is their number.
+def smooth_l1(
+    prediction: Float[Tensor, '...'], target: Float[Tensor, '...'], max_error: float | None = None
+) -> Float[Tensor, '']:
+    """Mean smooth L1 error (beta 1) over all elements of the prediction.
 
     Args:
-        prediction: any shape.
-        target: broadcastable to the prediction.
-        max_error: elements above it count as this and give no gradient.
+        prediction: Any shape.
+        target: Broadcastable to the prediction.
+        max_error: The error of an element is clamped to this, with zero gradient above it.
     """
     error = F.smooth_l1_loss(prediction.float(), target.float().expand_as(prediction), reduction='none')
     return error.mean() if max_error is None else error.clamp(max=max_error).mean()
 
 
-def require_same_shape(name: str, prediction: Tensor, target: Tensor, hint: str) -> None:
-    """Refuse a target whose shape doesn't belong to the prediction.
+def require_same_shape(
+    name: str, prediction: Shaped[Tensor, '...'], target: Shaped[Tensor, '...'], hint: str
+) -> None:
+    """Check that a target has the shape of the prediction.
 
     Raises:
-        ConfigError: naming the target, both shapes and the hint.
+        ConfigError: With the name of the target, both shapes and the hint.
     """
     if prediction.shape != target.shape:
         raise ConfigError(
@@ -74,8 +74,13 @@ def require_same_shape(name: str, prediction: Tensor, target: Tensor, hint: str)
         )
 
 
-def beta_kl(alpha_p: Tensor, beta_p: Tensor, alpha_q: Tensor, beta_q: Tensor) -> Tensor:
-    """KL divergence from Beta q to Beta p, KL(p || q), element by element."""
+def beta_kl(
+    alpha_p: Float[Tensor, '*#shape'],
+    beta_p: Float[Tensor, '*#shape'],
+    alpha_q: Float[Tensor, '*#shape'],
+    beta_q: Float[Tensor, '*#shape'],
+) -> Float[Tensor, '*#shape']:
+    """KL divergence KL(p || q) of Beta distributions, element by element."""
     log_ratio = _log_beta(alpha_q, beta_q) - _log_beta(alpha_p, beta_p)
     total_change = alpha_q - alpha_p + beta_q - beta_p
     return (

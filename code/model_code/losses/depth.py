@@ -1,29 +1,30 @@
-"""Loss of the auxiliary depth distribution."""
+"""Loss of the auxiliary depth prediction."""
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from thinktwice.model_code.losses.base import DrivingLoss, Predictions, Targets
+from thinktwice.geometry.bev_grid import Bounds
+from thinktwice.model_code.losses.base import DrivingLoss, Losses, Predictions, Targets
 from thinktwice.registry import MODELS
 
 UNLABELED = -1
-FAR = 1e5  # meters, stands for "no depth" where the smallest is looked for
+FAR = 1e5  # meters, replaces unknown depths before a minimum is taken
 
 
-def patch_depth(depth: Tensor, size: tuple[int, int], pooling: str) -> Tensor:
-    """Depth of each patch of an image, meters; ``FAR`` where none is known.
+def patch_depth(
+    depth: Float[Tensor, 'B H W'], size: tuple[int, int], pooling: str
+) -> Float[Tensor, 'B {size[0]} {size[1]}']:
+    """Depth of each patch of an image in meters; ``FAR`` where it is unknown.
 
     Args:
-        depth: (B, H, W) meters, 0 where unknown.
-        size: (h, w), H and W are multiples.
-        pooling: ``min`` takes the nearest surface of a patch, ``nearest`` the pixel at its center.
-
-    Returns:
-        (B, h, w).
+        depth: Meters, 0 where unknown.
+        size: Patches per column and per row.
+        pooling: ``min`` takes the smallest depth of a patch, ``nearest`` the pixel at its center.
 
     Raises:
-        ValueError: if the image does not divide into patches.
+        ValueError: If H and W are not multiples of ``size``.
     """
     H, W = depth.shape[-2:]
     h, w = size
@@ -35,12 +36,12 @@ def patch_depth(depth: Tensor, size: tuple[int, int], pooling: str) -> Tensor:
     return patches[..., (H // h) // 2, :, (W // w) // 2]
 
 
-def depth_bins(depth: Tensor, depth_bounds: tuple[float, float, float]) -> Tensor:
-    """Bin of each depth, int64: bin c holds [near + c step, near + (c + 1) step); ``UNLABELED`` outside.
+def depth_bins(depth: Float[Tensor, '*shape'], depth_bounds: Bounds) -> Int64[Tensor, '*shape']:
+    """Bin of each depth: bin c is [near + c step, near + (c + 1) step); ``UNLABELED`` outside.
 
     Args:
-        depth: any shape, meters.
-        depth_bounds: (near, far, step), meters.
+        depth: Meters.
+        depth_bounds: Near, far and step in meters.
     """
     near, far, step = depth_bounds
     num_bins = round((far - near) / step)
@@ -54,14 +55,14 @@ class DepthLoss(DrivingLoss):
     """Cross-entropy of the depth distribution over the labeled patches: ``depth_loss``.
 
     Args:
-        weight: of the mean over labeled patches (their number at least 1) of the bins' sum.
-        depth_bounds: (near, far, step) of the bins, meters.
-        pooling: ``min`` labels a patch by its nearest surface, ``nearest`` by its middle pixel.
-        objective: ``sigmoid`` trains each bin's logit by itself, as the paper's model did;
-            ``softmax`` trains the distribution that the lift uses.
+        weight: Weight of the loss: the sum over bins, averaged over labeled patches (at least 1).
+        depth_bounds: Near, far and step of the bins, meters.
+        pooling: See :func:`patch_depth`.
+        objective: ``sigmoid`` for binary cross-entropy of each bin, as in the paper's model, or
+            ``softmax`` for cross-entropy of the distribution that lift-splat uses.
 
     Raises:
-        ValueError: on an unknown pooling or objective.
+        ValueError: If ``pooling`` or ``objective`` is unknown.
     """
 
     target_keys = ('depth',)
@@ -69,7 +70,7 @@ class DepthLoss(DrivingLoss):
     def __init__(
         self,
         weight: float,
-        depth_bounds: tuple[float, float, float],
+        depth_bounds: Bounds,
         pooling: str = 'min',
         objective: str = 'sigmoid',
     ) -> None:
@@ -83,7 +84,7 @@ class DepthLoss(DrivingLoss):
         self.pooling = pooling
         self.objective = objective
 
-    def forward(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
+    def forward(self, predictions: Predictions, targets: Targets) -> Losses:
         """Compare depth_logits (B, N, D, h, w) with depth (B, N, H, W) in meters, 0 where unknown."""
         logits = predictions['depth_logits'].flatten(0, 1).float()  # (B * N, D, h, w)
         size = (logits.shape[-2], logits.shape[-1])
@@ -97,7 +98,9 @@ class DepthLoss(DrivingLoss):
         return {'depth_loss': self.weight * total / self.label_count(labeled)}
 
 
-def _sigmoid_cross_entropy(logits: Tensor, bins: Tensor, labeled: Tensor) -> Tensor:
-    """Sum over labeled patches and bins: softplus of every logit, less the labeled bin's logit."""
+def _sigmoid_cross_entropy(
+    logits: Float[Tensor, 'B D h w'], bins: Int64[Tensor, 'B h w'], labeled: Bool[Tensor, 'B h w']
+) -> Float[Tensor, '']:
+    """Sum over labeled patches and bins: softplus of every logit minus the logit of the labeled bin."""
     chosen = logits.gather(1, bins.clamp(min=0).unsqueeze(1)).squeeze(1)
     return ((F.softplus(logits).sum(1) - chosen) * labeled).sum()

@@ -1,13 +1,15 @@
-"""Losses that imitate the privileged teacher's value, features and BEV maps."""
+"""Distillation losses: value, features and BEV maps of the privileged teacher."""
 
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from thinktwice.errors import ConfigError
 from thinktwice.model_code.losses.base import (
     DrivingLoss,
+    Losses,
     Predictions,
     Targets,
     require_same_shape,
@@ -16,17 +18,17 @@ from thinktwice.model_code.losses.base import (
 from thinktwice.registry import MODELS
 
 MAP_HINT = (
-    'choose x_range, y_range, bev_cell and model.flatten_head.bev_size so that the BEV maps of the model '
+    'set x_range, y_range, bev_cell and model.flatten_head.bev_size so that the BEV maps of the model '
     'have the sizes of the teacher maps, or leave this loss out'
 )
 
 
 @MODELS.register_module()
 class ValueLoss(DrivingLoss):
-    """Smooth-L1 of both branches' values, each the mean over samples, summed: ``value_loss``.
+    """Smooth L1 error of the values of both branches, averaged over samples and summed: ``value_loss``.
 
     Args:
-        weight: of the sum.
+        weight: Weight of the sum.
     """
 
     target_keys = ('value',)
@@ -35,7 +37,7 @@ class ValueLoss(DrivingLoss):
         super().__init__()
         self.weight = weight
 
-    def forward(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
+    def forward(self, predictions: Predictions, targets: Targets) -> Losses:
         """Compare pred_value_traj and pred_value_ctrl (B, 1) with value (B,)."""
         target = targets['value'].unsqueeze(1)
         error = smooth_l1(predictions['pred_value_traj'], target) + smooth_l1(
@@ -46,12 +48,12 @@ class ValueLoss(DrivingLoss):
 
 @MODELS.register_module()
 class FeatureLoss(DrivingLoss):
-    """Smooth-L1 of both branches' features, each the mean over samples and channels, summed.
+    """Smooth L1 error of the features of both branches, averaged over all elements and summed.
 
     Gives ``flattened_feature_loss``.
 
     Args:
-        weight: of the sum.
+        weight: Weight of the sum.
     """
 
     target_keys = ('feature',)
@@ -60,10 +62,10 @@ class FeatureLoss(DrivingLoss):
         super().__init__()
         self.weight = weight
 
-    def forward(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
+    def forward(self, predictions: Predictions, targets: Targets) -> Losses:
         """Compare pred_features_traj and pred_features_ctrl with feature, all (B, C)."""
         feature = targets['feature']
-        hint = "the coarse head's feature_channels must be the teacher's"
+        hint = 'set feature_channels of the coarse head to that of the teacher'
         require_same_shape('feature', predictions['pred_features_traj'], feature, hint)
         errors = [smooth_l1(predictions[f'pred_features_{branch}'], feature) for branch in ('traj', 'ctrl')]
         return {'flattened_feature_loss': self.weight * (errors[0] + errors[1])}
@@ -71,17 +73,17 @@ class FeatureLoss(DrivingLoss):
 
 @MODELS.register_module()
 class BEVFeatureLoss(DrivingLoss):
-    """Capped smooth-L1 of the encoder's BEV maps, the mean over all elements of a level.
+    """Clamped smooth L1 error of the BEV maps of the encoder, averaged over all elements of a level.
 
     Gives ``BEV_feature_loss<level>`` for each level.
 
     Args:
-        levels: numbers of the teacher's levels, in the order of both bev_levels and grid_feature.
-        weights: one per level.
-        max_error: cap of an element's error.
+        levels: Level numbers of the teacher, in the order of both ``bev_levels`` and ``grid_feature``.
+        weights: Weight of each level.
+        max_error: The error of an element is clamped to this.
 
     Raises:
-        ValueError: if there isn't one weight per level.
+        ValueError: If ``levels`` and ``weights`` differ in length.
     """
 
     target_keys = ('grid_feature',)
@@ -89,19 +91,19 @@ class BEVFeatureLoss(DrivingLoss):
     def __init__(self, levels: Sequence[int], weights: Sequence[float], max_error: float) -> None:
         super().__init__()
         if len(levels) != len(weights):
-            raise ValueError(f'BEVFeatureLoss: levels={levels} and weights={weights} differ in number')
+            raise ValueError(f'BEVFeatureLoss: levels={levels} and weights={weights} differ in length')
         self.levels = tuple(levels)
         self.weights = tuple(weights)
         self.max_error = max_error
 
-    def forward(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
-        """Compare bev_levels with grid_feature, both lists of (B, C, Y, X)."""
+    def forward(self, predictions: Predictions, targets: Targets) -> Losses:
+        """Compare bev_levels with grid_feature, both lists of (B, C, X, Y)."""
         maps, teacher_maps = predictions['bev_levels'], targets['grid_feature']
         if not len(maps) == len(teacher_maps) == len(self.levels):
             raise ConfigError(
                 f'BEVFeatureLoss is configured for levels {self.levels}, but the model has {len(maps)} and '
-                f'the targets {len(teacher_maps)} maps: make levels of BEVFeatureLoss, levels of '
-                'LoadSupervision and flatten_head.level_channels (one fewer) fit together'
+                f'the targets {len(teacher_maps)} maps: levels of BEVFeatureLoss and of LoadSupervision '
+                'need the same length, and flatten_head.level_channels one entry fewer'
             )
         losses = {}
         for level, weight, prediction, target in zip(
@@ -114,15 +116,15 @@ class BEVFeatureLoss(DrivingLoss):
 
 @MODELS.register_module()
 class RefineFeatureLoss(DrivingLoss):
-    """Capped smooth-L1 of each refine layer's BEV map and vector, mean over layers and all elements.
+    """Clamped smooth L1 error of the BEV map and vector of each refine layer, averaged over all elements.
 
     Gives ``refine_BEV_feature_loss<level>`` and ``refine_flattened_feature_loss``.
 
     Args:
-        map_weight: of the BEV map.
-        vector_weight: of the BEV vector.
-        level: number of the teacher's level, in the loss's name; it is the first of grid_feature.
-        max_error: cap of an element's error.
+        map_weight: Weight of the BEV map.
+        vector_weight: Weight of the BEV vector.
+        level: Level number of the teacher in the name of the loss: that of the first ``grid_feature``.
+        max_error: The error of an element is clamped to this.
     """
 
     target_keys: tuple[str, ...] = ('grid_feature', 'feature')
@@ -135,15 +137,17 @@ class RefineFeatureLoss(DrivingLoss):
         self.level = level
         self.max_error = max_error
 
-    def forward(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
-        """Compare the layers' maps (B, L, C, Y, X) and vectors (B, L, Cv) with the teacher's."""
+    def forward(self, predictions: Predictions, targets: Targets) -> Losses:
+        """Compare the maps (B, L, C, X, Y) and vectors (B, L, Cv) of the layers with the teacher's."""
         maps = predictions.get(f'{self.prefix}_bev_map')
         if maps is None or maps.shape[1] == 0:
             return {}
         vectors = predictions[f'{self.prefix}_bev_vector']
         teacher_map, feature = targets['grid_feature'][0], targets['feature']
         require_same_shape('grid_feature', maps[:, 0], teacher_map, MAP_HINT)
-        require_same_shape('feature', vectors[:, 0], feature, "vector_channels must be the teacher's")
+        require_same_shape(
+            'feature', vectors[:, 0], feature, "vector_channels must be that of the teacher's feature"
+        )
         map_error = smooth_l1(maps, teacher_map.unsqueeze(1), self.max_error)
         vector_error = smooth_l1(vectors, feature.unsqueeze(1), self.max_error)
         return {
@@ -154,17 +158,17 @@ class RefineFeatureLoss(DrivingLoss):
 
 @MODELS.register_module()
 class TeacherForcingFeatureLoss(RefineFeatureLoss):
-    """As :class:`RefineFeatureLoss` for the teacher-forcing pass, and its future BEV maps.
+    """:class:`RefineFeatureLoss` of the teacher-forcing pass, and of its future BEV maps.
 
     Gives ``teacher_future_BEV_feature_loss<level>``, ``teacher_refine_BEV_feature_loss<level>`` and
     ``teacher_refine_flattened_feature_loss``.
 
     Args:
-        future_weight: of the future BEV maps.
-        map_weight: of the BEV map.
-        vector_weight: of the BEV vector.
-        level: number of the teacher's level, in the loss's name; it is the first of grid_feature.
-        max_error: cap of an element's error.
+        future_weight: Weight of the future BEV maps.
+        map_weight: Weight of the BEV map.
+        vector_weight: Weight of the BEV vector.
+        level: Level number of the teacher in the name of the loss: that of the first ``grid_feature``.
+        max_error: The error of an element is clamped to this.
     """
 
     target_keys = ('grid_feature', 'feature', 'future_grid_feature')
@@ -177,8 +181,8 @@ class TeacherForcingFeatureLoss(RefineFeatureLoss):
         super().__init__(map_weight, vector_weight, level, max_error)
         self.future_weight = future_weight
 
-    def forward(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
-        """Compare maps, vectors and teacher_future_bev_map (B, L, K, C, Y, X) with the teacher's."""
+    def forward(self, predictions: Predictions, targets: Targets) -> Losses:
+        """Compare maps, vectors and teacher_future_bev_map (B, L, K, C, X, Y) with the teacher's."""
         losses = super().forward(predictions, targets)
         if not losses:
             return {}
@@ -190,14 +194,13 @@ class TeacherForcingFeatureLoss(RefineFeatureLoss):
 
 @MODELS.register_module()
 class TeacherForcingOffsetLoss(DrivingLoss):
-    """Smooth-L1 of the offsets that the layers propose for the expert's own plan, against none.
+    """Smooth L1 distance to zero of the offsets that the layers predict for the expert's plan.
 
-    Gives ``teacher_wp_loss`` and ``teacher_action_loss``, each the mean over samples, layers,
-    steps and elements.
+    Gives ``teacher_wp_loss`` and ``teacher_action_loss``, each averaged over all elements.
 
     Args:
-        waypoint_weight: of the waypoints' offsets, meters.
-        action_weight: of the controls' offsets before the softplus.
+        waypoint_weight: Weight of the waypoint offsets in meters.
+        action_weight: Weight of the control offsets before the softplus.
     """
 
     uses_teacher_forcing = True
@@ -207,7 +210,7 @@ class TeacherForcingOffsetLoss(DrivingLoss):
         self.waypoint_weight = waypoint_weight
         self.action_weight = action_weight
 
-    def forward(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
+    def forward(self, predictions: Predictions, targets: Targets) -> Losses:
         """Read teacher_waypoint_offset (B, L, K, 2) and teacher_control_offset (B, L, K, 4)."""
         if 'teacher_waypoint_offset' not in predictions:
             return {}
@@ -219,5 +222,5 @@ class TeacherForcingOffsetLoss(DrivingLoss):
         }
 
 
-def _smooth_l1_to_zero(values: Tensor) -> Tensor:
+def _smooth_l1_to_zero(values: Float[Tensor, '...']) -> Float[Tensor, '']:
     return smooth_l1(values, torch.zeros_like(values))

@@ -1,28 +1,24 @@
-"""Losses of the plan: actions, waypoints, speed, and the metrics logged beside them."""
+"""Losses of the plan: actions, waypoints and speed, and metrics that are logged with them."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from thinktwice.errors import ConfigError
 from thinktwice.model_code.control import beta_mode_action
-from thinktwice.model_code.losses.base import DrivingLoss, Predictions, Targets, beta_kl, smooth_l1
+from thinktwice.model_code.losses.base import DrivingLoss, Losses, Predictions, Targets, beta_kl, smooth_l1
 from thinktwice.registry import MODELS
 
-MIN_BETA_TARGET = 1e-3  # a recorded Beta parameter of 0 has no density
+MIN_BETA_TARGET = 1e-3  # recorded parameters are clamped: a Beta distribution needs positive ones
 
 
-def action_kl(alpha: Tensor, beta: Tensor, target_alpha: Tensor, target_beta: Tensor) -> Tensor:
-    """Mean KL divergence of predicted actions from the expert's.
-
-    Args:
-        alpha: (B, stages, ..., 2) predicted.
-        beta: the same.
-        target_alpha: (B, ..., 2) of the expert, compared with all stages.
-        target_beta: the same.
-
-    Returns:
-        Mean over samples, stages, steps and actions.
-    """
+def action_kl(
+    alpha: Float[Tensor, 'B stages *steps 2'],
+    beta: Float[Tensor, 'B stages *steps 2'],
+    target_alpha: Float[Tensor, 'B *steps 2'],
+    target_beta: Float[Tensor, 'B *steps 2'],
+) -> Float[Tensor, '']:
+    """KL divergence of the predicted actions of all stages from the expert's, averaged over all elements."""
     target_alpha = target_alpha.float().clamp(min=MIN_BETA_TARGET).unsqueeze(1)
     target_beta = target_beta.float().clamp(min=MIN_BETA_TARGET).unsqueeze(1)
     return beta_kl(target_alpha, target_beta, alpha.float(), beta.float()).mean()
@@ -30,11 +26,13 @@ def action_kl(alpha: Tensor, beta: Tensor, target_alpha: Tensor, target_beta: Te
 
 @MODELS.register_module()
 class ActionLoss(DrivingLoss):
-    """KL divergence of the Beta actions of all stages: ``action_loss`` now, ``future_action_loss`` later.
+    """KL divergence of the Beta distributions of the actions of all stages.
+
+    ``action_loss`` is that of the current step, ``future_action_loss`` that of the future steps.
 
     Args:
-        weight: of the present step.
-        future_weight: of the steps after it.
+        weight: Weight of the current step.
+        future_weight: Weight of the future steps.
     """
 
     target_keys = ('action_alpha', 'action_beta', 'future_action_alpha', 'future_action_beta')
@@ -44,7 +42,7 @@ class ActionLoss(DrivingLoss):
         self.weight = weight
         self.future_weight = future_weight
 
-    def forward(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
+    def forward(self, predictions: Predictions, targets: Targets) -> Losses:
         """Compare pred_alpha, pred_beta (B, stages, K, 2) with the expert's actions."""
         alpha, beta = predictions['pred_alpha'], predictions['pred_beta']
         now = action_kl(alpha[:, :, 0], beta[:, :, 0], targets['action_alpha'], targets['action_beta'])
@@ -58,10 +56,10 @@ class ActionLoss(DrivingLoss):
 
 @MODELS.register_module()
 class WaypointLoss(DrivingLoss):
-    """Smooth-L1 of the waypoints of all stages, mean over samples, stages, steps and axes: ``wp_loss``.
+    """Smooth L1 error of the waypoints of all stages, averaged over all elements: ``wp_loss``.
 
     Args:
-        weight: of the mean error in meters.
+        weight: Weight of the mean error in meters.
     """
 
     target_keys = ('waypoints',)
@@ -70,7 +68,7 @@ class WaypointLoss(DrivingLoss):
         super().__init__()
         self.weight = weight
 
-    def forward(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
+    def forward(self, predictions: Predictions, targets: Targets) -> Losses:
         """Compare pred_waypoints (B, stages, K, 2) with waypoints (B, K, 2)."""
         error = smooth_l1(predictions['pred_waypoints'], targets['waypoints'].unsqueeze(1))
         return {'wp_loss': self.weight * error}
@@ -78,14 +76,14 @@ class WaypointLoss(DrivingLoss):
 
 @MODELS.register_module()
 class SpeedLoss(DrivingLoss):
-    """Smooth-L1 of the speed, mean over samples: ``speed_loss``.
+    """Smooth L1 error of the speed, averaged over samples: ``speed_loss``.
 
     Args:
-        weight: of the mean error.
+        weight: Weight of the mean error.
         speed_scale: m/s per unit of the prediction, as in the measurement encoder.
 
     Raises:
-        ConfigError: if speed_scale is not above 0.
+        ConfigError: If ``speed_scale`` is not above 0.
     """
 
     target_keys = ('speed',)
@@ -97,7 +95,7 @@ class SpeedLoss(DrivingLoss):
         self.weight = weight
         self.speed_scale = speed_scale
 
-    def forward(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
+    def forward(self, predictions: Predictions, targets: Targets) -> Losses:
         """Compare pred_speed (B, 1) with speed (B,) in m/s."""
         target = targets['speed'].unsqueeze(1) / self.speed_scale
         return {'speed_loss': self.weight * smooth_l1(predictions['pred_speed'], target)}
@@ -105,17 +103,17 @@ class SpeedLoss(DrivingLoss):
 
 @MODELS.register_module()
 class PlanOffsets(DrivingLoss):
-    """Metrics of the last stage, logged and not part of the objective.
+    """Errors of the last stage that are logged but not part of the objective.
 
-    ``current_throttle_brake_offset`` and ``current_steer_offset``: mean distance of the present
-    action from the expert's; ``longitudinal_offset`` and ``lateral_offset``: mean distance of the
-    waypoints from the expert's in x and y, meters.
+    ``current_throttle_brake_offset`` and ``current_steer_offset`` are the mean absolute errors of the
+    current action; ``longitudinal_offset`` and ``lateral_offset`` are those of x and y of the
+    waypoints in meters.
     """
 
     target_keys = ('waypoints', 'action_alpha', 'action_beta')
 
     @torch.no_grad()
-    def forward(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
+    def forward(self, predictions: Predictions, targets: Targets) -> Losses:
         """Compare the last of pred_waypoints (B, stages, K, 2), pred_alpha and pred_beta."""
         alpha, beta = predictions['pred_alpha'][:, -1, 0].float(), predictions['pred_beta'][:, -1, 0].float()
         target_action = beta_mode_action(targets['action_alpha'].float(), targets['action_beta'].float())

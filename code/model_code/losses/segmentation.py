@@ -1,28 +1,31 @@
-"""Loss of the auxiliary segmentation."""
+"""Loss of the auxiliary semantic segmentation."""
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
-from thinktwice.model_code.losses.base import DrivingLoss, Predictions, Targets
+from thinktwice.model_code.losses.base import DrivingLoss, Losses, Predictions, Targets
 from thinktwice.registry import MODELS
 
 
 def focal_cross_entropy(
-    logits: Tensor, labels: Tensor, alpha: float, gamma: float, ignore_index: int, count: Tensor | None = None
-) -> Tensor:
-    """Mean over the labeled pixels of alpha (1 - p)^gamma (-log p), p the probability of the label.
+    logits: Float[Tensor, 'B classes h w'],
+    labels: Int64[Tensor, 'B h w'],
+    alpha: float,
+    gamma: float,
+    ignore_index: int,
+    count: Shaped[Tensor, ''] | None = None,
+) -> Float[Tensor, '']:
+    """Focal loss (Lin et al., 2017): alpha (1 - p)^gamma (-log p), p the probability of the label.
 
     Args:
-        logits: (B, K, H, W).
-        labels: (B, H, W) int64.
-        alpha: factor of every pixel.
-        gamma: how much pixels that are already right count less.
-        ignore_index: label of pixels that don't count.
-        count: what to divide the sum by; None for the number of labeled pixels, at least 1.
-
-    Returns:
-        A scalar.
+        logits: Class logits.
+        labels: Class ids.
+        alpha: Factor of every pixel.
+        gamma: Exponent that reduces the weight of well classified pixels.
+        ignore_index: Label of the pixels to ignore.
+        count: The sum over pixels is divided by this; None for the number of labeled pixels, at least 1.
     """
     cross_entropy = F.cross_entropy(logits.float(), labels, ignore_index=ignore_index, reduction='none')
     focus = (1 - torch.exp(-cross_entropy)).pow(gamma)
@@ -31,8 +34,10 @@ def focal_cross_entropy(
     return alpha * (focus * cross_entropy).sum() / count
 
 
-def nearest_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Labels (..., H, W) at another size (h, w), each pixel's the one of the pixel where its corner falls."""
+def nearest_labels(
+    labels: Shaped[Tensor, '*batch H W'], size: tuple[int, int]
+) -> Shaped[Tensor, '*batch {size[0]} {size[1]}']:
+    """Resize labels as ``interpolate(mode='nearest')`` does, in their own dtype."""
     H, W = labels.shape[-2:]
     rows = torch.arange(size[0], device=labels.device) * H // size[0]
     columns = torch.arange(size[1], device=labels.device) * W // size[1]
@@ -41,13 +46,13 @@ def nearest_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
 
 @MODELS.register_module()
 class SegmentationLoss(DrivingLoss):
-    """Focal cross-entropy of the segmentation at the size of its logits: ``seg_loss``.
+    """Focal loss of the segmentation at the size of its logits: ``seg_loss``.
 
     Args:
-        weight: of the mean.
-        alpha: factor of every pixel.
-        gamma: how much pixels that are already right count less.
-        ignore_index: label of pixels that don't count.
+        weight: Weight of the loss, which is averaged over the labeled pixels.
+        alpha: See :func:`focal_cross_entropy`.
+        gamma: See :func:`focal_cross_entropy`.
+        ignore_index: Label of the pixels to ignore.
     """
 
     target_keys = ('seg',)
@@ -59,13 +64,15 @@ class SegmentationLoss(DrivingLoss):
         self.gamma = gamma
         self.ignore_index = ignore_index
 
-    def forward(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
-        """Compare seg_logits (B, N, K, h, w) with seg (B, N, H, W)."""
+    def forward(self, predictions: Predictions, targets: Targets) -> Losses:
+        """Compare seg_logits (B, N, classes, h, w) with seg (B, N, H, W)."""
         logits = predictions['seg_logits'].flatten(0, 1)
         labels = nearest_labels(targets['seg'].flatten(0, 1), (logits.shape[-2], logits.shape[-1])).long()
         return {'seg_loss': self.weight * self.pixel_loss(logits, labels)}
 
-    def pixel_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The focal factor is each pixel's own; in the 2023 code it was one number for the whole batch."""
+    def pixel_loss(
+        self, logits: Float[Tensor, 'B classes h w'], labels: Int64[Tensor, 'B h w']
+    ) -> Float[Tensor, '']:
+        """Focal loss with a factor per pixel; 2023 used one for the batch (docs/reference_quirks, M21)."""
         count = self.label_count(labels != self.ignore_index)
         return focal_cross_entropy(logits, labels, self.alpha, self.gamma, self.ignore_index, count)

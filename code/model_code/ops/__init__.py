@@ -1,4 +1,4 @@
-"""Operators in plain torch and torchvision, the same on every device."""
+"""Operators in plain PyTorch and torchvision, with the same results on every device."""
 
 from .deform_attention import multi_scale_deformable_attention
 from .deform_conv import DeformConv2dPack

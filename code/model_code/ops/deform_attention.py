@@ -1,28 +1,33 @@
-"""Sampling core of multi-scale deformable attention (Zhu et al., 2021) in plain torch."""
+"""Sampling core of multi-scale deformable attention (Zhu et al., 2021) in plain PyTorch."""
 
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 
-def multi_scale_deformable_attention(values: Sequence[Tensor], locations: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sum of bilinear samples from several feature maps, per head.
+def multi_scale_deformable_attention(
+    values: Sequence[Float[Tensor, 'B heads C _ _']],
+    locations: Float[Tensor, 'B Q heads levels P 2'],
+    weights: Float[Tensor, 'B Q heads levels P'],
+) -> Float[Tensor, 'B Q heads*C']:
+    """Weighted sum of bilinear samples of several feature maps, per head.
 
-    A location counts in widths and heights of the map: 0 is its left (upper) border, 1 its right
-    (lower) border, and the center of the first of W pixels is 0.5 / W. Outside the map is zero.
+    The convention is that of ``grid_sample`` with ``align_corners=False`` and zero padding, but with
+    (0, 0) for the upper left and (1, 1) for the lower right corner of the map.
 
     Args:
-        values: one map per level, each (B, heads, C, H, W) with H, W of its own.
-        locations: (B, Q, heads, levels, points, 2) x, y.
-        weights: (B, Q, heads, levels, points), normalized over levels and points by the caller.
+        values: Feature map of each level.
+        locations: x, y of P points per level.
+        weights: Attention weights, normalized over levels and points.
 
     Returns:
-        (B, Q, heads * C), heads concatenated.
+        The results of the heads, concatenated.
 
     Raises:
-        ValueError: if the number of maps is not the number of levels.
+        ValueError: If the number of maps differs from the number of levels.
     """
     B, Q, heads, levels, points, _ = locations.shape
     if len(values) != levels:
@@ -39,25 +44,22 @@ def multi_scale_deformable_attention(values: Sequence[Tensor], locations: Tensor
 
 
 def ms_deform_attn_forward(
-    value: Tensor,
-    spatial_shapes: Tensor,
-    level_start_index: Tensor,
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
+    value: Float[Tensor, 'B keys heads C'],
+    spatial_shapes: Int64[Tensor, 'levels 2'],
+    level_start_index: Int64[Tensor, ' levels'],
+    sampling_locations: Float[Tensor, 'B Q heads levels P 2'],
+    attention_weights: Float[Tensor, 'B Q heads levels P'],
     im2col_step: int = 64,
-) -> Tensor:
-    """Sample as mmcv's function of the same name, so that mmdet's attention layers run on CUDA too.
+) -> Float[Tensor, 'B Q heads*C']:
+    """Replace the function of the same name in mmcv, so that mmdet's attention layers run on CUDA too.
 
     Args:
-        value: (B, keys, heads, C), the levels one after the other, each row by row.
-        spatial_shapes: (levels, 2) height and width.
-        level_start_index: unused, for the compiled signature.
-        sampling_locations: (B, Q, heads, levels, points, 2) x, y.
-        attention_weights: (B, Q, heads, levels, points).
-        im2col_step: unused, for the compiled signature.
-
-    Returns:
-        (B, Q, heads * C).
+        value: The levels one after the other, each flattened row by row.
+        spatial_shapes: Height and width of each level.
+        level_start_index: Unused, part of mmcv's signature.
+        sampling_locations: x, y of P points per level.
+        attention_weights: Attention weights, normalized over levels and points.
+        im2col_step: Unused, part of mmcv's signature.
     """
     shapes = spatial_shapes.tolist()
     levels = value.permute(0, 2, 3, 1).split([height * width for height, width in shapes], dim=-1)
@@ -66,18 +68,18 @@ def ms_deform_attn_forward(
 
 
 def ms_deform_attn_backward(
-    value: Tensor,
-    spatial_shapes: Tensor,
-    level_start_index: Tensor,
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
-    grad_output: Tensor,
-    grad_value: Tensor,
-    grad_sampling_loc: Tensor,
-    grad_attn_weight: Tensor,
+    value: Float[Tensor, 'B keys heads C'],
+    spatial_shapes: Int64[Tensor, 'levels 2'],
+    level_start_index: Int64[Tensor, ' levels'],
+    sampling_locations: Float[Tensor, 'B Q heads levels P 2'],
+    attention_weights: Float[Tensor, 'B Q heads levels P'],
+    grad_output: Float[Tensor, 'B Q heads*C'],
+    grad_value: Float[Tensor, 'B keys heads C'],
+    grad_sampling_loc: Float[Tensor, 'B Q heads levels P 2'],
+    grad_attn_weight: Float[Tensor, 'B Q heads levels P'],
     im2col_step: int = 64,
 ) -> None:
-    """Fill the three gradients; the other arguments as in :func:`ms_deform_attn_forward`."""
+    """Write the three gradients in place; other arguments as in :func:`ms_deform_attn_forward`."""
     leaves = [t.detach().requires_grad_() for t in (value, sampling_locations, attention_weights)]
     with torch.enable_grad():
         output = ms_deform_attn_forward(leaves[0], spatial_shapes, level_start_index, leaves[1], leaves[2])

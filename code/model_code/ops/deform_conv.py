@@ -1,12 +1,12 @@
-"""Deformable convolution (v1) through torchvision: CPU, CUDA and autograd alike.
+"""Deformable convolution (v1) with the operator of torchvision, which supports CPU, CUDA and autograd.
 
-The layer is the one of "Deformable Convolutional Networks" (Dai et al., 2017):
-sampling positions shifted by offsets, bilinear, zero outside, no modulation.
+The layer is that of "Deformable Convolutional Networks" (Dai et al., 2017), without modulation.
 """
 
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 from torchvision.ops import deform_conv2d
@@ -16,24 +16,23 @@ from thinktwice.registry import MODELS
 
 @MODELS.register_module()
 class DeformConv2dPack(nn.Module):
-    """Deformable convolution whose offsets come from an ordinary one on the same input.
+    """Deformable convolution with offsets predicted by a convolution of the same input.
 
     Parameters are named as in mmcv's ``DCN``: ``weight``, ``conv_offset.weight``,
-    ``conv_offset.bias``. The convolution itself has no bias. Offsets start at
-    zero: an ordinary convolution at first.
+    ``conv_offset.bias``. The convolution itself has no bias. The offsets are initialized to zero.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        kernel_size: pixels.
-        stride: pixels.
-        padding: pixels of zeros around the input.
-        dilation: pixels between taps.
-        groups: blocks of channels that are convolved apart.
-        deform_groups: blocks of channels with offsets of their own.
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Size of the kernel, pixels.
+        stride: Stride, pixels.
+        padding: Zero padding on each side, pixels.
+        dilation: Distance between kernel taps, pixels.
+        groups: Groups of channels, as in ``nn.Conv2d``.
+        deform_groups: Groups of channels that share offsets.
 
     Raises:
-        ValueError: if the channels can't be divided into the groups.
+        ValueError: If the channels are not a multiple of the groups.
     """
 
     def __init__(
@@ -69,24 +68,16 @@ class DeformConv2dPack(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Kaiming uniform with the gain of ReLU for the weight, zero for the offsets."""
+        """Initialize the weight from a Kaiming uniform with the gain of ReLU, the offsets to zero."""
         nn.init.kaiming_uniform_(self.weight, nonlinearity='relu')
         nn.init.zeros_(self.conv_offset.weight)
         if self.conv_offset.bias is not None:
             nn.init.zeros_(self.conv_offset.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve.
-
-        Args:
-            x: (B, in_channels, H, W).
-
-        Returns:
-            (B, out_channels, H', W'). The offsets inside are (B, 2 * taps, H', W') in pixels,
-            per tap (row by row) first dy, then dx.
-        """
-        offset = self.conv_offset(x)
-        # torchvision's kernel knows no half precision on the CPU and no bfloat16 anywhere
+    def forward(self, x: Float[Tensor, 'B in_channels H W']) -> Float[Tensor, 'B out_channels _ _']:
+        """Convolve the input."""
+        offset = self.conv_offset(x)  # pixels: dy, dx of each tap, row by row
+        # the operator of torchvision does not support half precision on the CPU and bfloat16 on any device
         dtype = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
             out = _convolve(
@@ -101,17 +92,17 @@ class DeformConv2dPack(nn.Module):
 
 
 def _convolve(
-    input: Tensor,
-    weight: Tensor,
-    offset: Tensor,
+    input: Float[Tensor, 'B in_channels H W'],
+    weight: Float[Tensor, 'out_channels group_channels kH kW'],
+    offset: Float[Tensor, 'B offset_channels h w'],
     stride: tuple[int, int],
     padding: tuple[int, int],
     dilation: tuple[int, int],
-) -> Tensor:
-    """Torchvision's operator, NaN wherever an offset is NaN.
+) -> Float[Tensor, 'B out_channels h w']:
+    """Apply the operator of torchvision; the output is NaN wherever an offset is NaN.
 
-    torchvision's CPU kernel takes a NaN offset as an index and crashes the process. An infinite one
-    samples the zeros outside the image.
+    The CPU kernel of torchvision uses a NaN offset as an index and crashes the process. An infinite
+    offset samples the zeros outside the image.
     """
     is_nan = offset.isnan()
     out = deform_conv2d(input, offset.masked_fill(is_nan, torch.inf), weight, None, stride, padding, dilation)
@@ -119,16 +110,21 @@ def _convolve(
 
 
 def deform_conv_forward(
-    input: Tensor, weight: Tensor, offset: Tensor, output: Tensor, *buffers: Tensor, **sizes: Any
+    input: Float[Tensor, 'B in_channels H W'],
+    weight: Float[Tensor, 'out_channels group_channels kH kW'],
+    offset: Float[Tensor, 'B offset_channels h w'],
+    output: Float[Tensor, 'B out_channels h w'],
+    *buffers: Tensor,
+    **sizes: Any,
 ) -> None:
-    """Fill ``output`` as mmcv's function of the same name, so that mmdet's ``dcn`` configs run.
+    """Replace the function of the same name in mmcv, so that mmdet's ``dcn`` configs run.
 
     Args:
-        input: (B, C, H, W).
-        weight: (C', C / group, kH, kW).
-        offset: (B, 2 * deformable_group * kH * kW, H', W').
-        output: (B, C', H', W'), overwritten.
-        buffers: scratch space of the compiled version, unused.
+        input: Input of the convolution.
+        weight: Weight of the convolution.
+        offset: dy, dx of each tap of each deformable group, pixels.
+        output: Overwritten.
+        buffers: Unused, scratch memory of mmcv's operator.
         sizes: dW, dH (stride), padW, padH, dilationW, dilationH.
     """
     stride, padding, dilation = _geometry(sizes)
@@ -136,32 +132,32 @@ def deform_conv_forward(
 
 
 def deform_conv_backward_input(
-    input: Tensor,
-    offset: Tensor,
-    grad_output: Tensor,
-    grad_input: Tensor,
-    grad_offset: Tensor,
-    weight: Tensor,
+    input: Float[Tensor, 'B in_channels H W'],
+    offset: Float[Tensor, 'B offset_channels h w'],
+    grad_output: Float[Tensor, 'B out_channels h w'],
+    grad_input: Float[Tensor, 'B in_channels H W'],
+    grad_offset: Float[Tensor, 'B offset_channels h w'],
+    weight: Float[Tensor, 'out_channels group_channels kH kW'],
     *buffers: Tensor,
     **sizes: Any,
 ) -> None:
-    """Fill ``grad_input`` and ``grad_offset``; arguments as in :func:`deform_conv_forward`."""
+    """Write ``grad_input`` and ``grad_offset`` in place; arguments as in :func:`deform_conv_forward`."""
     gradients = _gradients((input, offset), (input, offset, weight), grad_output, sizes)
     grad_input.copy_(gradients[0])
     grad_offset.copy_(gradients[1])
 
 
 def deform_conv_backward_parameters(
-    input: Tensor,
-    offset: Tensor,
-    grad_output: Tensor,
-    grad_weight: Tensor,
+    input: Float[Tensor, 'B in_channels H W'],
+    offset: Float[Tensor, 'B offset_channels h w'],
+    grad_output: Float[Tensor, 'B out_channels h w'],
+    grad_weight: Float[Tensor, 'out_channels group_channels kH kW'],
     *buffers: Tensor,
     scale: float = 1,
     **sizes: Any,
 ) -> None:
     """Add to ``grad_weight``; arguments as in :func:`deform_conv_forward`."""
-    # the convolution is linear in its weight: any weight of this shape gives the gradient
+    # the convolution is linear in its weight, so the gradient does not depend on the weight
     weight = torch.zeros_like(grad_weight)
     (gradient,) = _gradients((weight,), (input, offset, weight), grad_output, sizes)
     grad_weight.add_(gradient, alpha=scale)
@@ -181,7 +177,7 @@ def _gradients(
     grad_output: Tensor,
     sizes: dict[str, int],
 ) -> tuple[Tensor, ...]:
-    """Gradients of the ``wanted`` ones among ``operands`` = (input, offset, weight)."""
+    """Gradients of those of ``operands`` (input, offset, weight) that are in ``wanted``."""
     stride, padding, dilation = _geometry(sizes)
     leaves = {id(tensor): tensor.detach().requires_grad_() for tensor in wanted}
     with torch.enable_grad():

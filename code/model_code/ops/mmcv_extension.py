@@ -1,13 +1,12 @@
-"""Lets mmdet and mmdet3d run without mmcv's compiled extension.
+"""A replacement for mmcv's compiled extension, so that mmdet and mmdet3d run with ``mmcv-lite``.
 
-``mmcv-lite`` ships the Python half of ``mmcv.ops`` but not ``mmcv._ext``, so
-importing any model of mmdet or mmdet3d fails. :func:`install_mmcv_extension`
-puts a stand-in in its place: the functions that this project needs are given in
-plain torch, every other one raises when it is called. Where the compiled
-extension exists nothing is replaced.
+``mmcv-lite`` has the Python part of ``mmcv.ops`` but not ``mmcv._ext``, so importing any model of
+mmdet or mmdet3d fails. :func:`install_mmcv_extension` installs a replacement module: the functions
+that this project uses in plain PyTorch, and an error for all others. It does nothing where the
+compiled extension exists.
 
-:func:`guard_spconv` keeps mmdet3d from choosing spconv where spconv is wrong:
-its CPU build has a data race and its numbers vary from run to run.
+:func:`guard_spconv` prevents mmdet3d from using spconv on the CPU, where a data race in its kernels
+gives wrong results.
 """
 
 import functools
@@ -41,16 +40,16 @@ PORTABLE_FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 
 class PortableExtension(types.ModuleType):
-    """Stand-in for ``mmcv._ext``: portable functions, and an error for the others."""
+    """Replacement for ``mmcv._ext``: portable functions, and an error for all others."""
 
     def __init__(self) -> None:
         super().__init__(EXTENSION, doc=__doc__)
-        # A spec without a loader answers find_spec, and says "not compiled" to pkgutil.find_loader.
+        # with a spec without a loader, find_spec succeeds and pkgutil.find_loader returns None
         self.__spec__ = importlib.machinery.ModuleSpec(EXTENSION, loader=None)
         self.__dict__.update(PORTABLE_FUNCTIONS)
 
     def __getattr__(self, name: str) -> Callable[..., NoReturn]:
-        # Python's import machinery asks for dunder names that a plain module may lack.
+        # the import system queries dunder names that a module need not have
         if name.startswith('__'):
             raise AttributeError(f'module {EXTENSION!r} has no attribute {name!r}')
         return functools.partial(_raise_missing, name)
@@ -58,19 +57,19 @@ class PortableExtension(types.ModuleType):
 
 def _raise_missing(name: str, *args: object, **kwargs: object) -> NoReturn:
     raise NotImplementedError(
-        f'{name} of {EXTENSION} was called, but mmcv-lite has no compiled operators and the portable '
-        f'ones are {", ".join(PORTABLE_FUNCTIONS)}. Install the compiled package to use it: '
+        f'{name} of {EXTENSION} was called, but mmcv-lite has no compiled operators, and portable are only '
+        f'{", ".join(PORTABLE_FUNCTIONS)}. Install the compiled package to use it: '
         'pip uninstall mmcv-lite; pip install "mmcv>=2.0.0,<2.2.0"'
     )
 
 
 def install_mmcv_extension() -> bool:
-    """Put the stand-in for ``mmcv._ext`` into place, unless the compiled one exists.
+    """Install the replacement for ``mmcv._ext``, unless the compiled extension exists.
 
-    Safe to call again. Call it before mmdet or mmdet3d import their models.
+    Idempotent. Must be called before mmdet or mmdet3d import their models.
 
     Returns:
-        Whether the stand-in is in use.
+        Whether the replacement is in use.
     """
     present = sys.modules.get(EXTENSION)
     if present is not None:
@@ -78,18 +77,17 @@ def install_mmcv_extension() -> bool:
     if importlib.util.find_spec(EXTENSION) is not None:
         return False
     sys.modules[EXTENSION] = PortableExtension()
-    # mmcv's SparseConvTensor.dense indexes with a list, as a tuple is meant; torch warns at each start
+    # SparseConvTensor.dense of mmcv indexes with a list instead of a tuple, which torch warns about
     warnings.filterwarnings('ignore', 'Using a non-tuple sequence', module=r'mmcv\.ops\.sparse_structure')
     return True
 
 
 def guard_spconv() -> bool:
-    """Hide spconv without CUDA; with CUDA let it run on CUDA tensors only.
+    """Restrict spconv to CUDA tensors.
 
-    mmdet3d takes spconv whenever it can be imported. Without a CUDA device it is
-    hidden from import, with a warning, and mmdet3d falls back to ``mmcv.ops``.
-    With one it stays, and a CPU tensor handed to it raises a ``RuntimeError``.
-    Safe to call again.
+    mmdet3d uses spconv whenever it can be imported. Without a CUDA device its import is blocked, with
+    a warning, and mmdet3d falls back to ``mmcv.ops``. With a CUDA device it raises a ``RuntimeError``
+    for CPU tensors. Idempotent.
 
     Returns:
         Whether spconv is in use.
@@ -102,8 +100,8 @@ def guard_spconv() -> bool:
         _refuse_cpu_tensors(importlib.import_module('spconv.pytorch').SparseConvTensor)
         return True
     warnings.warn(
-        'spconv is installed but no CUDA device was found: spconv computes wrong numbers on the CPU, '
-        'so it is not used and sparse convolutions run in plain torch.',
+        'spconv is installed but no CUDA device was found: spconv gives wrong results on the CPU, '
+        'so it is not used and sparse convolutions run in plain PyTorch.',
         stacklevel=2,
     )
     sys.modules['spconv'] = None  # type: ignore[assignment]  # import now raises ModuleNotFoundError
@@ -111,7 +109,7 @@ def guard_spconv() -> bool:
 
 
 def _refuse_cpu_tensors(tensor_class: type) -> None:
-    """Make the constructor of spconv's tensor raise for features on the CPU."""
+    """Make the constructor of spconv's sparse tensor raise for features on the CPU."""
     original = tensor_class.__init__  # type: ignore[misc]
     if getattr(original, '_refuses_cpu', False):
         return
@@ -120,8 +118,8 @@ def _refuse_cpu_tensors(tensor_class: type) -> None:
     def init(self: object, features: torch.Tensor, *args: Any, **kwargs: Any) -> None:
         if features.device.type == 'cpu':
             raise RuntimeError(
-                'spconv was given a CPU tensor, and computes wrong numbers on the CPU. Move the model and '
-                'its inputs to CUDA, or uninstall spconv to run sparse convolutions in plain torch.'
+                'spconv was called with a CPU tensor, and gives wrong results on the CPU. Move the model and '
+                'its inputs to CUDA, or uninstall spconv to run sparse convolutions in plain PyTorch.'
             )
         original(self, features, *args, **kwargs)
 

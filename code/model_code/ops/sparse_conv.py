@@ -1,81 +1,82 @@
-"""Sparse 3-D convolution behind the classes of ``mmcv.ops``, in plain torch.
+"""The operators of sparse 3D convolution of ``mmcv.ops`` in plain PyTorch.
 
-A sparse convolution is a list of pairs (input row, output row) for each tap of
-the kernel. The pairs are found with sorted keys. The convolution gathers the
-input rows of all pairs, multiplies the rows of each tap by the tap's matrix and
-sums the products of each output row in a fixed order, so results do not depend
-on the number of threads. Signatures are those of mmcv's compiled extension.
+A sparse convolution is a list of pairs (input row, output row) for each tap of the kernel. The pairs
+are found by sorting keys. The convolution gathers the input rows of all pairs, multiplies them by the
+matrices of their taps and sums the products of each output row in a fixed order, so that results do
+not depend on the number of threads. Signatures are those of mmcv's compiled extension.
 
-Sizes: N input rows, M output rows, K taps, P pairs in all. Coordinates are
+Sizes: N input rows, M output rows, taps of the kernel, P pairs in total. Coordinates are
 (batch, z, y, x).
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, Int32, Int64
 from torch import Tensor
 
-# Attribute names under which results are kept on the tensor that they were computed from. They live
-# and die with it, and hold no reference back to it.
+# Attributes in which results are cached on the tensor that they were computed from. They share its
+# lifetime and hold no reference to it.
 _PAIRS = '_thinktwice_pairs'
 _PLAN = '_thinktwice_plan'
 
 
 class GatherPlan(NamedTuple):
-    """The pairs of a convolution, sorted by tap, and how to sum them by row.
+    """The pairs of a convolution, sorted by tap, and the order in which they are summed by row.
 
     Attributes:
-        sources: (P,) input row of each pair.
-        targets: (P,) output row of each pair.
-        counts: pairs of each tap.
-        by_target: pairs sorted by output row, and (M,) where each output row starts among them.
-        by_source: pairs sorted by input row, and (N,) where each input row starts among them.
+        sources: Input row of each pair.
+        targets: Output row of each pair.
+        counts: Number of pairs of each tap.
+        by_target: Pairs sorted by output row, and the start of each output row in this order.
+        by_source: Pairs sorted by input row, and the start of each input row in this order.
     """
 
-    sources: Tensor
-    targets: Tensor
+    sources: Int[Tensor, ' P']
+    targets: Int[Tensor, ' P']
     counts: list[int]
-    by_target: tuple[Tensor, Tensor]
-    by_source: tuple[Tensor, Tensor]
+    by_target: tuple[Int64[Tensor, ' P'], Int64[Tensor, ' M']]
+    by_source: tuple[Int64[Tensor, ' P'], Int64[Tensor, ' N']]
 
 
 def get_indice_pairs_3d_forward(
-    indices: Tensor,
+    indices: Int32[Tensor, 'N 4'],
     batch_size: int,
-    out_shape: list[int],
-    spatial_shape: list[int],
-    ksize: list[int],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    out_padding: list[int],
+    out_shape: Sequence[int],
+    spatial_shape: Sequence[int],
+    ksize: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    out_padding: Sequence[int],
     subm: int,
     transpose: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Find which input row meets which output row at which tap.
+) -> tuple[Int32[Tensor, 'M 4'], Int32[Tensor, 'taps 2 N'], Int64[Tensor, ' taps']]:
+    """Find the pairs of input and output rows of each tap.
 
-    A row outside the grid is no site: it takes part in no pair.
+    Rows outside the grid belong to no pair.
 
     Args:
-        indices: (N, 4) int32 batch, z, y, x; rows are distinct.
-        batch_size: samples.
-        out_shape: cells of the output grid in z, y, x.
-        spatial_shape: cells of the input grid in z, y, x.
-        ksize: taps in z, y, x.
-        stride: cells.
-        padding: cells.
-        dilation: cells between taps.
-        out_padding: unused, for the compiled signature.
-        subm: 1 if the output sites are the input sites.
+        indices: Batch, z, y, x of each input row; rows are distinct.
+        batch_size: Number of samples.
+        out_shape: Size of the output grid in z, y, x.
+        spatial_shape: Size of the input grid in z, y, x.
+        ksize: Kernel size in z, y, x.
+        stride: Stride in z, y, x.
+        padding: Padding in z, y, x.
+        dilation: Dilation in z, y, x.
+        out_padding: Unused, part of mmcv's signature.
+        subm: 1 for a submanifold convolution, whose output rows are the input rows.
         transpose: 1 for a transposed convolution, which is not supported.
 
     Returns:
-        (M, 4) int32 output sites; (K, 2, N) int32 rows of the pairs of each tap, -1 behind the
-        last; (K,) int64 number of pairs of each tap, on the CPU where the loop over taps runs.
+        Batch, z, y, x of each output row; the pairs of each tap, padded with -1; the number of pairs
+        of each tap, on the CPU, where the loop over taps runs.
 
     Raises:
-        NotImplementedError: for a transposed convolution.
+        NotImplementedError: For a transposed convolution.
     """
     if transpose:
         raise NotImplementedError('transposed sparse convolution needs the compiled mmcv')
@@ -97,27 +98,24 @@ def get_indice_pairs_3d_forward(
 
 
 def indice_conv_forward(
-    features: Tensor,
-    filters: Tensor,
-    indice_pairs: Tensor,
-    indice_pair_num: Tensor,
+    features: Float[Tensor, 'N Cin'],
+    filters: Float[Tensor, 'kz ky kx Cin Cout'],
+    indice_pairs: Int32[Tensor, 'taps 2 _'],
+    indice_pair_num: Int64[Tensor, ' taps'],
     num_activate_out: int,
     inverse: int = 0,
     subm: int = 0,
-) -> Tensor:
-    """Convolve.
+) -> Float[Tensor, '{num_activate_out} Cout']:
+    """Apply a sparse convolution.
 
     Args:
-        features: (N, Cin).
-        filters: (kz, ky, kx, Cin, Cout).
-        indice_pairs: (K, 2, N) from :func:`get_indice_pairs_3d_forward`.
-        indice_pair_num: (K,).
-        num_activate_out: M.
+        features: Features of the input rows.
+        filters: Weight of the convolution.
+        indice_pairs: See :func:`get_indice_pairs_3d_forward`.
+        indice_pair_num: Number of pairs of each tap.
+        num_activate_out: Number of output rows.
         inverse: 1 to swap inputs and outputs of the pairs.
-        subm: 1 if output sites are input sites; needs no care here.
-
-    Returns:
-        (M, Cout).
+        subm: Unused, part of mmcv's signature.
     """
     weight = filters.flatten(0, -3)
     rows = (features.shape[0], int(num_activate_out))
@@ -127,27 +125,27 @@ def indice_conv_forward(
 
 
 def indice_conv_backward(
-    features: Tensor,
-    filters: Tensor,
-    out_bp: Tensor,
-    indice_pairs: Tensor,
-    indice_pair_num: Tensor,
+    features: Float[Tensor, 'N Cin'],
+    filters: Float[Tensor, 'kz ky kx Cin Cout'],
+    out_bp: Float[Tensor, 'M Cout'],
+    indice_pairs: Int32[Tensor, 'taps 2 _'],
+    indice_pair_num: Int64[Tensor, ' taps'],
     inverse: int = 0,
     subm: int = 0,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Float[Tensor, 'N Cin'], Float[Tensor, 'kz ky kx Cin Cout']]:
     """Gradients of :func:`indice_conv_forward`.
 
     Args:
-        features: (N, Cin).
-        filters: (kz, ky, kx, Cin, Cout).
-        out_bp: (M, Cout) gradient of the output.
-        indice_pairs: (K, 2, N).
-        indice_pair_num: (K,).
-        inverse: as in the forward call.
-        subm: as in the forward call.
+        features: Features of the input rows.
+        filters: Weight of the convolution.
+        out_bp: Gradient of the output.
+        indice_pairs: As in the forward pass.
+        indice_pair_num: As in the forward pass.
+        inverse: As in the forward pass.
+        subm: Unused, part of mmcv's signature.
 
     Returns:
-        Gradient of the features (N, Cin) and of the filters (kz, ky, kx, Cin, Cout).
+        Gradients of features and filters.
     """
     weight = filters.flatten(0, -3)
     rows = (features.shape[0], out_bp.shape[0])
@@ -163,23 +161,29 @@ def indice_conv_backward(
     return grad_features, grad_weight.view_as(filters)
 
 
-def _multiply_by_tap(rows: Tensor, weight: Tensor, counts: list[int]) -> Tensor:
-    """Multiply (P, Cin) rows, sorted by tap, by the (K, Cin, Cout) matrix of their tap: (P, Cout)."""
+def _multiply_by_tap(
+    rows: Float[Tensor, 'P Cin'], weight: Float[Tensor, 'taps Cin Cout'], counts: list[int]
+) -> Float[Tensor, 'P Cout']:
+    """Multiply rows, sorted by tap, by the matrices of their taps."""
     products = rows.new_empty(rows.shape[0], weight.shape[2])
     for tap, (block, product) in enumerate(zip(rows.split(counts), products.split(counts), strict=True)):
         torch.mm(block, weight[tap], out=product)
     return products
 
 
-def _sum_by_row(values: Tensor, order: Tensor, starts: Tensor) -> Tensor:
-    """Sum (P, C) values over the segments of ``order`` that begin at ``starts``: (rows, C)."""
+def _sum_by_row(
+    values: Float[Tensor, 'P C'], order: Int64[Tensor, ' P'], starts: Int64[Tensor, ' rows']
+) -> Float[Tensor, 'rows C']:
+    """Sum values over the segments of ``order`` that begin at ``starts``."""
     if order.numel() == 0:
         return values.new_zeros(starts.numel(), values.shape[1])
     return F.embedding_bag(order, values, starts, mode='sum')
 
 
-def _gather_plan(pairs: Tensor, num: Tensor, rows: tuple[int, int], inverse: bool) -> GatherPlan:
-    """Return the plan of ``pairs``, computed once for all convolutions that share them."""
+def _gather_plan(
+    pairs: Int32[Tensor, 'taps 2 _'], num: Int64[Tensor, ' taps'], rows: tuple[int, int], inverse: bool
+) -> GatherPlan:
+    """Compute the plan of ``pairs``, cached for all convolutions that share them."""
     plan = getattr(pairs, _PLAN, None)
     if plan is None:
         filled = torch.arange(pairs.shape[2], device=pairs.device) < num.to(pairs.device).unsqueeze(1)
@@ -194,38 +198,49 @@ def _gather_plan(pairs: Tensor, num: Tensor, rows: tuple[int, int], inverse: boo
     return plan
 
 
-def _segments(rows: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Return the order that sorts ``rows`` and (size,) where each row starts in it."""
+def _segments(rows: Int[Tensor, ' P'], size: int) -> tuple[Int64[Tensor, ' P'], Int64[Tensor, ' {size}']]:
+    """Return the order that sorts ``rows``, and the start of each row in it."""
     ordered, order = rows.sort(stable=True)
     starts = torch.searchsorted(ordered, torch.arange(size, device=rows.device, dtype=rows.dtype))
     return order, starts
 
 
-def _keys(batch: Tensor, position: Tensor, shape: list[int]) -> Tensor:
-    """Number the cells of a grid: (...) int64 from (...) batch and (..., 3) z, y, x."""
+def _keys(
+    batch: Int64[Tensor, '*#sites'], position: Int64[Tensor, '*#sites 3'], shape: Sequence[int]
+) -> Int64[Tensor, '*_']:
+    """Number the cells of a grid by batch, z, y, x."""
     z, y, x = position.unbind(-1)
     return ((batch * shape[0] + z) * shape[1] + y) * shape[2] + x
 
 
-def _inside(batch: Tensor, position: Tensor, batch_size: int, shape: list[int]) -> Tensor:
-    """Tell which cells lie in the grid: (...) bool."""
+def _inside(
+    batch: Int64[Tensor, '*#sites'],
+    position: Int64[Tensor, '*#sites 3'],
+    batch_size: int,
+    shape: Sequence[int],
+) -> Bool[Tensor, '*_']:
+    """Whether cells lie in the grid."""
     limit = torch.tensor(shape, device=position.device)
     return ((position >= 0) & (position < limit)).all(-1) & (batch >= 0) & (batch < batch_size)
 
 
-def _taps(ksize: list[int], device: torch.device) -> Tensor:
-    """Return the (K, 3) z, y, x positions of the taps, x fastest."""
+def _taps(ksize: Sequence[int], device: torch.device) -> Int64[Tensor, 'taps 3']:
+    """Positions z, y, x of the taps, x fastest."""
     return torch.cartesian_prod(*(torch.arange(size, device=device) for size in ksize))
 
 
 def _submanifold_pairs(
-    indices: Tensor, batch_size: int, shape: list[int], ksize: list[int], dilation: list[int]
-) -> tuple[Tensor, Tensor]:
-    """Pairs of a convolution whose output sites are its input sites."""
+    indices: Int32[Tensor, 'N 4'],
+    batch_size: int,
+    shape: Sequence[int],
+    ksize: Sequence[int],
+    dilation: Sequence[int],
+) -> tuple[Int32[Tensor, 'taps 2 N'], Int64[Tensor, ' taps']]:
+    """Pairs of a submanifold convolution."""
     device = indices.device
     batch, position = indices[:, 0].long(), indices[:, 1:].long()
     active = _inside(batch, position, batch_size, shape)
-    # an inactive row gets a key that no neighbor has
+    # the key of an inactive row equals that of no neighbor
     keys = torch.where(active, _keys(batch, position, shape), -1)
     sorted_keys, order = keys.sort()
 
@@ -241,16 +256,16 @@ def _submanifold_pairs(
 
 
 def _strided_pairs(
-    indices: Tensor,
+    indices: Int32[Tensor, 'N 4'],
     batch_size: int,
-    out_shape: list[int],
-    shape: list[int],
-    ksize: list[int],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Output sites (every cell that an active input reaches) and pairs of an ordinary convolution."""
+    out_shape: Sequence[int],
+    shape: Sequence[int],
+    ksize: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> tuple[Int32[Tensor, 'M 4'], Int32[Tensor, 'taps 2 N'], Int64[Tensor, ' taps']]:
+    """Output rows (every cell that an active input reaches) and pairs of a regular convolution."""
     device = indices.device
     batch, position = indices[:, 0].long(), indices[:, 1:].long()
     taps = _taps(ksize, device) * torch.tensor(dilation, device=device)
@@ -274,8 +289,10 @@ def _strided_pairs(
     return cells.to(indices.dtype), *_pack_pairs(tap, source, row, len(taps), len(indices))
 
 
-def _pack_pairs(tap: Tensor, source: Tensor, target: Tensor, taps: int, rows: int) -> tuple[Tensor, Tensor]:
-    """Lay pairs, sorted by tap, into (taps, 2, rows) int32 padded with -1, and count them."""
+def _pack_pairs(
+    tap: Int64[Tensor, ' P'], source: Int64[Tensor, ' P'], target: Int64[Tensor, ' P'], taps: int, rows: int
+) -> tuple[Int32[Tensor, '{taps} 2 {rows}'], Int64[Tensor, ' {taps}']]:
+    """Store pairs, sorted by tap, in one tensor padded with -1, and count them."""
     num = torch.bincount(tap, minlength=taps)
     column = torch.arange(len(tap), device=tap.device) - (num.cumsum(0) - num)[tap]
     pairs = torch.full((taps, 2, rows), -1, dtype=torch.int32, device=tap.device)

@@ -1,40 +1,34 @@
 """Lift-splat as a matrix product.
 
-Lift-splat (Philion and Fidler, 2020) puts depth[d, p] * feature[c, p] of every
-pixel p and depth bin d into the bird's-eye-view cell it falls into. Writing that
-outer product takes hundreds of megabytes a sample. The sum over the bins can be
-taken first: a routing matrix holds, for each cell and pixel, the depth weight that
-the pixel sends there, and the map is the routing matrix times the features.
+Lift-splat (Philion and Fidler, 2020) adds depth[d, p] * feature[c, p] of each pixel p and depth bin d
+to the BEV cell that it falls into. The outer product takes hundreds of megabytes per sample. Summing
+over the bins first avoids it: a routing matrix holds the total depth weight of each pixel in each
+cell, and the BEV map is the product of routing matrix and features.
 """
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 
-def splat(depth: Tensor, features: Tensor, cell_index: Tensor, num_cells: int) -> Tensor:
-    """Pool image features into the cells of a grid. Differentiable in depth and features.
+def splat(
+    depth: Float[Tensor, 'B N D h w'],
+    features: Float[Tensor, 'B N C h w'],
+    cell_index: Int64[Tensor, 'B N D h w'],
+    num_cells: int,
+) -> Float[Tensor, 'B C {num_cells}']:
+    """Sum image features over cameras, pixels and bins into the cells of a grid.
 
     Args:
-        depth: (B, N, D, H, W) weight of every depth bin of every pixel.
-        features: (B, N, C, H, W).
-        cell_index: (B, N, D, H, W) int64, the cell each bin falls into, -1 (or any number that is
-            no cell) to drop it.
-        num_cells: V, cells of the grid.
-
-    Returns:
-        (B, C, V) sum over cameras, pixels and bins.
-
-    Raises:
-        ValueError: if the shapes do not fit together.
+        depth: Weight of each depth bin of each pixel.
+        features: Image features.
+        cell_index: Cell that each bin falls into; any number outside [0, num_cells) drops it.
+        num_cells: Cells of the grid.
     """
     B, N, D, H, W = depth.shape
-    if cell_index.shape != depth.shape:
-        raise ValueError(f'cell_index is {tuple(cell_index.shape)}, but depth is {tuple(depth.shape)}')
-    if features.shape[:2] != (B, N) or features.shape[3:] != (H, W):
-        raise ValueError(f'features {tuple(features.shape)} and depth {tuple(depth.shape)} do not fit')
     weights = depth.transpose(1, 2).reshape(B, D, N * H * W)
     cells = cell_index.transpose(1, 2).reshape(B, D, N * H * W)
-    # one more row takes what falls outside
+    # an additional row collects what falls outside the grid
     cells = torch.where((cells >= 0) & (cells < num_cells), cells, num_cells)
     routing = weights.new_zeros(B, num_cells + 1, N * H * W).scatter_add(1, cells, weights)
     pixels = features.transpose(1, 2).reshape(B, features.shape[2], N * H * W)

@@ -1,55 +1,59 @@
-"""Voxelization behind ``mmcv.ops.Voxelization``, in plain torch.
+"""The operators of ``mmcv.ops.Voxelization`` in plain PyTorch.
 
-The signatures and the outputs written in place are those of mmcv's compiled
-extension; P is the number of points, C their channels (x, y, z first, meters).
+Signatures and outputs that are written in place are those of mmcv's compiled extension.
 """
 
 import torch
+from jaxtyping import Float, Int32, Int64
 from torch import Tensor
 
 
 def dynamic_voxelize_forward(
-    points: Tensor, voxel_size: Tensor, coors_range: Tensor, coors: Tensor, NDim: int = 3
+    points: Float[Tensor, 'P C'],
+    voxel_size: Float[Tensor, '3'],
+    coors_range: Float[Tensor, '6'],
+    coors: Int32[Tensor, 'P 3'],
+    NDim: int = 3,
 ) -> None:
     """Write the voxel of every point into ``coors``.
 
     Args:
-        points: (P, C) float, x, y, z first, meters.
-        voxel_size: (3,) cell size in x, y, z, meters.
-        coors_range: (6,) x, y, z minimum, then maximum, meters.
-        coors: (P, 3) int32, overwritten with z, y, x indices; -1 outside the range.
-        NDim: number of axes.
+        points: x, y, z in meters, then other channels.
+        voxel_size: Size along x, y, z, meters.
+        coors_range: Minimum of x, y, z, then maximum, meters.
+        coors: Overwritten with z, y, x indices; -1 outside the range.
+        NDim: Number of spatial dimensions.
     """
     coors.copy_(_voxel_indices(points, voxel_size, coors_range, NDim))
 
 
 def hard_voxelize_forward(
-    points: Tensor,
-    voxel_size: Tensor,
-    coors_range: Tensor,
-    voxels: Tensor,
-    coors: Tensor,
-    num_points_per_voxel: Tensor,
-    voxel_num: Tensor,
+    points: Float[Tensor, 'P C'],
+    voxel_size: Float[Tensor, '3'],
+    coors_range: Float[Tensor, '6'],
+    voxels: Float[Tensor, '{max_voxels} {max_points} C'],
+    coors: Int32[Tensor, '{max_voxels} 3'],
+    num_points_per_voxel: Int32[Tensor, ' {max_voxels}'],
+    voxel_num: Int64[Tensor, ''],
     max_points: int,
     max_voxels: int,
     NDim: int = 3,
     deterministic: bool = True,
 ) -> None:
-    """Group points by voxel: the first points of each voxel, voxels in first-come order.
+    """Group points by voxel, with voxels in the order of their first points.
 
     Args:
-        points: (P, C) float, x, y, z first, meters.
-        voxel_size: (3,) cell size in x, y, z, meters.
-        coors_range: (6,) x, y, z minimum, then maximum, meters.
-        voxels: (max_voxels, max_points, C) zeros, overwritten with the points of each voxel.
-        coors: (max_voxels, 3) int32, overwritten with z, y, x indices.
-        num_points_per_voxel: (max_voxels,) int32, overwritten with the points kept of each voxel.
-        voxel_num: () int64, overwritten with the number of voxels.
-        max_points: points kept of a voxel, the first in input order.
-        max_voxels: voxels kept, the first in input order.
-        NDim: number of axes.
-        deterministic: accepted for the compiled signature; the result always is.
+        points: x, y, z in meters, then other channels.
+        voxel_size: Size along x, y, z, meters.
+        coors_range: Minimum of x, y, z, then maximum, meters.
+        voxels: Zeros, overwritten with the points of each voxel.
+        coors: Overwritten with z, y, x indices.
+        num_points_per_voxel: Overwritten with the number of points kept per voxel.
+        voxel_num: Overwritten with the number of voxels.
+        max_points: Points kept per voxel, the first in input order.
+        max_voxels: Voxels kept, the first in input order.
+        NDim: Number of spatial dimensions.
+        deterministic: Unused, part of mmcv's signature; the result is always deterministic.
     """
     indices = _voxel_indices(points, voxel_size, coors_range, NDim)
     kept = (indices[:, 0] >= 0).nonzero().squeeze(1)
@@ -60,13 +64,13 @@ def hard_voxelize_forward(
     extent = indices.max(dim=0).values + 1
     keys = (indices[:, 0] * extent[1] + indices[:, 1]) * extent[2] + indices[:, 2]
 
-    # Stable, so that points of one voxel stay in input order.
+    # stable, so that the points of a voxel stay in input order
     sorted_keys, order = keys.sort(stable=True)
     _, group, counts = torch.unique_consecutive(sorted_keys, return_inverse=True, return_counts=True)
     starts = counts.cumsum(0) - counts
     rank = torch.arange(len(order), device=points.device) - starts[group]
 
-    # Voxels are numbered by their first point.
+    # voxels are numbered by their first point
     by_first_point = order[starts].argsort()
     number = torch.empty_like(by_first_point)
     number[by_first_point] = torch.arange(len(by_first_point), device=points.device)
@@ -80,11 +84,13 @@ def hard_voxelize_forward(
     voxel_num.fill_(count)
 
 
-def _voxel_indices(points: Tensor, voxel_size: Tensor, coors_range: Tensor, ndim: int) -> Tensor:
-    """Return (P, 3) int64 z, y, x indices, all -1 for a point outside (or not finite)."""
+def _voxel_indices(
+    points: Float[Tensor, 'P C'], voxel_size: Float[Tensor, '3'], coors_range: Float[Tensor, '6'], ndim: int
+) -> Int64[Tensor, 'P 3']:
+    """Compute z, y, x indices, all -1 for points that are outside the range or not finite."""
     size = voxel_size.to(points)
     minimum, maximum = coors_range.to(points).split(ndim)
-    # floor, not truncation: the cell below the range must not fold into the first one
+    # floor, not truncation, which would merge the cell below the range with the first one
     scaled = ((points[:, :ndim] - minimum) / size).floor()
     shape = ((maximum - minimum) / size).round()
     inside = ((scaled >= 0) & (scaled < shape)).all(dim=1, keepdim=True)

@@ -1,8 +1,8 @@
-"""The numerics of the 2023 code, for its official checkpoint and for comparison with it.
+"""The numerics of the 2023 release, for its official checkpoint and for comparison.
 
-Each module holds what 2023 did differently from the main line, as subclasses that override
-the step in question. ``configs/thinktwice_reference.py`` selects them; nothing else of the
-framework knows them. docs/reference_quirks.md lists all differences.
+Each module implements differences from the corrected model as subclasses that override single steps.
+``configs/thinktwice_reference.py`` selects them; no other part of the package refers to them.
+docs/reference_quirks.md lists all differences.
 """
 
 from thinktwice.release_2023.model.camera_encoder import ReferenceLSSCameraEncoder

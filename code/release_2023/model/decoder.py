@@ -1,7 +1,8 @@
-"""Decoder with the outputs, dead parts and initialization of 2023 (docs/reference_quirks, M8, M19, M20)."""
+"""Decoder with the unused parameters and initialization of 2023 (docs/reference_quirks, M8, M19, M20)."""
 
 from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from thinktwice.model_code.dense_heads.coarse_head import CoarsePrediction
@@ -16,13 +17,13 @@ from thinktwice.registry import MODELS
 class ReferenceRefineLayer(RefineLayer):
     """Refine layer of the 2023 code; arguments as for :class:`RefineLayer`.
 
-    It holds ``look_feature_mlp``, a network that the official weights contain and nothing
-    calls, so that a checkpoint keeps all its entries on the way here and back.
+    It has ``look_feature_mlp``, a network of the official checkpoint that is never called, so that
+    converting a checkpoint back and forth keeps all its entries.
 
     Args:
         num_steps: Future steps K.
-        hidden_channels: Width of a step's feature.
-        measurement_channels: Width of the encoded measurements.
+        hidden_channels: Channels of the feature of each step.
+        measurement_channels: Channels Cm of the encoded measurements.
         kwargs: The other arguments of :class:`RefineLayer`.
     """
 
@@ -44,11 +45,11 @@ class ReferenceThinkTwiceDecoder(ThinkTwiceDecoder):
     """Decoder of the 2023 code; arguments as for :class:`ThinkTwiceDecoder`."""
 
     def init_weights(self) -> None:
-        """Xavier normal for every layer, the attention's included (M19), level embeddings of 0 (M8).
+        """Initialize all layers from a Xavier normal (M19) and the level embeddings to 0 (M8).
 
-        The sampling offsets start as random projections around the reference point instead of
-        rings, the attention weights start random instead of equal, and the levels start without
-        anything to tell them apart.
+        This includes the attention, whose sampling offsets are random projections instead of rings
+        around the reference point and whose weights are random instead of uniform. The levels are not
+        distinguished.
         """
         super().init_weights()
         for module in self.modules():
@@ -65,11 +66,11 @@ class ReferenceThinkTwiceDecoder(ThinkTwiceDecoder):
         start: SceneState,
         context: LookContext | None,
         flatten_head: nn.Module,
-    ) -> dict[str, Tensor]:
-        """Refine layer by layer; the returned future maps are scrambled (M20).
+    ) -> dict[str, Float[Tensor, 'B ...']]:
+        """Refine layer by layer; layers and steps of the returned future maps are mixed up (M20).
 
-        The stack of layers and steps is read as if it were one of steps and layers. No loss
-        uses this output; the teacher pass returns its maps in order.
+        The stack over layers and steps is reshaped as if it were over steps and layers. No loss uses
+        this output; the maps of the teacher-forcing pass are in order.
         """
         outputs = super().refine(coarse, start, context, flatten_head)
         future = outputs['refine_future_bev_map']

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from jaxtyping import Float32, Shaped
 from torch import Tensor
 
 from thinktwice.model_code.photometric import PhotometricAugmentation, PhotometricLimits, photometric_limits
@@ -10,11 +11,14 @@ from thinktwice.registry import MODELS
 
 @MODELS.register_module()
 class ReferencePhotometricAugmentation(PhotometricAugmentation):
-    """Augmentation whose strength hardly grows and whose noise changes no pixel.
+    """Augmentation whose strength hardly increases and whose noise changes no pixel.
 
     Args:
-        steps_per_epoch: Optimizer steps of an epoch; 1481 in the published run.
-        num_workers: Worker processes of a loader; 8 in the published run.
+        steps_per_epoch: Optimizer steps per epoch; 1481 in the published run.
+        num_workers: Workers of a dataloader; 8 in the published run.
+
+    Raises:
+        ValueError: If an argument is below 1.
     """
 
     def __init__(self, steps_per_epoch: int = 1481, num_workers: int = 8) -> None:
@@ -26,27 +30,29 @@ class ReferencePhotometricAugmentation(PhotometricAugmentation):
         self.steps_per_epoch = steps_per_epoch
         self.num_workers = num_workers
 
-    def __call__(self, img: Tensor, seed: int, iteration: int) -> Tensor:
+    def __call__(
+        self, img: Shaped[Tensor, '*images 3 H W'], seed: int, iteration: int
+    ) -> Float32[Tensor, '*images 3 H W']:
         """Augment at the iteration that a worker of 2023 counted (Q11).
 
-        Each worker process counted the batches that it had made, from zero in every epoch. So
-        the schedule stays at its start: step 185 of 88,860 in the published run, where
-        brightness factor and contrast do nothing and each operation has a probability of 5%.
+        Each worker counted its own batches, from zero in every epoch, so the schedule stays at its
+        start: at most step 185 of 88,860 in the published run, where brightness factor and contrast
+        have no effect and each operation has a probability of 5%.
 
         Args:
-            img: (..., 3, H, W) RGB, 0 to 255.
+            img: RGB, 0 to 255, any dtype.
             seed: Seed of the sample.
             iteration: Optimizer steps since the start of the run.
 
         Returns:
-            (..., 3, H, W) float32 of whole numbers from 0 to 255.
+            Integers from 0 to 255.
         """
         return super().__call__(img, seed, iteration % self.steps_per_epoch // self.num_workers)
 
     def limits(self, iteration: int) -> PhotometricLimits:
-        """Ranges at an iteration, the noise's share of the full range taken for gray levels (Q12).
+        """Ranges at an iteration, with the noise as gray levels instead of a fraction of the range (Q12).
 
-        A standard deviation of at most 0.2 gray levels is lost when pixels are rounded.
+        Noise with a standard deviation of at most 0.2 gray levels disappears when pixels are rounded.
         """
         limits = photometric_limits(iteration)
         return replace(limits, noise_std=limits.noise_std / 255)

@@ -1,5 +1,6 @@
-"""Future maps as 2023 predicted them (docs/reference_quirks, M5)."""
+"""Prediction module of 2023 (docs/reference_quirks, M5)."""
 
+from jaxtyping import Float
 from torch import Tensor
 
 from thinktwice.model_code.dense_heads.prediction_module import PredictionModule
@@ -14,10 +15,12 @@ class ReferencePredictionModule(PredictionModule):
         super().__init__(bev_channels, residual_channels)
         self.ffn.requires_grad_(False)
 
-    def update(self, future: Tensor, previous: Tensor | None) -> Tensor:
-        """Return the maps without the residual block's value (M5).
+    def update(
+        self, future: Float[Tensor, 'B K C X Y'], previous: Float[Tensor, 'B K C X Y'] | None
+    ) -> Float[Tensor, 'B K C X Y']:
+        """Return the maps without the output of the residual block (M5).
 
-        The sum was computed and then thrown away: ``ffn`` is a dead parameter, and no layer
-        builds on the maps of the one before.
+        The sum was computed and then discarded: the parameters of ``ffn`` are unused, and no layer
+        refines the maps of the previous one.
         """
         return future

@@ -1,9 +1,10 @@
-"""Lift-splat with the pixel, depth and cell rules of 2023 (docs/reference_quirks, M22 to M24)."""
+"""Lift-splat with the pixels, depths and cell indices of 2023 (docs/reference_quirks, M22 to M24)."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from thinktwice.geometry.bev_grid import BEVGrid, Bounds
@@ -14,14 +15,14 @@ from thinktwice.registry import MODELS
 class ReferenceBEVGrid(BEVGrid):
     """Grid whose cell indices are truncated toward zero (M22).
 
-    The first cell of each axis also collects the strip below the range: x from -9.83 m,
-    y from -21.03 m and z from -18 m at the paper's bounds.
+    The first cell of each axis also collects points up to one cell below the range: x from -9.83 m,
+    y from -21.03 m and z from -18 m in the published model.
     """
 
-    def axis_indices(self, points: Tensor) -> Tensor:
+    def axis_indices(self, points: Float[Tensor, '*points 3']) -> Int64[Tensor, '*points 3']:
         """Index of the cell along each axis; see :meth:`BEVGrid.axis_indices`."""
         size = points.new_tensor(self.cell_size)
-        # the first cell's center is what 2023 stores; its rounding is part of the numbers
+        # 2023 stores the center of the first cell, whose rounding affects the results
         first_center = points.new_tensor(self.first_center)
         return ((points - (first_center - size / 2)) / size).to(torch.int32).long()
 
@@ -38,18 +39,20 @@ class ReferenceLiftSplat(LiftSplat):
     def __init__(self, bev_grid: Mapping[str, Any], depth_bounds: Bounds) -> None:
         super().__init__(ReferenceBEVGrid(**bev_grid), depth_bounds)
 
-    def bin_depths(self) -> Tensor:
-        """Depth (D,) at which each bin is lifted: its lower end (M24).
+    def bin_depths(self) -> Float[Tensor, ' D']:
+        """Depth in meters at which each bin is lifted: its lower end (M24).
 
-        What is labeled 10.0 to 10.5 m is placed at 10.0 m, 0.25 m short on average.
+        Depths of 10.0 to 10.5 m are lifted at 10.0 m, 0.25 m too near on average.
         """
         lower, _, size = self.depth_bounds
         return lower + torch.arange(self.num_bins) * size
 
-    def pixel_centers(self, image_size: tuple[int, int], map_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Columns (w,) and rows (h,) evenly spaced from the first to the last pixel (M23).
+    def pixel_centers(
+        self, image_size: tuple[int, int], map_size: tuple[int, int]
+    ) -> tuple[Float[Tensor, ' w'], Float[Tensor, ' h']]:
+        """Columns and rows evenly spaced from the first to the last pixel (M23).
 
-        They miss the centers of the cells whose features they carry by up to 7.5 pixels.
+        They are up to 7.5 pixels away from the centers of the cells whose features they lift.
         """
         columns, rows = (
             torch.linspace(0, size - 1, cells, device=self.depth_values.device)
@@ -59,16 +62,16 @@ class ReferenceLiftSplat(LiftSplat):
 
     def lift(
         self,
-        intrinsics: Tensor,
-        cam2key: Tensor,
-        ida_mats: Tensor,
+        intrinsics: Float[Tensor, 'B N 3 3'],
+        cam2key: Float[Tensor, 'B N 4 4'],
+        ida_mats: Float[Tensor, 'B N 4 4'],
         image_size: tuple[int, int],
         map_size: tuple[int, int],
-    ) -> Tensor:
-        """Place every pixel and depth bin; arguments and result as of :meth:`LiftSplat.lift`.
+    ) -> Float[Tensor, 'B N D h w 3']:
+        """Compute the position of every pixel and depth bin as :meth:`LiftSplat.lift` does.
 
-        The result is that of the main line. The operations are those of 2023 in their order,
-        because a point that rounds across the border of a cell moves its whole feature.
+        The result is the same up to rounding. The operations are in the order of 2023, because a point
+        that is rounded to the other side of a cell border moves its whole feature to another cell.
         """
         frustum = self.frustum(image_size, map_size).to(intrinsics)[..., None]  # (D, h, w, 4, 1)
         points = ida_mats.inverse()[:, :, None, None, None] @ frustum
@@ -78,21 +81,25 @@ class ReferenceLiftSplat(LiftSplat):
         pixel2key = cam2key @ lens.inverse()
         return (pixel2key[:, :, None, None, None] @ points)[..., :3, 0]
 
-    def frustum(self, image_size: tuple[int, int], map_size: tuple[int, int]) -> Tensor:
-        """Column, row, depth and 1 of every pixel and bin: (D, h, w, 4)."""
+    def frustum(
+        self, image_size: tuple[int, int], map_size: tuple[int, int]
+    ) -> Float[Tensor, 'D {map_size[0]} {map_size[1]} 4']:
+        """Column, row, depth and 1 of every pixel and bin."""
         columns, rows = self.pixel_centers(image_size, map_size)
         depth, v, u = torch.meshgrid(self.depth_values, rows, columns, indexing='ij')
         return torch.stack((u, v, depth, torch.ones_like(u)), dim=-1)
 
-    def official_buffers(self, image_size: tuple[int, int], map_size: tuple[int, int]) -> dict[str, Tensor]:
-        """The buffers of the 2023 encoder that its config determines.
+    def official_buffers(
+        self, image_size: tuple[int, int], map_size: tuple[int, int]
+    ) -> dict[str, Shaped[Tensor, '...']]:
+        """The buffers of the 2023 encoder that follow from its config.
 
         Args:
             image_size: H, W of the network's images, pixels.
-            map_size: h, w of the lifted map.
+            map_size: h, w of the lifted level.
 
         Returns:
-            ``voxel_size`` (3,), ``voxel_coord`` (3,) first-cell centers, ``voxel_num`` (3,)
+            ``voxel_size`` (3,), ``voxel_coord`` (3,) center of the first cell, ``voxel_num`` (3,)
             int64, ``frustum`` (D, h, w, 4) column, row, depth, 1.
         """
         grid = self.bev_grid

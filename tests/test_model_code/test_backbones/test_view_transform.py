@@ -161,7 +161,7 @@ def test_pooling_equals_the_written_out_outer_product():
     ida = torch.eye(4).expand(B, N, 4, 4)
     out = lift(depth, features, *cameras, ida, IMAGE_SIZE)
     assert out.shape == (B, C, 21, 5)
-    cells = lift.cell_index(lift.lift(*cameras, ida, IMAGE_SIZE, MAP_SIZE))
+    cells = lift.bev_grid.cell_index(lift.lift(*cameras, ida, IMAGE_SIZE, MAP_SIZE))
     expected = torch.zeros(B, C, 21 * 5)
     volume = depth[:, :, None] * features[:, :, :, None]
     for b, n, d, i, j in np.ndindex(*cells.shape):

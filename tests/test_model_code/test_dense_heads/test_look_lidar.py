@@ -1,11 +1,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.small_decoder import without_gradient
+from helpers.small_decoder import look_context, without_gradient
 
 from thinktwice.geometry.bev_grid import to_teacher_orientation
-from thinktwice.model_code.dense_heads import LidarLook, LookContext
-from thinktwice.model_code.dense_heads.image_tokens import ImageTokens
+from thinktwice.model_code.dense_heads import LidarLook
 
 X_RANGE, Y_RANGE = (-8.0, 30.4), (-19.2, 19.2)
 CELLS = 48  # 0.8 m each
@@ -17,20 +16,7 @@ def lidar_look(**options):
 
 
 def context(lidar_map, steps=4):
-    B = len(lidar_map)
-    nothing = torch.zeros(B, 1)
-    return LookContext(
-        measurement=nothing,
-        tokens=ImageTokens(nothing, ((1, 1),), (B, 1)),
-        ego2img=nothing,
-        ida_mats=nothing,
-        image_size=(1, 1),
-        lidar_map=lidar_map,
-        temporal_embedding=torch.randn(steps, E),
-        static_embedding=nothing,
-        camera_embedding=nothing,
-        level_embedding=nothing,
-    )
+    return look_context(len(lidar_map), lidar_map=lidar_map, temporal_embedding=torch.randn(steps, E))
 
 
 def map_with_object(x, y):

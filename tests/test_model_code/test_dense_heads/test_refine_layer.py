@@ -1,16 +1,14 @@
-from types import SimpleNamespace
-
 import torch
 import torch.nn.functional as F
-from helpers.small_decoder import MeanFlattenHead
-from torch import nn
+from helpers.small_decoder import MeanFlattenHead, look_context
 
 from thinktwice.model_code.dense_heads import RefineLayer, SceneState
+from thinktwice.model_code.dense_heads.interfaces import LookModule
 
 B, K, C, CV, CM, E, HIDDEN = 2, 3, 4, 6, 5, 3, 16
 
 
-class Recorder(nn.Module):
+class Recorder(LookModule):
     """Returns a fixed tensor and remembers what it was given."""
 
     def __init__(self, result, out_channels=0):
@@ -28,7 +26,7 @@ def test_layer_follows_the_method_step_by_step() -> None:
     prediction, camera_look, lidar_look = Recorder(future), Recorder(image, 4), Recorder(lidar, 2)
     layer = RefineLayer(prediction, camera_look, lidar_look, K, C, CV, CM, E, HIDDEN)
     flatten_head = MeanFlattenHead(C, CV)
-    context = SimpleNamespace(measurement=torch.randn(B, CM), temporal_embedding=torch.randn(K, E))
+    context = look_context(B, measurement=torch.randn(B, CM), temporal_embedding=torch.randn(K, E))
     state = SceneState(torch.randn(B, C, 5, 7), torch.randn(B, CV), torch.randn_like(future))
     waypoints, controls = torch.randn(B, K, 2), torch.randn(B, K, 4)
     waypoint_offset, control_offset, updated = layer(waypoints, controls, state, context, flatten_head)

@@ -122,9 +122,9 @@ def test_maps_of_another_size_are_named_with_a_way_out() -> None:
         BEVFeatureLoss((2, 3), (1, 1), 5.0)({'bev_levels': maps}, teacher)
     with pytest.raises(ConfigError, match='configured for levels'):
         BEVFeatureLoss((2,), (1,), 5.0)({'bev_levels': maps}, teacher)
-    with pytest.raises(ValueError, match='differ in number'):
+    with pytest.raises(ValueError, match='differ in length'):
         BEVFeatureLoss((2, 3), (1,), 5.0)
-    with pytest.raises(ConfigError, match="feature_channels must be the teacher's"):
+    with pytest.raises(ConfigError, match='feature_channels of the coarse head'):
         FeatureLoss(1)(
             {'pred_features_traj': torch.zeros(B, 3), 'pred_features_ctrl': torch.zeros(B, 3)}, teacher
         )

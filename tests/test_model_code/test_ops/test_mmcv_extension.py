@@ -50,7 +50,7 @@ def test_spconv_is_hidden_with_a_warning_without_cuda(monkeypatch: pytest.Monkey
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: object())
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     monkeypatch.setitem(sys.modules, 'spconv', types.ModuleType('spconv'))
-    with pytest.warns(UserWarning, match='wrong numbers on the CPU'):
+    with pytest.warns(UserWarning, match='wrong results on the CPU'):
         assert not guard_spconv()
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module('spconv')

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 
 from thinktwice.model_code.ops import splat
 
@@ -63,9 +64,9 @@ def test_a_sample_alone_equals_the_sample_in_a_batch() -> None:
 
 def test_shapes_that_do_not_fit_are_named() -> None:
     depth, features, cell_index, cells = inputs()
-    with pytest.raises(ValueError, match='cell_index is'):
+    with pytest.raises(TypeCheckError, match='cell_index'):
         splat(depth, features, cell_index[:, :2], cells)
-    with pytest.raises(ValueError, match='do not fit'):
+    with pytest.raises(TypeCheckError, match='features'):
         splat(depth, features[..., :-1], cell_index, cells)
 
 
