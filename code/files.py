@@ -22,7 +22,7 @@ def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
         WriteError: The file cannot be written (disk full, no permission).
             The temporary file is removed and ``path`` is untouched.
     """
-    temporary = path.with_name(f'.{path.name}.{socket.gethostname()}.{os.getpid()}.tmp')
+    temporary = _temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, 'wb') as file:
@@ -43,10 +43,34 @@ def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
     _fsync_folder(path.parent)
 
 
+def link_atomically(source: Path, path: Path) -> bool:
+    """Make ``path`` a hard link to ``source``; what lies there stays until the link replaces it.
+
+    Returns:
+        False if that is not possible: the file system has no hard links, or ``source`` does not exist.
+    """
+    temporary = _temporary_name(path)
+    try:
+        remove_file(temporary)
+        os.link(source, temporary)
+        os.replace(temporary, path)
+    except OSError:
+        return False
+    finally:
+        remove_file(temporary)  # replacing one link to a file by another leaves both
+    _fsync_folder(path.parent)
+    return True
+
+
 def remove_file(path: Path) -> None:
     """Remove a file if it is there and can be removed."""
     with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)
+
+
+def _temporary_name(path: Path) -> Path:
+    """Hidden name beside ``path`` that tells the host and process that write it."""
+    return path.with_name(f'.{path.name}.{socket.gethostname()}.{os.getpid()}.tmp')
 
 
 def _fsync_folder(folder: Path) -> None:

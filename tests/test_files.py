@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from thinktwice.errors import WriteError
-from thinktwice.files import write_atomically
+from thinktwice.files import link_atomically, write_atomically
 
 
 def test_a_written_file_reads_back_and_its_folder_is_made(tmp_path):
@@ -54,3 +54,31 @@ def test_temporary_file_names_the_host_and_process_that_writes_it(tmp_path):
     names = []
     write_atomically(tmp_path / 'file', lambda file: names.extend(os.listdir(tmp_path)))
     assert names == [f'.file.{socket.gethostname()}.{os.getpid()}.tmp']
+
+
+def test_a_link_replaces_the_old_file_and_outlives_its_source(tmp_path):
+    source, path = tmp_path / 'source', tmp_path / 'link'
+    source.write_bytes(b'new')
+    path.write_bytes(b'old')
+    assert link_atomically(source, path)
+    assert os.path.samefile(source, path)
+    assert link_atomically(source, path)  # a second time
+    source.unlink()
+    assert path.read_bytes() == b'new'
+    assert os.listdir(tmp_path) == ['link']
+
+
+@pytest.mark.parametrize('reason', ['no hard links', 'no source', 'no rename'])
+def test_a_link_that_is_not_possible_leaves_the_old_file(tmp_path, monkeypatch, reason):
+    source, path = tmp_path / 'source', tmp_path / 'link'
+    path.write_bytes(b'old')
+    if reason != 'no source':
+        source.write_bytes(b'new')
+
+    def refuse(*arguments):
+        raise OSError(reason)
+
+    monkeypatch.setattr(os, {'no hard links': 'link', 'no rename': 'replace'}.get(reason, 'truncate'), refuse)
+    assert not link_atomically(source, path)
+    assert path.read_bytes() == b'old'
+    assert set(os.listdir(tmp_path)) == {'link'} | ({'source'} if source.exists() else set())

@@ -34,6 +34,17 @@ NARROW = {
     'minitown': {'datasets.storage', 'geometry', 'files', 'errors'},
     'geometry': {'errors'},
     'environment': set(),
+    'checkpoint': {'files', 'errors'},
+    'release_2023': {
+        'encoder_decoder_framework',
+        'datasets',
+        'model_code',
+        'config',
+        'checkpoint',
+        'geometry',
+        'registry',
+        'errors',
+    },
 }
 #: The same for the rooms of the town.
 TOWN_ROOMS = {

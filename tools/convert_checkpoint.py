@@ -1,8 +1,7 @@
 r"""Convert weights between the official 2023 checkpoint and this framework.
 
-The direction follows from the names in the file. Files are read without running any
-code they may hold. A file that does not fit the config's model is reported in a table
-and nothing is written (exit code 1); so is an unreadable or unsafe file (exit code 2).
+The format of the names in the file decides the direction. If the weights do not fit the
+config's model, a table tells what differs, nothing is written, and the exit code is 1.
 
 Examples:
     python tools/convert_checkpoint.py thinktwice.pth ckpt/thinktwice_reference.pth
@@ -13,55 +12,92 @@ Examples:
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from thinktwice.command_line import Parser, run_command
+
+if TYPE_CHECKING:
+    from thinktwice.release_2023.checkpoint.conversion import Conversion
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def parse_args() -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; ``--help`` describes it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument('source', type=Path, help='.pth or .safetensors file to read')
     parser.add_argument(
-        'target', type=Path, nargs='?', help='file to write; its suffix selects the format; none: check only'
+        'target', type=Path, nargs='?', help='file to write, in the format of its suffix; none: check only'
     )
     parser.add_argument(
         '--config',
         type=Path,
         default=ROOT / 'configs' / 'thinktwice_reference.py',
-        help="config whose model the weights of this framework's side belong to",
+        help="config of the model on this framework's side",
     )
     parser.add_argument(
         '--to',
         choices=('auto', 'ours', 'official'),
         default='auto',
-        help='direction; auto: away from the format whose names the file has',
+        help='format to convert to; auto: the one that the names in the file are not of',
     )
     parser.add_argument('--force', action='store_true', help='replace an existing target')
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> int:
-    """Convert one file; see the module's docstring for the exit codes."""
-    args = parse_args()
-    if args.target is not None and args.target.exists() and not args.force:
-        print(f'{args.target} exists; give another name or --force', file=sys.stderr)
-        return 2
-    from thinktwice.release_2023.checkpoint.convert_file import convert_file
+def summary(conversion: 'Conversion', target: Path | None) -> str:
+    """What was converted and what was written."""
+    from thinktwice.release_2023.checkpoint.names import official_entries
 
-    try:
-        outcome = convert_file(args.source, args.target, args.config, direction=args.to)
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(outcome.summary())
-    if outcome.conversion.report.is_complete:
+    report = conversion.report
+    lines = [
+        f'converted to {conversion.direction}: {len(conversion.weights)} entries, '
+        f'sparse kernels of the source are [{conversion.layout}]'
+    ]
+    if report.filled_in:
+        lines.append(f'{len(report.filled_in)} batch counters were missing and start from 0')
+    lines += [f'kept beside the weights: {name} ({reason})' for name, reason in report.unused.items()]
+    if conversion.direction == 'official':
+        missing = [name for name in official_entries() if name not in conversion.weights]
+        if missing:
+            lines.append(f'{len(missing)} entries of the official model are missing, such as {missing[0]}')
+    if conversion.dropped:
+        lines.append(f'not converted: {", ".join(conversion.dropped)}')
+    if not report.is_complete:
+        lines += [report.table(), 'nothing was written: the weights do not fit the model of the config']
+    elif target is not None:
+        lines.append(f'wrote {target}')
+        if conversion.direction == 'official' and target.suffix == '.safetensors':
+            lines.append(
+                'a safetensors file holds no module versions: the official loader would reorder its '
+                'sparse kernels; write a .pth file for it'
+            )
+    return '\n'.join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Convert one file.
+
+    Args:
+        argv: Arguments, None for those of the process.
+
+    Returns:
+        0, or 1 if the file does not fit the config's model.
+    """
+    arguments = parse_arguments(argv)
+    if arguments.target is not None and arguments.target.exists() and not arguments.force:
+        raise FileExistsError(f'{arguments.target} exists; give another name or --force')
+    from thinktwice.release_2023.checkpoint.conversion import convert_file
+
+    conversion = convert_file(arguments.source, arguments.target, arguments.config, arguments.to)
+    print(summary(conversion, arguments.target))
+    if conversion.report.is_complete:
         return 0
-    print(f'compared with {args.config}: if the file belongs to another config, name that with --config')
+    print(f'compared with {arguments.config}; the config of another model is given by --config')
     return 1
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -97,7 +97,8 @@ def demo_towns(routes: int) -> list[str]:
 
 def train(arguments: argparse.Namespace, cfg: 'Config') -> Path:
     """Train, or resume, or find it done; returns the last checkpoint."""
-    from thinktwice.checkpoint.file import find_latest_checkpoint, load_checkpoint
+    from thinktwice.checkpoint.file import load_checkpoint
+    from thinktwice.checkpoint.run_folder import find_latest_checkpoint
 
     done = find_latest_checkpoint(ROOT / arguments.out)
     if done is not None and load_checkpoint(done)['meta'].get('epoch', 0) >= cfg.train_cfg.max_epochs:

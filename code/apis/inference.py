@@ -11,10 +11,11 @@ from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
 from thinktwice.checkpoint.file import load_checkpoint
+from thinktwice.checkpoint.weights import load_weights
 from thinktwice.config.load import load_config, require_keys
 from thinktwice.config.overrides import check_parts
 from thinktwice.datasets import CarlaDataset
-from thinktwice.errors import CheckpointError, ConfigError, as_config_error
+from thinktwice.errors import ConfigError, as_config_error
 from thinktwice.registry import DATASETS, FUNCTIONS, MODELS
 from thinktwice.release_2023.checkpoint.adaptation import adapt_checkpoint
 
@@ -117,10 +118,7 @@ def _prepare(config: str | Path | Config, cfg_options: dict[str, Any] | None) ->
 def _load_weights(model: nn.Module, file: str | Path, trust: bool) -> None:
     checkpoint = load_checkpoint(file, trust=trust)
     adapt_checkpoint(checkpoint, model, fine_tuning=False)
-    try:
-        model.load_state_dict(checkpoint['state_dict'])
-    except RuntimeError as error:
-        raise CheckpointError(f'{file} does not fit the model: {error}') from error
+    load_weights(model, checkpoint, str(file))
 
 
 def _collate_function(cfg: Config) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.dist import barrier
 
-from thinktwice.checkpoint.file import named_by_pointer
+from thinktwice.checkpoint.run_folder import named_by_pointer
 from thinktwice.command_line import find_interrupt
 from thinktwice.config.differences import check_same_config
 from thinktwice.config.load import choose_work_dir, load_config, make_work_dir, require_keys

@@ -1,1 +1,1 @@
-"""Checkpoint files: written whole or not at all, read as data."""
+"""Checkpoints: their files, the folder of a run that holds them, weights for a model, pretrained weights."""

@@ -1,117 +1,170 @@
-"""Files of checkpoints: written whole or not at all, read without running code.
+"""Checkpoint files: saved whole or not at all, verified, and read without running code.
 
-A checkpoint is a dict of plain containers and tensors, so ``torch.load(...,
-weights_only=True)`` reads it. The text file ``last_checkpoint`` beside the
-checkpoints names the newest one and is moved only after that one is complete.
+A checkpoint is a dict of plain containers and tensors, which ``torch.load(..., weights_only=True)``
+reads. This package knows the keys
+
+- ``state_dict``: the weights by name; where a moving average is kept, the average;
+- ``ema_state_dict``: then, the weights in training;
+- ``meta``, ``optimizer``, ``param_schedulers``, ``hooks``, ``statistics_of_processes``: the state of
+  training, see ``core.training_state``;
+- ``official_extra``: entries of an official checkpoint that this framework's model does not have;
+- ``numerics``: ``'2023'`` for weights that were trained by the computation of the 2023 release.
+
+A ``.safetensors`` file holds the weights, ``official_extra`` and ``numerics``.
 """
 
-import logging
-import os
 import re
-import socket
-import time
 import zipfile
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.logging import print_log
 from safetensors import safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
 
 from thinktwice.errors import CheckpointError
-from thinktwice.files import remove_file, write_atomically
+from thinktwice.files import write_atomically
 
-POINTER_NAME = 'last_checkpoint'
-CHECKPOINT_NAME = re.compile(r'^(epoch|iter)_(\d+)\.pth$')
-#: What a run leaves behind, the pointer first: without it nothing half moved looks newer than it is.
-RUN_FILES = (POINTER_NAME, 'epoch_*.pth', 'iter_*.pth', 'best_*.pth')
-#: Kinds of the parts that ``--resume`` takes up.
+SAFETENSORS_SUFFIX = '.safetensors'
+#: Prefix of the entries of ``official_extra`` in a safetensors file.
+EXTRA_PREFIX = 'official_extra/'
+MODULE_PREFIX = 'module.'
+#: Type of each part of the training state.
 TRAINING_STATE = {'meta': dict, 'optimizer': dict, 'hooks': dict, 'param_schedulers': list}
-#: A temporary file of another machine, whose processes can't be seen, is a leftover after so long.
-LEFTOVER_SECONDS = 24 * 3600
-#: Bit of an archive's record by which torch takes it for a folder, without content; not in its check sum.
+#: First bytes of a zip archive, and of a binary pickle.
+TORCH_FILE_STARTS = (b'PK', b'\x80')
+#: Attribute bit that makes torch take an archive's record for an empty folder; no checksum covers it.
 FOLDER_BIT = 0x10
 
 
 class UntrustedCheckpointError(CheckpointError):
-    """A file that is whole, but wants objects that could run code."""
+    """A checkpoint is whole, but holds objects that could run code when they are loaded."""
 
 
 def save_checkpoint(checkpoint: dict, path: Path) -> None:
-    """Save ``checkpoint`` (plain containers and tensors) at ``path``, atomically."""
-    write_atomically(path, lambda file: torch.save(checkpoint, file))
+    """Save a checkpoint atomically.
 
-
-def write_pointer(folder: Path, checkpoint_name: str) -> None:
-    """Let ``folder/last_checkpoint`` name the file ``checkpoint_name`` of the same folder."""
-    write_atomically(folder / POINTER_NAME, lambda file: file.write(checkpoint_name.encode()))
-
-
-def remove_temporary_files(folder: Path) -> None:
-    """Remove what writers that were killed left in ``folder``; another run there may be writing."""
-    for pattern in ('.*.pth.*.tmp', f'.{POINTER_NAME}.*.tmp'):
-        for path in folder.glob(pattern):
-            if _is_leftover(path):
-                remove_file(path)
-
-
-def _is_leftover(temporary: Path) -> bool:
-    """Whether the process that wrote a temporary file is gone; its host and number stand in the name."""
-    written = re.search(rf'\.{re.escape(socket.gethostname())}\.(\d+)\.tmp$', temporary.name)
-    try:
-        if written and int(written.group(1)) != os.getpid():
-            os.kill(int(written.group(1)), 0)
-        elif written:
-            return True  # of a process before us with our number: we are writing nothing yet
-        return time.time() - temporary.stat().st_mtime > LEFTOVER_SECONDS
-    except ProcessLookupError:
-        return True
-    except (OSError, OverflowError):
-        return False
-
-
-def move_run_aside(folder: Path) -> Path | None:
-    """Move the checkpoints of an earlier run from ``folder`` into a new folder inside it.
-
-    Returns:
-        The new folder, ``previous_<time>``; None if there was nothing to move.
+    Args:
+        checkpoint: Plain containers and tensors, the weights under ``state_dict``.
+        path: File to write; with the suffix ``.safetensors`` in that format, else in that of ``torch.save``.
 
     Raises:
-        CheckpointError: They can't be moved.
+        WriteError: The file cannot be written.
     """
-    found = [path for pattern in RUN_FILES for path in sorted(folder.glob(pattern)) if path.is_file()]
-    if not found:
-        return None
-    name = f'previous_{time.strftime("%Y%m%d_%H%M%S")}'
-    used = len(list(folder.glob(f'{name}*')))
-    target = folder / (f'{name}_{used + 1}' if used else name)
+    if path.suffix == SAFETENSORS_SUFFIX:
+        content = _to_safetensors(checkpoint)
+        write_atomically(path, lambda file: file.write(content))
+    else:
+        write_atomically(path, lambda file: torch.save(checkpoint, file))
+
+
+def _to_safetensors(checkpoint: dict) -> bytes:
+    extra = {EXTRA_PREFIX + name: tensor for name, tensor in checkpoint.get('official_extra', {}).items()}
+    tensors = {name: tensor.contiguous() for name, tensor in {**checkpoint['state_dict'], **extra}.items()}
+    numerics = {'numerics': checkpoint['numerics']} if 'numerics' in checkpoint else {}
+    return to_safetensors(tensors, {'format': 'pt', **numerics})
+
+
+def load_checkpoint(
+    path: str | Path, map_location: Any = 'cpu', trust: bool = False, mmap: bool = False
+) -> dict[str, Any]:
+    """Read a checkpoint without running code of the file.
+
+    Args:
+        path: A checkpoint of this package or of mmengine, a bare state dict, or a safetensors file.
+        map_location: As in ``torch.load``.
+        trust: Load arbitrary pickled objects, too. This runs code of the file.
+        mmap: Map the file into memory instead of reading it; not for safetensors.
+
+    Returns:
+        The checkpoint with the keys of this module's docstring, and all others of the file. There always are
+        weights under ``state_dict``; a ``module.`` that all their names begin with is removed.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: The file is torn, is no checkpoint, or holds no weights.
+            ``UntrustedCheckpointError`` if it holds more than data.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'checkpoint {path} does not exist')
+    content = _read(path, trust, map_location=map_location, mmap=mmap)
+    if not isinstance(content, dict):
+        raise CheckpointError(f'{path} holds a {type(content).__name__} where a dict was expected')
+    checkpoint = content if 'state_dict' in content else _from_bare_state_dict(path, content)
+    for part in ('state_dict', 'ema_state_dict'):
+        if part in checkpoint:
+            _check_weights(path, part, checkpoint[part])
+    return {**checkpoint, 'state_dict': _without_module_prefix(checkpoint['state_dict'])}
+
+
+def _read(path: Path, trust: bool, **options: Any) -> Any:
     try:
-        target.mkdir()
-        for path in found:
-            path.rename(target / path.name)
-    except OSError as error:
+        if path.suffix == SAFETENSORS_SUFFIX:
+            return _read_safetensors(path, options['map_location'])
+        with path.open('rb') as file:
+            if not file.read(2).startswith(TORCH_FILE_STARTS):
+                raise ValueError('it does not start like a file of torch.save')
+        with torch.serialization.safe_globals(safe_globals()):
+            return torch.load(path, weights_only=not trust, **options)
+    except Exception as error:
+        foreign = re.search(r'GLOBAL:? (\S+)', str(error))
+        if foreign and not trust:
+            raise UntrustedCheckpointError(
+                f'{path} holds more than weights ({foreign.group(1)}): loading it could run code of its '
+                'author. If you trust them, pass --trust-checkpoint to train.py or tools/test.py, or save '
+                'the state_dict alone with the program that wrote the file.'
+            ) from error
         raise CheckpointError(
-            f'the checkpoints of an earlier run in {folder} cannot be moved to {target}: {error}. Check its '
-            'permissions, choose another --work-dir, or continue that run with --resume.'
+            f'{path} cannot be read: it is not a checkpoint, or cut short ({_short_reason(path, error)})'
         ) from error
-    return target
+
+
+def _short_reason(path: Path, error: Exception) -> str:
+    """First sentence of an error, without torch's advice to pass ``weights_only=False``."""
+    if path.stat().st_size == 0:
+        return 'the file is empty'
+    text = str(error).rpartition('WeightsUnpickler error:')[2].strip()
+    first_sentence = re.split(r'[.] |\n', text)[0].rstrip('.')
+    return f'{type(error).__name__}: {first_sentence}'
+
+
+def _read_safetensors(path: Path, device: Any) -> dict[str, Any]:
+    with safe_open(path, framework='pt', device=str(device)) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = file.metadata() or {}
+    extra = {
+        name.removeprefix(EXTRA_PREFIX): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(EXTRA_PREFIX)
+    }
+    checkpoint: dict[str, Any] = {
+        'state_dict': {name: tensor for name, tensor in tensors.items() if not name.startswith(EXTRA_PREFIX)}
+    }
+    if extra:
+        checkpoint['official_extra'] = extra
+    if 'numerics' in metadata:
+        checkpoint['numerics'] = metadata['numerics']
+    return checkpoint
 
 
 class _LogHistory:
-    """Stands in for mmengine's ``HistoryBuffer``: old logs are of no use, their state is dropped."""
+    """Replaces mmengine's ``HistoryBuffer`` in what is read; the logs of an old run are dropped."""
 
     def __setstate__(self, state: dict) -> None:
-        """Accept whatever was stored and keep nothing."""
+        """Accept any state and drop it."""
 
 
-def _method_of_history(owner: type, name: str) -> None:
-    """Stand in for ``getattr``, by which a stored history names its statistics."""
+def _no_attribute(owner: type, name: str) -> None:
+    """Replaces ``getattr``, by which a pickled history names its statistics."""
 
 
 def safe_globals() -> list[Any]:
-    """What mmengine's own checkpoints hold beside tensors, each unable to run code of the file."""
+    """Globals that mmengine's own checkpoints need beside tensors; none can run code of the file."""
     numpy_core: Any = np._core if hasattr(np, '_core') else np.core
     core = numpy_core.multiarray
     dtypes = [type(np.dtype(name)) for name in ('float32', 'float64', 'int64', 'int32', 'bool')]
@@ -122,7 +175,7 @@ def safe_globals() -> list[Any]:
     ]
     return [
         (_LogHistory, 'mmengine.logging.history_buffer.HistoryBuffer'),
-        (_method_of_history, 'builtins.getattr'),
+        (_no_attribute, 'builtins.getattr'),
         np.ndarray,
         np.dtype,
         *dtypes,
@@ -130,184 +183,80 @@ def safe_globals() -> list[Any]:
     ]
 
 
-def verify_checkpoint_file(path: Path) -> str | None:
-    """Say what is wrong with a checkpoint file, or None if every byte of it is as written.
-
-    The check sums of the archive are recomputed: ``torch.load`` itself would accept a file
-    with a damaged tensor. They do not cover the archive's list of records; what damage there
-    could change in silence is compared with what ``torch.save`` writes.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-            hidden = [record.filename for record in archive.infolist() if record.external_attr & FOLDER_BIT]
-    except Exception as error:  # a flipped bit makes zipfile raise whatever its parts do
-        return str(error) or type(error).__name__
-    if damaged or hidden:
-        return f'damaged record {damaged or hidden[0]}'
-    return None
-
-
-def load_checkpoint(path: str | Path, map_location: Any = 'cpu', trust: bool = False) -> dict:
-    """Read a checkpoint as data.
-
-    Args:
-        path: File written by this package, by mmengine, a plain state dict, or a safetensors file.
-        map_location: As in ``torch.load``.
-        trust: Allow arbitrary pickled objects. Runs code of the file.
-
-    Returns:
-        The checkpoint; a plain state dict is returned as ``{'state_dict': ...}``.
-
-    Raises:
-        FileNotFoundError: No such file.
-        CheckpointError: The file is torn, wants objects that are not data
-            (``UntrustedCheckpointError``), or its parts are of another kind than a run's.
-    """
-    checkpoint = _read(Path(path), trust, map_location=map_location)
-    _check_weights(Path(path), checkpoint)
-    return checkpoint
-
-
-def _read(path: Path, trust: bool, **options: Any) -> dict:
-    """Read what ``load_checkpoint`` returns; ``options`` are those of ``torch.load``."""
-    if not path.is_file():
-        raise FileNotFoundError(f'checkpoint {path} does not exist')
-    try:
-        if path.suffix == '.safetensors':
-            return _load_safetensors(path, options['map_location'])
-        with torch.serialization.safe_globals(safe_globals()):
-            checkpoint = torch.load(path, weights_only=not trust, **options)
-    except Exception as error:
-        wanted = foreign_object(error)
-        if wanted and not trust:
-            raise UntrustedCheckpointError(
-                f'{path} holds more than weights ({wanted}): opening it '
-                'could run code of whoever made it. If you trust its origin, pass --trust-checkpoint.'
-            ) from error
+def _from_bare_state_dict(path: Path, content: dict) -> dict[str, Any]:
+    if content and not any(isinstance(value, (Tensor, np.ndarray)) for value in content.values()):
+        keys = ', '.join(f'{key} ({type(value).__name__})' for key, value in content.items())
         raise CheckpointError(
-            f'{path} cannot be read: it is not a checkpoint, or cut short ({_short_reason(path, error)})'
-        ) from error
-    if not isinstance(checkpoint, dict):
-        raise CheckpointError(f'{path} holds a {type(checkpoint).__name__} where a dict was expected')
-    if 'state_dict' not in checkpoint and all(isinstance(v, torch.Tensor) for v in checkpoint.values()):
-        return {'state_dict': checkpoint}
-    return checkpoint
+            f'{path} holds no weights: expected are tensors by name, or a dict of them under state_dict, '
+            f'but its top-level keys are {keys}. Save the weights alone, by name, and give that file'
+        )
+    return {'state_dict': content}
 
 
-def foreign_object(error: Exception) -> str | None:
-    """Name of the object that is no data, if one is why ``torch.load`` refused a file."""
-    wanted = re.search(r'GLOBAL:? (\S+)', str(error))
-    return wanted.group(1) if wanted else None
+def _check_weights(path: Path, part: str, weights: Any) -> None:
+    """Raise ``CheckpointError`` for anything but a dict of named tensors."""
+    _check_type(path, part, weights, dict)
+    if not weights:
+        raise CheckpointError(f'{path} holds no weights: its {part} is empty')
+    for name, value in weights.items():
+        if isinstance(value, np.ndarray):
+            raise CheckpointError(
+                f'{path}: the weights in its {part} are arrays ({name!r} is one), expected tensors; convert '
+                'them with torch.from_numpy'
+            )
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise CheckpointError(
+                f'{path} is not a checkpoint of a model: entry {name!r} of its {part} is of type '
+                f'{type(value).__name__}, expected tensors with names'
+            )
 
 
-def _check_weights(path: Path, checkpoint: dict) -> None:
-    """Refuse weights that are no named tensors.
-
-    Raises:
-        CheckpointError: Names the first wrong entry.
-    """
-    for part in ('state_dict', 'ema_state_dict'):
-        weights = checkpoint.get(part, {})
-        _check_kind(path, part, weights, dict)
-        for name, value in weights.items():
-            if not isinstance(name, str) or not isinstance(value, torch.Tensor):
-                raise CheckpointError(
-                    f'{path} is no checkpoint of a model: entry {name!r} of its {part} is a '
-                    f'{type(value).__name__}, expected were tensors with names. Give another file'
-                )
-
-
-def _check_kind(path: Path, part: str, value: Any, kind: type) -> None:
-    if not isinstance(value, kind):
+def _check_type(path: Path, part: str, value: Any, expected: type) -> None:
+    if not isinstance(value, expected):
         raise CheckpointError(
-            f'{path} is no checkpoint of a run: its {part} is a {type(value).__name__}, expected was a '
-            f'{kind.__name__}. Give another file'
+            f'{path} is not a checkpoint of this framework: its {part} is of type {type(value).__name__}, '
+            f'expected {expected.__name__}'
         )
 
 
+def _without_module_prefix(weights: Mapping[str, Tensor]) -> 'OrderedDict[str, Tensor]':
+    """Remove a prefix that all names have, in torch's metadata of the state dict, too."""
+    metadata = getattr(weights, '_metadata', None)
+    result = OrderedDict(weights)
+    if all(name.startswith(MODULE_PREFIX) for name in weights):
+        result = OrderedDict((name.removeprefix(MODULE_PREFIX), value) for name, value in weights.items())
+        metadata = {name.removeprefix(MODULE_PREFIX): entry for name, entry in (metadata or {}).items()}
+    if metadata:
+        result._metadata = metadata  # type: ignore[attr-defined]
+    return result
+
+
 def check_training_state(path: str | Path, checkpoint: dict) -> None:
-    """Refuse a checkpoint whose training state can't be that of a run; it may have none.
+    """Check the types of the parts of a training state; all may be missing.
 
     Raises:
         CheckpointError: Names the first wrong part.
     """
     path = Path(path)
-    for part, kind in TRAINING_STATE.items():
+    for part, expected in TRAINING_STATE.items():
         if part in checkpoint:
-            _check_kind(path, part, checkpoint[part], kind)
+            _check_type(path, part, checkpoint[part], expected)
     for key in ('epoch', 'iter', 'batches_done'):
-        _check_kind(path, f'meta.{key}', checkpoint.get('meta', {}).get(key, 0), int)
+        _check_type(path, f'meta.{key}', checkpoint.get('meta', {}).get(key, 0), int)
 
 
-def _short_reason(path: Path, error: Exception) -> str:
-    """What went wrong, without torch's advice to open the file all the same."""
-    if path.stat().st_size == 0:
-        return 'the file is empty'
-    text = str(error).rpartition('WeightsUnpickler error:')[2].strip()
-    first_sentence = re.split(r'[.] |\n', text)[0].rstrip('.')
-    return f'{type(error).__name__}: {first_sentence}'
+def verify_checkpoint_file(path: Path) -> str | None:
+    """What is wrong with a file of ``torch.save``, None if every byte is as written.
 
-
-def _load_safetensors(path: Path, device: Any) -> dict:
-    """Weights and the strings stored beside them; entries that are named with a slash are no weights."""
-    with safe_open(path, framework='pt', device=str(device)) as file:
-        names = [name for name in file.keys() if '/' not in name]  # noqa: SIM118
-        return {**(file.metadata() or {}), 'state_dict': {name: file.get_tensor(name) for name in names}}
-
-
-def _candidates(folder: Path) -> Iterable[Path]:
-    """Checkpoints of ``folder``: the one ``last_checkpoint`` names, then the newest by name."""
-    found = [path for path in folder.glob('*.pth') if CHECKPOINT_NAME.match(path.name)]
-    found.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    named = named_by_pointer(folder)
-    if named in found:
-        found.remove(named)
-        found.insert(0, named)
-    return found
-
-
-def named_by_pointer(folder: Path) -> Path | None:
-    """The checkpoint that ``folder/last_checkpoint`` names, None if that file is missing or garbled."""
-    try:
-        # mmengine's own pointer holds a full path, ours a name: a moved work dir keeps working
-        return folder / Path((folder / POINTER_NAME).read_text(encoding='utf-8').strip()).name
-    except (OSError, UnicodeDecodeError):
-        return None
-
-
-def _problem_of(path: Path) -> str | None:
-    """Why a run can't go on from a file, None if it can, or if that is not for us to decide."""
-    if problem := verify_checkpoint_file(path):
-        return problem
-    try:
-        # mapped: the tensors have been read for their check sums
-        checkpoint = _read(path, trust=False, map_location='cpu', mmap=True)
-        _check_weights(path, checkpoint)
-        check_training_state(path, checkpoint)
-    except UntrustedCheckpointError:
-        return None  # whole; going back in silence would hide it, so loading it says what to do
-    except (CheckpointError, FileNotFoundError) as error:
-        return str(error).removeprefix(f'{path} ')
-    return None
-
-
-def find_latest_checkpoint(folder: str | Path) -> Path | None:
-    """Newest whole checkpoint of a work dir, or None if there is none.
-
-    A file that is torn, damaged or can't be read is passed over with a warning for the one before it.
-    One that holds more than weights is not: whether it is trusted shows when it is loaded.
+    The archive's checksums are recomputed: ``torch.load`` itself accepts a damaged tensor. They do
+    not cover the archive's list of records; the one damage there that stays silent is looked for.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        return None
-    for path in _candidates(folder):
-        problem = _problem_of(path)
-        if problem is None:
-            return path
-        print_log(
-            f'{path} is torn or damaged ({problem}); trying the checkpoint before it',
-            logger='current',
-            level=logging.WARNING,
-        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+            hidden = [record.filename for record in archive.infolist() if record.external_attr & FOLDER_BIT]
+    except Exception as error:  # a flipped bit can make zipfile raise almost anything
+        return str(error) or type(error).__name__
+    if damaged or hidden:
+        return f'damaged record {damaged or hidden[0]}'
     return None

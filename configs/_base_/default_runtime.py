@@ -37,7 +37,7 @@ default_hooks = dict(
         interval=1,  # epochs
         interval_iters=None,  # iterations
         interval_minutes=None,  # minutes
-        keep_last=-1,  # files of epochs, -1: all
+        keep_last=3,  # epoch_N.pth files to keep, -1: all
         keep_best='open_loop/ade',
         rule='less',
     ),

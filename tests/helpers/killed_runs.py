@@ -84,7 +84,7 @@ def train_until(
     """
     from mmengine.runner import ValLoop
 
-    from thinktwice.checkpoint import file as checkpoint_io
+    from thinktwice.checkpoint import file as checkpoint_file
     from thinktwice.core.loops import ResumableTrainLoop
 
     if pause:
@@ -105,8 +105,8 @@ def train_until(
             file.flush()
             act()
 
-        torch_save = checkpoint_io.torch.save
-        checkpoint_io.torch.save = counted(write_half, count, torch_save)
+        torch_save = checkpoint_file.torch.save
+        checkpoint_file.torch.save = counted(write_half, count, torch_save)
     return command(arguments)
 
 

@@ -21,7 +21,7 @@ from helpers.tiny_dataset import write_dataset
 
 from thinktwice.apis import init_model, train
 from thinktwice.apis import test as evaluate
-from thinktwice.checkpoint.file import write_pointer
+from thinktwice.checkpoint.run_folder import write_pointer
 from thinktwice.command_line import run_command
 from thinktwice.core.runner import DrivingRunner
 from thinktwice.registry import DATASETS, MMENGINE_DATASETS

@@ -1,4 +1,4 @@
-"""Pretrained weights: the folder first, then the cache, then the web; a failure says what to do."""
+"""Pretrained weights: from the folder, else the cache, else a download; errors say what to do."""
 
 import hashlib
 import os
@@ -19,7 +19,7 @@ from thinktwice.errors import CheckpointError, ConfigError
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Empty folder of weights and empty cache; mmengine's own loaders are put back."""
+    """Empty folder of weights and empty cache; mmengine's own loaders are restored."""
     monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
     (tmp_path / 'ckpt').mkdir()
@@ -28,7 +28,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def web(tmp_path):
-    """Address of a server and the folder that it shows."""
+    """URL of a server and the folder that it serves."""
     shown = tmp_path / 'web'
     shown.mkdir()
     server = ThreadingHTTPServer(('127.0.0.1', 0), partial(SimpleHTTPRequestHandler, directory=str(shown)))
@@ -86,8 +86,8 @@ def test_download_is_checked_against_the_hash_in_its_name(folder, web):
     assert [path.name for path in (folder.parent / 'hub' / 'checkpoints').iterdir()] == [right.name]
 
 
-def test_unreachable_weights_name_the_key_the_file_and_both_ways_out(folder):
-    with socket.socket() as closed:  # bound, but nobody listens
+def test_unreachable_weights_name_the_key_the_file_and_two_remedies(folder):
+    with socket.socket() as closed:  # bound, but not listening
         closed.bind(('127.0.0.1', 0))
         url = f'http://127.0.0.1:{closed.getsockname()[1]}/net.pth'
         with pytest.raises(ConfigError, match='Connection refused') as caught:
@@ -98,19 +98,19 @@ def test_unreachable_weights_name_the_key_the_file_and_both_ways_out(folder):
     assert message.endswith('--cfg-options model.encoder.0.init_cfg=None')
 
 
-def test_server_that_says_nothing_is_given_up(folder, monkeypatch):
-    monkeypatch.setattr(pretrained, 'SILENT_SECONDS', 0.2)
+def test_server_that_does_not_answer_times_out(folder, monkeypatch):
+    monkeypatch.setattr(pretrained, 'TIMEOUT_SECONDS', 0.2)
     with socket.create_server(('127.0.0.1', 0)) as silent, pytest.raises(ConfigError, match='timed out'):
         load(folder, f'http://127.0.0.1:{silent.getsockname()[1]}/net.pth')
     assert socket.getdefaulttimeout() is None
 
 
-def test_weights_that_hold_a_program_are_refused(folder):
-    class Program:
+def test_weights_that_hold_code_are_refused(folder):
+    class Code:
         def __reduce__(self):
             return os.mkdir, (str(folder / 'ran'),)
 
-    torch.save({'weight': Program()}, folder / 'net.pth')
+    torch.save({'weight': Code()}, folder / 'net.pth')
     with pytest.raises(CheckpointError, match='more than weights'):
         load(folder, str(folder / 'net.pth'))
     assert not (folder / 'ran').exists()
@@ -121,7 +121,7 @@ def test_missing_file(folder):
         load(folder, str(folder / 'net.pth'))
 
 
-def test_a_registered_part_is_initialised_from_the_folder(folder):
+def test_a_registered_part_is_initialized_from_the_folder(folder):
     class Part(BaseModule):
         def __init__(self, init_cfg):
             super().__init__(init_cfg)

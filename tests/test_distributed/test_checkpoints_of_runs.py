@@ -82,7 +82,7 @@ def test_run_that_drops_its_average_goes_on_from_the_weights_in_training(tmp_pat
     train(folder, AVERAGE, until=('step', 15))
     codes, log = train(folder, resume=True)
     assert codes == {0}, log
-    assert 'goes on from the weights that were being trained' in log
+    assert 'resumes from the weights in training' in log
     assert equal(final_state(folder)['state_dict'], final_state(trained)['state_dict'])
 
 
@@ -99,8 +99,8 @@ def test_run_whose_checkpoints_lie_elsewhere_is_found_again(tmp_path, trained):
 @pytest.mark.parametrize(
     ('part', 'value', 'message'),
     [
-        ('meta', 7, 'its meta is a int'),
-        ('optimizer', 3, 'its optimizer is a int'),
+        ('meta', 7, 'its meta is of type int'),
+        ('optimizer', 3, 'its optimizer is of type int'),
         ('state_dict', {1: torch.ones(1)}, 'entry 1 of its state_dict'),
         ('ema_state_dict', {'module.w': torch.ones(1)}, 'does not fit the model'),
         ('optimizer', {'state': {}}, 'do not fit those of the config'),
@@ -122,20 +122,20 @@ def formats_of_the_config(arguments):
     from thinktwice.core.runner import DrivingRunner
 
     count = [0]
-    formatted, save = Config.pretty_text, DrivingRunner.training_state
+    formatted, save = Config.pretty_text, DrivingRunner.save_checkpoint
 
     def counted(cfg):
         count[0] += 1
         return formatted.fget(cfg)
 
-    def training_state(runner):
+    def save_checkpoint(runner, *arguments):
         Config.pretty_text = property(counted)
         try:
-            return save(runner)
+            return save(runner, *arguments)
         finally:
             Config.pretty_text = formatted
 
-    DrivingRunner.training_state = training_state
+    DrivingRunner.save_checkpoint = save_checkpoint
     run_train(arguments)
     return {'formats': count[0]}
 

@@ -146,7 +146,7 @@ def test_machine_that_joins_and_one_that_leaves(tmp_path, launch, repository):
     first = launch('first', script, flags, **variables)
     first.wait_for('saving checkpoint iter_4.pth')
     second = launch('second', script, flags, **variables)
-    first.wait_for('trained with 4 samples a step, this run has 8')
+    first.wait_for('trained with 4 samples per step, this run has 8')
     count = first.log.count('saving checkpoint')
     end = time.monotonic() + 60
     while first.log.count('saving checkpoint') < count + 2 and time.monotonic() < end:
@@ -156,7 +156,7 @@ def test_machine_that_joins_and_one_that_leaves(tmp_path, launch, repository):
     for pid in workers:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    first.wait_for('trained with 8 samples a step, this run has 4')
+    first.wait_for('trained with 8 samples per step, this run has 4')
     assert first.wait() == 0, first.log
     assert (tmp_path / 'run' / 'last_checkpoint').read_text() == 'epoch_1.pth'
 

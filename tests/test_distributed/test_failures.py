@@ -15,7 +15,8 @@ from helpers.ranks import Ranks, run_train, start_ranks
 from torch import distributed
 
 from thinktwice.apis import train as train_from_python
-from thinktwice.checkpoint import file as checkpoint_io
+from thinktwice.checkpoint.file import load_checkpoint, save_checkpoint
+from thinktwice.checkpoint.run_folder import find_latest_checkpoint
 from thinktwice.core.hooks import SkippedSamplesHook
 from thinktwice.distributed.launch import start_distributed, stop_distributed
 from thinktwice.errors import DamagedDataError, WriteError
@@ -39,7 +40,7 @@ def test_step_that_is_not_finite_on_one_process_is_skipped_on_both(tmp_path):
     assert len(dumps) == 6  # three epochs, two processes
     assert sum('toy/0003' in content['samples'] for content in contents) == 3
     assert 'step' in ranks.log(0) and 'was skipped' in ranks.log(0)
-    checkpoint = checkpoint_io.load_checkpoint(tmp_path / 'run' / 'epoch_3.pth')
+    checkpoint = load_checkpoint(tmp_path / 'run' / 'epoch_3.pth')
     assert checkpoint['optimizer']['bad_steps'] == [3, 0]
     assert all(torch.isfinite(value).all() for value in checkpoint['state_dict'].values())
     assert all(torch.isfinite(values).all() for values in checkpoint['statistics_of_processes'])
@@ -61,7 +62,7 @@ def test_full_disk_ends_both_processes_and_leaves_the_older_checkpoint(tmp_path)
         assert 'cannot write' in ranks.log(rank)
         assert 'No space left on device' in ranks.log(rank)
     folder = tmp_path / 'run'
-    latest = checkpoint_io.find_latest_checkpoint(folder)
+    latest = find_latest_checkpoint(folder)
     assert latest is not None
     assert (folder / 'last_checkpoint').read_text() == latest.name
     assert [path.name for path in folder.glob('*.pth')] == [latest.name]
@@ -79,10 +80,10 @@ def test_disk_that_is_really_full(tmp_path):
         pytest.skip('mounting a small file system needs privileges')
     try:
         saved = disk / 'iter_1.pth'
-        checkpoint_io.save_checkpoint({'state_dict': {'w': torch.ones(100_000)}}, saved)
+        save_checkpoint({'state_dict': {'w': torch.ones(100_000)}}, saved)
         with pytest.raises(WriteError, match=r'cannot write .*iter_2.pth.*Free some space'):
-            checkpoint_io.save_checkpoint({'state_dict': {'w': torch.ones(200_000)}}, disk / 'iter_2.pth')
-        assert checkpoint_io.find_latest_checkpoint(disk) == saved
+            save_checkpoint({'state_dict': {'w': torch.ones(200_000)}}, disk / 'iter_2.pth')
+        assert find_latest_checkpoint(disk) == saved
         assert [path.name for path in disk.iterdir()] == ['iter_1.pth']
     finally:
         subprocess.run(['umount', str(disk)], check=True)

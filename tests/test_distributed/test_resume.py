@@ -13,7 +13,7 @@ from helpers.killed_runs import final_state, toy_arguments, train_until
 from helpers.ranks import HELPERS, run_train, start_ranks
 from helpers.tiny_dataset import equal
 
-from thinktwice.checkpoint import file as checkpoint_io
+from thinktwice.checkpoint.run_folder import find_latest_checkpoint
 
 KILLED = -9
 PREEMPTED = 75
@@ -129,7 +129,7 @@ def test_other_number_of_processes_is_said_and_trains_to_the_end(tmp_path):
     run(folder, 2, 'die', 'step', 6)
     codes, ranks = run(folder, 1)
     assert codes == [0], ranks.logs()
-    assert 'trained with 8 samples a step, this run has 4' in ranks.log(0)
+    assert 'trained with 8 samples per step, this run has 4' in ranks.log(0)
 
 
 def last_learning_rate(folder):
@@ -143,7 +143,7 @@ def test_more_processes_train_all_epochs_on_a_schedule_of_their_length(tmp_path,
     run(folder, 1, 'die', 'step', 15)
     codes, ranks = run(folder, 2)
     assert codes == [0, 0], ranks.logs()
-    assert 'those of the config hold' in ranks.log(0)
+    assert 'those of the config apply' in ranks.log(0)
     assert torch.load(folder / 'epoch_3.pth', weights_only=True)['meta']['epoch'] == 3
     (group,) = uninterrupted(2)['optimizer']['param_groups']
     assert last_learning_rate(folder) == group['lr']
@@ -187,7 +187,7 @@ def test_signal_to_all_processes_of_a_group_lets_readers_finish_the_step(tmp_pat
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGTERM)
     assert process.wait(60) == PREEMPTED, (tmp_path / 'log').read_text()[-3000:]
-    assert checkpoint_io.find_latest_checkpoint(tmp_path / 'run') is not None
+    assert find_latest_checkpoint(tmp_path / 'run') is not None
 
 
 class MakesFolder:

@@ -9,7 +9,8 @@ from helpers.killed_runs import final_state, toy_arguments, train_until
 from helpers.ranks import start_ranks
 from helpers.tiny_dataset import equal
 
-from thinktwice.checkpoint import file as checkpoint_io
+from thinktwice.checkpoint.file import load_checkpoint
+from thinktwice.checkpoint.run_folder import find_latest_checkpoint
 
 pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get('THINKTWICE_SOAK_KILLS', '50'))
@@ -53,8 +54,8 @@ def test_fifty_random_kills_lose_no_state(tmp_path):
                 break
             assert alive, ranks.logs()  # it ended by itself, and not well
             kills += 1
-            latest = checkpoint_io.find_latest_checkpoint(folder) if folder.exists() else None
-            now = checkpoint_io.load_checkpoint(latest)['meta']['iter'] if latest else 0
+            latest = find_latest_checkpoint(folder) if folder.exists() else None
+            now = load_checkpoint(latest)['meta']['iter'] if latest else 0
             assert now >= reached, f'went back from iteration {reached} to {now}'
             reached = now
         assert equal(final_state(folder), reference), f'run {runs} after {kills} kills'

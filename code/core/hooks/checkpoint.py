@@ -5,11 +5,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import barrier, is_main_process
+from mmengine.dist import barrier, broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
 
-from thinktwice.checkpoint import file as checkpoint_io
+from thinktwice.checkpoint import run_folder
 from thinktwice.distributed.collectives import is_asked_by_any, on_rank_0
+from thinktwice.errors import ConfigError
+from thinktwice.files import link_atomically
 from thinktwice.registry import HOOKS
 
 
@@ -17,10 +19,10 @@ from thinktwice.registry import HOOKS
 class AtomicCheckpointHook(Hook):
     """Save after epochs, iterations or minutes; keep the last few and the best.
 
-    A file is complete before its name appears, and ``last_checkpoint`` moves
+    A file is complete before its name appears, and ``last_checkpoint`` is written
     after it. ``epoch_N.pth`` is saved before the evaluation of its epoch, so a
     failing evaluation costs no training. With gradient accumulation a save waits
-    for the next update. A new run moves what an earlier one left in the folder aside.
+    for the next update. A new run moves the checkpoints of an earlier run aside.
 
     Args:
         interval: Epochs between two checkpoints, 0 for none by epochs; the last is always saved.
@@ -28,11 +30,15 @@ class AtomicCheckpointHook(Hook):
         interval_minutes: Minutes of wall clock between two checkpoints, None for none by time.
         keep_last: Number of ``epoch_N.pth`` files to keep, -1 for all.
         keep_last_iters: Number of ``iter_N.pth`` files to keep, -1 for all.
-        keep_best: Name of the evaluation metric whose best value is kept as ``best_<metric>.pth``,
-            or None.
+        keep_best: Name of the evaluation metric whose best checkpoint is kept as ``best_<metric>.pth``,
+            or None. Where the file system allows, this is a hard link and takes no space while the
+            checkpoint of its epoch exists.
         rule: ``'less'`` or ``'greater'``: which value of that metric is better.
         out_dir: Folder of the files, None for the work dir. ``--resume`` looks there first, then in the
             work dir.
+
+    Attributes:
+        best_score: Best value of the metric ``keep_best`` so far, None before the first evaluation.
     """
 
     priority = 'VERY_LOW'
@@ -42,7 +48,7 @@ class AtomicCheckpointHook(Hook):
         interval: int = 1,
         interval_iters: int | None = None,
         interval_minutes: float | None = None,
-        keep_last: int = -1,
+        keep_last: int = 3,
         keep_last_iters: int = 2,
         keep_best: str | None = None,
         rule: str = 'less',
@@ -59,47 +65,65 @@ class AtomicCheckpointHook(Hook):
         self.out_dir = out_dir
         self.best_score: float | None = None
         self._is_due = False
+        self._saved: Path | None = None
         self._last_saved_iteration = -1
         self._last_saved_time = time.monotonic()
-
-    def state_dict(self) -> dict:
-        """Best score so far, to be saved with the checkpoint."""
-        return dict(best_score=self.best_score)
-
-    def load_state_dict(self, state: dict) -> None:
-        """Continue with the best score of a resumed run."""
-        self.best_score = state.get('best_score')
 
     def folder(self, runner: Any) -> Path:
         """Folder of the checkpoints."""
         return Path(self.out_dir or runner.work_dir)
 
     def before_train(self, runner: Any) -> None:
-        """Make room for the files of this run and start the clock. Collective."""
+        """Prepare the folder, find the best score so far and start the clock. Collective.
+
+        Raises:
+            ConfigError: The evaluation has no metric ``keep_best``.
+        """
+        self._check_keep_best(runner)
+        self._saved = None
         self._last_saved_time = time.monotonic()
         self._last_saved_iteration = runner.train_loop.position.iteration
-        barrier()  # others may still be reading the file that --load-from names
-        on_rank_0(lambda: self._make_room(runner))
+        barrier()  # other ranks may still be reading the file of --load-from
+        on_rank_0(lambda: self._prepare_folder(runner))
+        score: list[float | None] = [None]
+        if self.keep_best is not None and is_main_process():
+            score[0] = run_folder.read_best_score(self.folder(runner), self.keep_best)
+        broadcast_object_list(score)
+        self.best_score = score[0]
 
-    def _make_room(self, runner: Any) -> None:
-        """Remove half-written files of killed runs; a new run also moves the files of an earlier one aside.
+    def _check_keep_best(self, runner: Any) -> None:
+        """Check the name of the metric before training, where all metrics list their names."""
+        if self.keep_best is None or runner._val_loop is None:
+            return
+        metrics = runner.val_loop.evaluator.metrics
+        if all(hasattr(metric, 'metric_names') for metric in metrics):
+            self._require_metric([f'{m.prefix}/{name}' for m in metrics for name in m.metric_names])
 
-        They would be pruned as if they were its own, or be resumed in their place.
+    def _require_metric(self, names: list[str]) -> None:
+        if self.keep_best not in names:
+            raise ConfigError(
+                f'default_hooks.checkpoint.keep_best is {self.keep_best!r}, but the evaluation gives '
+                f'{", ".join(sorted(names))}'
+            )
+
+    def _prepare_folder(self, runner: Any) -> None:
+        """Remove the temporary files of killed runs; if the run is new, move an earlier one aside.
+
+        The earlier run's checkpoints would be pruned, or resumed, as if they were this run's.
         """
         folder = self.folder(runner)
-        checkpoint_io.remove_temporary_files(folder)
-        if runner.train_loop.position.iteration == 0 and (target := checkpoint_io.move_run_aside(folder)):
-            newest = checkpoint_io.named_by_pointer(target) or target / 'epoch_N.pth'
+        run_folder.remove_leftovers(folder)
+        if runner.train_loop.position.iteration == 0 and (target := run_folder.move_run_aside(folder)):
+            newest = run_folder.named_by_pointer(target) or target / 'epoch_N.pth'
             runner.logger.warning(
-                f'{folder} held checkpoints of an earlier run, and this run starts anew: they were moved to '
-                f'{target}. To continue that run instead, start again with --resume-from {newest}; '
-                '--resume continues where the checkpoints lie.'
+                f'{folder} held checkpoints of an earlier run, and this is a new run: they were moved to '
+                f'{target}. To resume that run instead, start again with --resume-from {newest}.'
             )
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Save if iterations or minutes ask for it."""
+        """Save if iterations or minutes ask for it. Collective."""
         iteration = runner.train_loop.position.iteration
         if self.interval_iters and iteration % self.interval_iters == 0:
             self._is_due = True
@@ -110,12 +134,12 @@ class AtomicCheckpointHook(Hook):
             self.save(runner)
 
     def _are_over(self, minutes: float) -> bool:
-        """Whether it is time by the first process' clock: all have to save at the same step. Collective."""
+        """Whether time is up by the clock of rank 0: all ranks have to save at the same step. Collective."""
         is_over = time.monotonic() - self._last_saved_time > 60 * minutes
         return is_asked_by_any(is_main_process() and is_over)
 
     def after_train_epoch(self, runner: Any) -> None:
-        """Save if epochs ask for it, or a save was put off to here, or training is at its end."""
+        """Save if epochs ask for it, if a save waited for the epoch, or if training ends. Collective."""
         position = runner.train_loop.position
         is_last = position.epoch >= runner.max_epochs or position.iteration >= runner.max_iters
         on_interval = self.interval > 0 and position.epoch % self.interval == 0 and not position.batches_done
@@ -123,30 +147,40 @@ class AtomicCheckpointHook(Hook):
             self.save(runner)
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
-        """Keep the weights if the watched metric is the best so far."""
+        """Keep the checkpoint if the watched metric is the best so far. Collective.
+
+        Raises:
+            ConfigError: The evaluation gives no metric ``keep_best``.
+        """
         if self.keep_best is None or isinstance(runner._train_loop, dict):
             return
         metrics = metrics or {}
-        if self.keep_best not in metrics:
-            raise ValueError(
-                f'checkpoint.keep_best is {self.keep_best!r}, but the evaluation gives '
-                f'{", ".join(sorted(metrics))}'
-            )
+        self._require_metric(list(metrics))
         score = float(metrics[self.keep_best])
         if not math.isfinite(score) or not self._is_better(score):
             return
         self.best_score = score
-        name = f'best_{self.keep_best.replace("/", "_")}.pth'
-        runner.save_checkpoint(str(self.folder(runner)), name)
-        runner.logger.info(f'best {self.keep_best} so far: {score:.4f}, saved as {name}')
+        best = run_folder.best_checkpoint(self.folder(runner), self.keep_best)
+        if not self._link_saved(runner, best):
+            runner.save_checkpoint(str(best.parent), best.name)
+        # after the checkpoint: an interruption in between must not leave a score that no checkpoint has
+        on_rank_0(lambda: run_folder.write_best_score(best.parent, str(self.keep_best), score))
+        runner.logger.info(f'best {self.keep_best} so far: {score:.4f}, saved as {best.name}')
 
     def _is_better(self, score: float) -> bool:
         if self.best_score is None:
             return True
         return score < self.best_score if self.rule == 'less' else score > self.best_score
 
+    def _link_saved(self, runner: Any, best: Path) -> bool:
+        """Make ``best`` a hard link to the checkpoint of the present state, if there is one. Collective."""
+        is_linked = False
+        if self._saved is not None and runner.train_loop.position.iteration == self._last_saved_iteration:
+            is_linked = is_main_process() and link_atomically(self._saved, best)
+        return is_asked_by_any(is_linked)
+
     def save(self, runner: Any) -> None:
-        """Save the present state now, unless it is saved already; the first process writes. Collective."""
+        """Save the present state now, unless it is saved already; rank 0 writes. Collective."""
         position = runner.train_loop.position
         self._is_due = False
         self._last_saved_time = time.monotonic()
@@ -155,17 +189,13 @@ class AtomicCheckpointHook(Hook):
         self._last_saved_iteration = position.iteration
         at_epoch = position.batches_done == 0
         name = f'epoch_{position.epoch}.pth' if at_epoch else f'iter_{position.iteration}.pth'
+        self._saved = self.folder(runner) / name
         runner.logger.info(f'saving checkpoint {name}')
-        runner.save_checkpoint(str(self.folder(runner)), name)
+        runner.save_checkpoint(str(self._saved.parent), name)
         on_rank_0(lambda: self._point_and_prune(runner, name))
 
     def _point_and_prune(self, runner: Any, newest: str) -> None:
         folder = self.folder(runner)
-        checkpoint_io.write_pointer(folder, newest)
-        for kind, keep in self.keep.items():
-            if keep < 0:
-                continue
-            files = [(int(path.stem.split('_')[1]), path) for path in folder.glob(f'{kind}_*.pth')]
-            for _, path in sorted(files, reverse=True)[max(keep, 0) :]:
-                if path.name != newest:
-                    path.unlink(missing_ok=True)
+        run_folder.write_pointer(folder, newest)
+        if removed := run_folder.prune_checkpoints(folder, self.keep, newest):
+            runner.logger.info(f'removed {", ".join(removed)}')

@@ -1,1 +1,1 @@
-"""The official checkpoint: names, layouts, conversion and adaptation of its weights."""
+"""The official checkpoint: names and layouts of its entries, conversion and adaptation."""

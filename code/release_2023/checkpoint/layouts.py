@@ -1,4 +1,4 @@
-"""The two storage orders of sparse 3-D convolution kernels, and how to tell them apart.
+"""The two layouts of sparse 3-D convolution kernels, and how to tell them apart.
 
 spconv 1.x, ``mmcv.ops`` and this framework store a kernel as ``[kz, ky, kx, in, out]``;
 spconv 2.x, which the official checkpoint was written with, as ``[out, kz, ky, kx, in]``.
@@ -7,6 +7,8 @@ spconv 2.x, which the official checkpoint was written with, as ``[out, kz, ky, k
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
+
+from thinktwice.errors import CheckpointError
 
 SPCONV_1 = 'kz,ky,kx,in,out'
 SPCONV_2 = 'out,kz,ky,kx,in'
@@ -25,7 +27,7 @@ def to_spconv1(weight: Tensor) -> Tensor:
 
 
 def spconv2_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    """Shape of a kernel in spconv 2 order, from its shape in spconv 1 order."""
+    """Shape of a kernel in spconv 2 layout, from its shape in spconv 1 layout."""
     return (shape[4], *shape[:4])
 
 
@@ -34,23 +36,23 @@ def detect_layout(
     spconv2_shapes: Mapping[str, Sequence[int]],
     versions: Mapping[str, int | None],
 ) -> str:
-    """Say in which order the sparse kernels of one file are stored.
+    """Layout of the sparse kernels of a file.
 
-    Shapes decide where they can: a kernel whose shape fits one order only settles
-    the file. Where all kernels fit both (equal channels and kernel sizes), the
-    version that spconv 2.x leaves in the state dict's metadata decides; a file
-    without it comes from an older library.
+    Shapes decide where they can: one kernel whose shape fits one layout only is
+    enough. Where all kernels fit both (equal channels and kernel sizes), the
+    version that spconv 2.x writes into the state dict's metadata decides; a file
+    without it is from an older library.
 
     Args:
         kernels: Name to kernel.
-        spconv2_shapes: Name to the expected shape in spconv 2 order.
+        spconv2_shapes: Name to the expected shape in spconv 2 layout.
         versions: Name to the metadata version of its module, None if absent.
 
     Returns:
         ``SPCONV_1`` or ``SPCONV_2``.
 
     Raises:
-        ValueError: If some kernels fit only one order and others only the other.
+        CheckpointError: Some kernels fit only one layout and others only the other.
     """
     fits: dict[str, list[str]] = {SPCONV_1: [], SPCONV_2: []}
     for name, kernel in kernels.items():
@@ -62,10 +64,10 @@ def detect_layout(
         if first != second:
             fits[SPCONV_2 if second else SPCONV_1].append(name)
     if fits[SPCONV_1] and fits[SPCONV_2]:
-        raise ValueError(
-            'The sparse convolution kernels of this file mix two layouts: '
+        raise CheckpointError(
+            'the sparse convolution kernels of this file mix two layouts: '
             f'{fits[SPCONV_1][0]} is stored as [{SPCONV_1}], {fits[SPCONV_2][0]} as [{SPCONV_2}]. '
-            'Write the file again from one library.'
+            'Save the file again with one library'
         )
     if fits[SPCONV_1] or fits[SPCONV_2]:
         return SPCONV_1 if fits[SPCONV_1] else SPCONV_2

@@ -1,9 +1,9 @@
 """Names of the official 2023 checkpoint, translated to the names of this framework and back.
 
-The translation is a list of rules, each a pair of dotted prefixes in which ``*`` stands
-for one segment (a layer number). The first rule that matches names the entry; a rule
-that ends in the middle of a name leaves the rest as it is. Sparse kernels keep their
-name and change their storage order, see :mod:`thinktwice.release_2023.checkpoint.layouts`.
+The translation is a list of rules, each a pair of dotted prefixes in which ``*`` stands for
+one segment (a layer number). The first rule that matches replaces the prefix of a name; the
+rest stays. The layout of sparse kernels is another matter, see
+:mod:`thinktwice.release_2023.checkpoint.layouts`.
 """
 
 import json
@@ -14,15 +14,14 @@ from pathlib import Path
 
 ENTRIES_FILE = Path(__file__).with_name('official_entries.json')
 
-#: Entries that the official model derives from its config; ours computes them itself.
+#: Official entries that the config determines; our model has no such entries.
 DERIVED_ENTRIES = tuple(
     f'img_encoder.{name}' for name in ('voxel_size', 'voxel_coord', 'voxel_num', 'frustum')
 )
 SPARSE_PREFIX = 'lidar_encoder.pts_middle_encoder.'
 _PYRAMID = 'img_encoder.depth_net.depth_conv.3'
 
-
-#: (official prefix, our prefix); the special ones first
+#: (official prefix, our prefix), the more specific first
 _CAMERA_RULES = (
     ('img_encoder.bev_multiframe_merge', 'img_encoder.merge_frames_conv'),
     ('img_encoder.img_backbone', 'img_encoder.backbone'),
@@ -115,10 +114,10 @@ _DECODER_RULES = (
 
 
 class NameMap:
-    """Two-way renaming by prefix rules.
+    """Translation of names by prefix rules, in both directions.
 
     Args:
-        rules: Pairs (official prefix, our prefix), the special ones first. ``*``
+        rules: Pairs (official prefix, our prefix), the more specific first. ``*``
             stands for one segment and must occur equally often on both sides.
     """
 
@@ -127,11 +126,11 @@ class NameMap:
         self._to_official = [_compile(ours, official) for official, ours in rules]
 
     def to_ours(self, name: str) -> str | None:
-        """Our name of an official entry; None if no rule knows it."""
+        """Our name of an official entry, None if no rule matches."""
         return _translate(self._to_ours, name)
 
     def to_official(self, name: str) -> str | None:
-        """Official name of one of our entries; None if no rule knows it."""
+        """Official name of one of our entries, None if no rule matches."""
         return _translate(self._to_official, name)
 
 
@@ -155,8 +154,8 @@ def _translate(rules: list[tuple[re.Pattern[str], str]], name: str) -> str | Non
 def official_entries() -> dict[str, tuple[int, ...]]:
     """Every entry of the official state dict with its shape.
 
-    The shape of the derived frustum belongs to images of 128x256 pixels; sparse
-    kernels are listed in spconv 2 order.
+    The frustum's shape is that of images of 128x256 pixels; the shapes of sparse
+    kernels are in the layout of spconv 2.
     """
     entries = json.loads(ENTRIES_FILE.read_text())
     return {name: tuple(shape) for name, shape in entries.items()}

@@ -1,5 +1,7 @@
 """When checkpoints are saved and which are kept, on a run made of counters."""
 
+import json
+import os
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,25 +10,38 @@ import pytest
 
 from thinktwice.core.hooks import AtomicCheckpointHook
 from thinktwice.core.loops import TrainPosition
+from thinktwice.errors import ConfigError
 
 
 class CountingRun:
-    """Calls a hook as the training loop does: 5 batches an epoch; files are empty."""
+    """Calls a hook as the training loop does: 5 batches per epoch; a file holds the iteration."""
 
     def __init__(
-        self, folder: Path, hook: AtomicCheckpointHook, epochs: int = 3, accumulate: int = 1
+        self,
+        folder: Path,
+        hook: AtomicCheckpointHook,
+        epochs: int = 3,
+        accumulate: int = 1,
+        iteration: int = 0,
     ) -> None:
         self.work_dir, self.hook, self.accumulate = str(folder), hook, accumulate
         self.max_epochs, self.max_iters = epochs, 5 * epochs
         self.logger = SimpleNamespace(info=lambda text: None)
         self.saved: list[str] = []
-        self.iteration = 0
+        self.iteration = iteration
+        self.metrics = [SimpleNamespace(prefix='open_loop')]  # without a list of names
 
     @property
     def _train_loop(self):
         return self
 
     train_loop = _train_loop
+
+    @property
+    def _val_loop(self):
+        return SimpleNamespace(evaluator=SimpleNamespace(metrics=self.metrics))
+
+    val_loop = _val_loop
 
     @property
     def position(self) -> TrainPosition:
@@ -41,12 +56,14 @@ class CountingRun:
         return SimpleNamespace(is_accumulating=self.iteration % self.accumulate != 0)
 
     def save_checkpoint(self, folder: str, name: str) -> None:
-        (Path(folder) / name).touch()
+        path = Path(folder) / name
+        path.unlink(missing_ok=True)  # as os.replace does, which write_atomically uses
+        path.write_text(str(self.iteration))
         self.saved.append(name)
 
     def run(self, scores: tuple[float, ...] = ()) -> None:
         self.hook.before_train(self)
-        for epoch in range(self.max_epochs):
+        for epoch in range(self.iteration // 5, self.max_epochs):
             for batch in range(5):
                 self.iteration += 1
                 self.hook.after_train_iter(self, batch)
@@ -105,24 +122,79 @@ def test_keeps_the_last_ones_and_never_removes_the_newest(tmp_path):
     assert kept == {'epoch_3.pth', 'iter_13.pth', 'iter_14.pth'}
 
 
+def test_keeps_the_last_three_epochs_by_default(tmp_path):
+    CountingRun(tmp_path, AtomicCheckpointHook(), epochs=5).run()
+    assert {path.name for path in tmp_path.glob('*.pth')} == {'epoch_3.pth', 'epoch_4.pth', 'epoch_5.pth'}
+
+
+def refuse_links(*arguments):
+    raise OSError('Operation not supported')
+
+
+@pytest.mark.parametrize('links', [True, False])
 @pytest.mark.parametrize(('rule', 'best'), [('less', [3.0, 1.0]), ('greater', [3.0])])
-def test_keeps_the_best_by_a_metric(tmp_path, rule, best):
+def test_keeps_the_best_by_a_metric(tmp_path, monkeypatch, rule, best, links):
+    if not links:
+        monkeypatch.setattr(os, 'link', refuse_links)
     hook = AtomicCheckpointHook(keep_best='ade', rule=rule)
     run = CountingRun(tmp_path, hook)
     run.run(scores=(3.0, 1.0, 2.0))
-    assert run.saved.count('best_ade.pth') == len(best)
-    assert hook.state_dict() == {'best_score': best[-1]}
+    epoch = len(best)  # of the best score
+    assert (tmp_path / 'best_ade.pth').read_text() == str(5 * epoch)
+    assert os.path.samefile(tmp_path / 'best_ade.pth', tmp_path / f'epoch_{epoch}.pth') == links
+    assert run.saved.count('best_ade.pth') == (0 if links else len(best))
+    assert hook.best_score == best[-1]
+    assert json.loads((tmp_path / 'best_ade.json').read_text())['score'] == best[-1]
+    assert not list(tmp_path.glob('.*'))
+
+
+@pytest.mark.parametrize('links', [True, False])
+def test_pruning_the_epoch_leaves_the_best_checkpoint(tmp_path, monkeypatch, links):
+    if not links:
+        monkeypatch.setattr(os, 'link', refuse_links)
+    run = CountingRun(tmp_path, AtomicCheckpointHook(keep_best='ade', keep_last=1), epochs=4)
+    run.run(scores=(3.0, 1.0, 2.0, 4.0))
+    assert {path.name for path in tmp_path.glob('*.pth')} == {'epoch_4.pth', 'best_ade.pth'}
+    assert (tmp_path / 'best_ade.pth').read_text() == '10'
+
+
+def test_best_checkpoint_of_an_epoch_that_was_not_saved_is_written(tmp_path):
+    run = CountingRun(tmp_path, AtomicCheckpointHook(keep_best='ade', interval=2))
+    run.run(scores=(1.0, 2.0, 3.0))
+    assert run.saved == ['best_ade.pth', 'epoch_2.pth', 'epoch_3.pth']
+    assert (tmp_path / 'best_ade.pth').read_text() == '5'
 
 
 def test_best_so_far_survives_a_resume(tmp_path):
+    CountingRun(tmp_path, AtomicCheckpointHook(keep_best='ade'), epochs=1).run(scores=(0.5,))
     hook = AtomicCheckpointHook(keep_best='ade')
-    hook.load_state_dict({'best_score': 0.5})
-    run = CountingRun(tmp_path, hook)
-    run.run(scores=(0.6, float('nan'), 0.7))
-    assert 'best_ade.pth' not in run.saved
+    CountingRun(tmp_path, hook, epochs=4, iteration=5).run(scores=(0.5, 0.6, float('nan'), 0.7))
+    assert (tmp_path / 'best_ade.pth').read_text() == '5'
+    assert hook.best_score == 0.5
+    hook = AtomicCheckpointHook(keep_best='ade')
+    CountingRun(tmp_path, hook, epochs=5, iteration=20).run(scores=(0.0,) * 4 + (0.4,))
+    assert (tmp_path / 'best_ade.pth').read_text() == '25'
 
 
-def test_unknown_metric_is_named(tmp_path):
+def test_new_run_starts_with_no_best_score(tmp_path):
+    CountingRun(tmp_path, AtomicCheckpointHook(keep_best='ade'), epochs=1).run(scores=(0.5,))
+    run = CountingRun(tmp_path, AtomicCheckpointHook(keep_best='ade'), epochs=1)
+    run.logger.warning = lambda text: None
+    run.run(scores=(0.9,))
+    assert json.loads((tmp_path / 'best_ade.json').read_text())['score'] == 0.9
+    (previous,) = tmp_path.glob('previous_*')
+    assert json.loads((previous / 'best_ade.json').read_text())['score'] == 0.5
+
+
+def test_unknown_metric_is_named_after_the_evaluation(tmp_path):
     run = CountingRun(tmp_path, AtomicCheckpointHook(keep_best='fde'))
-    with pytest.raises(ValueError, match="keep_best is 'fde', but the evaluation gives ade"):
+    with pytest.raises(ConfigError, match="keep_best is 'fde', but the evaluation gives ade"):
         run.run(scores=(1.0, 1.0, 1.0))
+
+
+def test_unknown_metric_is_named_before_training_where_metrics_list_their_names(tmp_path):
+    run = CountingRun(tmp_path, AtomicCheckpointHook(keep_best='ADE'))
+    run.metrics = [SimpleNamespace(prefix='open_loop', metric_names=('ade', 'fde'))]
+    with pytest.raises(ConfigError, match="keep_best is 'ADE', but .* open_loop/ade, open_loop/fde"):
+        run.run(scores=(1.0, 1.0, 1.0))
+    assert run.saved == []

@@ -45,7 +45,7 @@ def test_adapted_weights_fill_the_corrected_model(adapted, main):
     assert {name: tuple(value.shape) for name, value in adapted.weights.items()} == model_shapes(main)
 
 
-def test_weights_of_unchanged_meaning_are_taken_over_and_the_rest_is_what_is_listed(adapted, reference, main):
+def test_weights_of_unchanged_meaning_are_loaded_and_the_others_are_those_listed(adapted, reference, main):
     official = reference.state_dict()
     changed = [name for name, value in adapted.weights.items() if not torch.equal(value, official[name])]
     parts = ('lidar_look', 'ffn', 'camera_norm', 'seg_head.classify', 'seg_branch.layers.0.weight')
@@ -56,7 +56,7 @@ def test_weights_of_unchanged_meaning_are_taken_over_and_the_rest_is_what_is_lis
     assert unchanged > 0.9 * len(adapted.weights)
 
 
-def test_parts_that_never_trained_keep_the_initial_weights(adapted, main):
+def test_parts_that_were_never_trained_keep_the_initial_weights(adapted, main):
     own = main.state_dict()
     for name, value in adapted.weights.items():
         if '.lidar_look.' in name or '.prediction_module.ffn.' in name:
@@ -69,7 +69,7 @@ def test_segmentation_moves_by_one_class(adapted, reference):
     assert torch.equal(ours[0], official[0])  # background
     assert torch.equal(ours[1], official[0])  # buildings, which were background
     assert torch.equal(ours[2:], official[1:-1])
-    # the branch behind computes from moved outputs what it did from the official ones
+    # the next branch computes the same from the moved outputs as from the official ones
     logits = torch.rand(12)
     logits[11] = 0  # never a target in 2023
     moved = torch.cat([logits[:1], logits[:-1]])
@@ -94,23 +94,21 @@ def test_every_change_is_listed(adapted):
         assert row in text
 
 
-def test_official_names_are_translated_on_the_way(reference, main, adapted):
+def test_official_names_are_translated(reference, main, adapted):
     official = ours_to_official(reference.state_dict(), model_shapes(reference)).weights
     again = adapt_official_weights(official, main)
     assert again.notes == adapted.notes
     assert all(torch.equal(again.weights[name], value) for name, value in adapted.weights.items())
 
 
-def test_reference_model_takes_its_weights_as_they_are(reference):
+def test_reference_model_gets_its_weights_unchanged(reference):
     adapted = adapt_official_weights(reference.state_dict(), reference)
     assert adapted.notes == []
     assert all(torch.equal(adapted.weights[name], v) for name, v in reference.state_dict().items())
 
 
 @pytest.mark.parametrize(('numerics', 'is_adapted'), [(None, False), ('2023', True)])
-def test_weights_of_the_corrected_model_are_taken_as_they_are_unless_the_file_says_2023(
-    main, numerics, is_adapted
-):
+def test_weights_of_the_corrected_model_are_unchanged_unless_the_file_says_2023(main, numerics, is_adapted):
     adapted = adapt_official_weights(main.state_dict(), main, numerics)
     assert bool(adapted.notes) == is_adapted
 
@@ -122,7 +120,7 @@ def test_hook_adapts_a_checkpoint_and_logs_the_list(reference, main, caplog, mon
         lambda text, **kwargs: messages.append((text, kwargs)),
     )
     checkpoint = {
-        'state_dict': {f'module.{name}': value for name, value in reference.state_dict().items()},
+        'state_dict': dict(reference.state_dict()),
         'optimizer': {},
     }
     OfficialWeightsHook().after_load_checkpoint(SimpleNamespace(model=main, _resume=False), checkpoint)
@@ -133,14 +131,14 @@ def test_hook_adapts_a_checkpoint_and_logs_the_list(reference, main, caplog, mon
     assert 'M26' in text
 
 
-def test_resumed_run_is_left_alone(reference, main):
+def test_weights_of_a_resumed_run_are_unchanged(reference, main):
     state = reference.state_dict()
     checkpoint = {'state_dict': state}
     OfficialWeightsHook().after_load_checkpoint(SimpleNamespace(model=main, _resume=True), checkpoint)
     assert checkpoint['state_dict'] is state
 
 
-def test_evaluation_of_2023_weights_wants_the_reference_config(reference, main):
+def test_evaluation_of_2023_weights_needs_the_reference_config(reference, main):
     hook, checkpoint = OfficialWeightsHook(fine_tuning=False), {'state_dict': reference.state_dict()}
     hook.after_load_checkpoint(SimpleNamespace(model=reference, _resume=False), checkpoint)
     assert set(checkpoint['state_dict']) == set(reference.state_dict())

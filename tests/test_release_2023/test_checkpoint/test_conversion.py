@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from thinktwice.config.load import load_config
+from thinktwice.errors import CheckpointError
 from thinktwice.release_2023.checkpoint.conversion import (
     build_model,
     derived_entries,
@@ -79,8 +80,8 @@ def test_exported_kernels_carry_the_version_that_keeps_the_official_loader_from_
     ours = official_to_ours(official, reference_shapes).weights
     back = ours_to_official(ours, reference_shapes)
     assert tuple(back.weights[FIRST_KERNEL].shape) == official_entries()[FIRST_KERNEL]
-    assert back.versions[FIRST_KERNEL.removesuffix('.weight')] == 2
-    assert len(back.versions) == 21
+    assert back.weights._metadata[FIRST_KERNEL.removesuffix('.weight')] == {'version': 2}
+    assert len(back.weights._metadata) == 21
 
 
 def test_misfits_are_told_apart(official, reference_shapes):
@@ -94,7 +95,7 @@ def test_misfits_are_told_apart(official, reference_shapes):
     table = report.table()
     for line in ('missing: 1', 'unexpected: 1', 'misshapen: 1', 'expected [256, 256, 3, 3]'):
         assert line in table
-    with pytest.raises(ValueError, match='do not fit the model'):
+    with pytest.raises(CheckpointError, match='do not fit the model'):
         report.raise_if_bad()
 
 
@@ -119,7 +120,7 @@ def test_misfits_of_our_side_are_reported_too(official, reference_shapes):
     assert list(report.unexpected) == ['something.else']
 
 
-def test_entries_that_follow_from_the_config_are_made_for_the_official_format():
+def test_entries_that_the_config_determines_are_made_for_the_official_format():
     config = load_config(str(CONFIGS / 'thinktwice_reference.py'), {'image_size': [128, 256]})
     derived = derived_entries(config)
     assert {name: tuple(value.shape) for name, value in derived.items()} == {

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from thinktwice.errors import CheckpointError
 from thinktwice.release_2023.checkpoint.layouts import (
     SPCONV_1,
     SPCONV_2,
@@ -34,5 +35,5 @@ def test_metadata_decides_where_shapes_cannot(version, layout):
 def test_mixed_layouts_are_refused():
     kernels = {'a': torch.zeros(16, 3, 3, 3, 5), 'b': torch.zeros(3, 3, 3, 5, 16)}
     shapes = dict.fromkeys(kernels, (16, 3, 3, 3, 5))
-    with pytest.raises(ValueError, match='mix two layouts'):
+    with pytest.raises(CheckpointError, match='mix two layouts'):
         detect_layout(kernels, shapes, {})

@@ -1,0 +1,99 @@
+"""Copying the weights of a checkpoint into a model, with a check that they are the model's."""
+
+import logging
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from thinktwice.errors import CheckpointError
+
+StateDict = Mapping[str, Tensor]
+
+
+def load_weights(
+    model: nn.Module, checkpoint: Mapping[str, Any], source: str, strict: bool = True, hint: str = ''
+) -> None:
+    """Copy the weights of a checkpoint into a model.
+
+    Args:
+        model: Without its wrapper for distributed training.
+        checkpoint: From ``load_checkpoint``.
+        source: Name of the checkpoint, for messages.
+        strict: Refuse a checkpoint whose names and shapes are not the model's. If False, what fits
+            is loaded and the rest is named in a warning.
+        hint: How to load what fits; appended to the error where only names differ.
+
+    Raises:
+        CheckpointError: The weights are not the model's, no weight fits whatever ``strict`` says, or
+            one cannot be copied.
+    """
+    own, weights = model.state_dict(), checkpoint['state_dict']
+    if not any(name in own and own[name].shape == tensor.shape for name, tensor in weights.items()):
+        raise CheckpointError(
+            f'{source} has no weight in common with the model: it has {_first(weights)}, the model '
+            f'{_first(own)}. Its top-level keys are {", ".join(map(str, checkpoint))}'
+        )
+    misshapen = _misshapen(own, weights)
+    if strict:
+        check_same_weights(own, weights, source, '' if misshapen else hint)
+    elif differences := _describe_differences(own, weights):
+        print_log(
+            f'{source} does not fit the model: {differences}; the rest was loaded',
+            logger='current',
+            level=logging.WARNING,
+        )
+    try:
+        fitting = {name: tensor for name, tensor in weights.items() if name not in misshapen}
+        model.load_state_dict(fitting, strict=False)
+    except RuntimeError as error:
+        names = re.findall(r'copying the parameter named "([^"]+)"', str(error))
+        raise CheckpointError(
+            f'{source}: {len(names)} weights cannot be copied into the model ({_listed(names)}). Save them '
+            'again as dense tensors'
+        ) from error
+
+
+def check_same_weights(own: StateDict, weights: StateDict, source: str, hint: str = '') -> None:
+    """Check that weights have the names and shapes of a model's.
+
+    Args:
+        own: State dict of the model.
+        weights: Weights to check.
+        source: Where they come from, for the message.
+        hint: What to do; appended to the message.
+
+    Raises:
+        CheckpointError: They differ; tells how many and the first of each kind.
+    """
+    if differences := _describe_differences(own, weights):
+        raise CheckpointError(
+            f'{source} does not fit the model: {differences}. Is the config the one it was trained with? '
+            f'{hint}'.rstrip()
+        )
+
+
+def _misshapen(own: StateDict, weights: StateDict) -> list[str]:
+    return sorted(name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape)
+
+
+def _describe_differences(own: StateDict, weights: StateDict) -> str:
+    differences = {
+        'missing': sorted(own.keys() - weights.keys()),
+        'unexpected': sorted(weights.keys() - own.keys()),
+        'of another shape': _misshapen(own, weights),
+    }
+    return '; '.join(
+        f'{len(names)} {kind} ({_listed(names)})' for kind, names in differences.items() if names
+    )
+
+
+def _listed(names: list[str]) -> str:
+    return ', '.join(names[:3]) + (', ...' if len(names) > 3 else '')
+
+
+def _first(weights: StateDict) -> str:
+    name, tensor = next(iter(weights.items()))
+    return f'{name} {list(tensor.shape)}'
