@@ -1,4 +1,4 @@
-"""What a config may ask of any model: memory format, recomputed activations, compilation."""
+"""Options of any model: memory format, activation checkpointing, compilation, sums over ranks."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,10 +14,9 @@ from thinktwice.errors import ConfigError
 
 
 def use_channels_last(model: nn.Module) -> None:
-    """Store the weights of 2-D convolutions with the channels innermost, in place.
+    """Convert the weights of 2-D convolutions to the channels-last memory format, in place.
 
-    ``Module.to(memory_format=...)`` refuses models with 5-D weights, as those of
-    sparse convolutions are.
+    ``Module.to(memory_format=...)`` raises on 5-D weights, which sparse convolutions have.
     """
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.dim() == 4:
@@ -25,10 +24,10 @@ def use_channels_last(model: nn.Module) -> None:
 
 
 def share_label_counts(model: nn.Module) -> None:
-    """Let the losses divide by the labels of all processes, in place (see ``DrivingLoss``).
+    """Make the losses divide by the number of labels on all ranks, in place (see ``DrivingLoss``).
 
-    The gradient is averaged over processes. A loss that divides by the number of its
-    own labels would weigh labels by the process that they happen to be on.
+    Gradients are averaged over ranks. If each rank divided by the number of its own labels,
+    the weight of a label would depend on the rank it is on.
     """
     for module in model.modules():
         if hasattr(module, 'mean_over_ranks'):
@@ -36,18 +35,18 @@ def share_label_counts(model: nn.Module) -> None:
 
 
 def mean_over_ranks(count: Tensor) -> Tensor:
-    """Mean of a scalar over all processes. Collective."""
+    """Mean of a scalar over all ranks. Collective."""
     all_reduce(count, op='sum')
     return count / get_world_size()
 
 
 def submodules(model: nn.Module, names: str | Sequence[str], key: str) -> list[nn.Module]:
-    """Parts of a model by their names.
+    """Submodules of a model by name.
 
     Args:
         model: The model.
-        names: Dotted names, one or several; an empty name is the model itself.
-        key: Key of the config that holds the names.
+        names: One or several dotted names; an empty name is the model itself.
+        key: Config key of the names, for the message.
 
     Raises:
         ConfigError: The model has no such part.
@@ -64,7 +63,7 @@ def submodules(model: nn.Module, names: str | Sequence[str], key: str) -> list[n
 
 @contextmanager
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """Keep the running statistics of all BatchNorm layers of ``model`` as they are."""
+    """Do not update the running statistics of the BatchNorm layers of ``model`` inside the context."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     counts = [norm.num_batches_tracked for norm in norms]
@@ -81,13 +80,13 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
 
 
 def recompute_activations(model: nn.Module, names: str | Sequence[str]) -> None:
-    """Keep only the inputs of parts of a model and run them again in the backward pass, in place.
+    """Checkpoint the activations of parts of a model, in place: the backward pass computes them again.
 
-    Running statistics are those of one pass, as without it.
+    Running statistics are updated once, as without it.
 
     Args:
         model: The model.
-        names: Parts, for example ``['img_encoder', 'decoder']``.
+        names: Names of the parts, for example ``['img_encoder', 'decoder']``.
 
     Raises:
         ConfigError: The model has no such part.
@@ -110,14 +109,14 @@ def _recomputed(module: nn.Module, forward: Callable, contexts: Callable) -> Cal
 
 
 def compile_parts(model: nn.Module, options: dict | bool) -> None:
-    """Compile a model or parts of it with ``torch.compile``, in place; names of weights stay.
+    """Compile a model or parts of it with ``torch.compile``, in place; the names of weights stay.
 
-    A compiled part may not share a BatchNorm layer with a part that is not compiled, as
-    the decoder shares the flatten head's: autograd then finds its statistics changed.
+    A compiled part must not share a BatchNorm layer with a part that is not compiled, as
+    the decoder shares the flatten head's: autograd would raise for statistics modified in place.
 
     Args:
         model: The model.
-        options: True, or arguments of ``torch.compile`` and ``modules``: names of the parts.
+        options: True, or arguments of ``torch.compile``, and ``modules``: names of the parts.
 
     Raises:
         ConfigError: The model has no such part.

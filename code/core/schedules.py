@@ -1,4 +1,4 @@
-"""Schedules of learning rates in a continued run."""
+"""Schedules of learning rates in a resumed run."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -8,8 +8,8 @@ from torch.optim import Optimizer
 
 from thinktwice.core.loops import TrainPosition
 
+#: Keys of a schedule's state that change during training; the others define the schedule.
 PROGRESS = frozenset({'last_step', '_global_step', '_last_value', 'verbose'})
-"""What a schedule's state says of how far it has come; the rest says what it is."""
 
 
 def continue_schedules(
@@ -20,19 +20,19 @@ def continue_schedules(
     position: TrainPosition,
     batches: int,
 ) -> bool:
-    """Bring the optimiser and its schedules to where a run stood. The config decides what they are.
+    """Bring the optimizer and its schedules to the position of a resumed run.
 
-    If the schedules are those of the checkpoint, they go on bit for bit. If they are not (another
-    number of batches an epoch, of epochs, another learning rate), those of the config are played
-    through up to the epoch and batch where the run stood, so that they end when training ends.
+    If the schedules of the config are those of the checkpoint, they resume exactly. If not (another
+    number of batches per epoch, number of epochs or learning rate), those of the config are stepped
+    up to the epoch and batch of the position, so that they end when training ends.
 
     Args:
-        schedules: mmengine's, freshly built from the config.
-        optimizer: Freshly built from the config.
+        schedules: Parameter schedulers of mmengine, newly built from the config.
+        optimizer: Newly built from the config.
         saved_schedules: State of each schedule, from the checkpoint.
-        load_optimizer: Gives ``optimizer`` the state of the checkpoint.
-        position: Where the run stood.
-        batches: Batches of an epoch of this run.
+        load_optimizer: Loads the checkpoint's state into ``optimizer``.
+        position: Where the run resumes.
+        batches: Batches per epoch of this run.
 
     Returns:
         Whether the schedules are those of the checkpoint.
@@ -63,7 +63,7 @@ def _play(schedules: Sequence[Any], position: TrainPosition, batches: int) -> No
     """Step the schedules as training up to ``position`` would have done."""
     done = position.epoch * batches + position.batches_done
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore', UserWarning)  # that no optimiser step came in between
+        warnings.simplefilter('ignore', UserWarning)  # no optimizer step came in between
         for batch in range(1, done + 1):
             for schedule in schedules:
                 if not schedule.by_epoch or batch % batches == 0:

@@ -113,13 +113,13 @@ def test_newest_checkpoint_that_is_not_to_be_trusted_is_not_skipped(tmp_path):
 
 @pytest.fixture
 def dead_process():
-    """Number of a process that has ended."""
+    """Id of a process that has ended."""
     process = subprocess.Popen(['true'])
     process.wait()
     return process.pid
 
 
-def test_leftovers_of_killed_writers_are_removed_and_files_being_written_are_not(tmp_path, dead_process):
+def test_temporary_files_are_removed_unless_their_process_lives(tmp_path, dead_process):
     host = socket.gethostname()
     living = os.getppid()
     kept = [

@@ -1,4 +1,4 @@
-"""Schedules of a continued run, against a run that had its length from the start."""
+"""Schedules of a resumed run, against a run that had its length from the start."""
 
 import pytest
 import torch
@@ -71,7 +71,7 @@ def test_more_epochs_and_another_rate_hold_from_the_point_of_resuming():
     assert train(optimizer, schedules, 6, start=12) == train(*build(6, lr=0.3), 6)[12:]
 
 
-def test_other_settings_of_the_optimiser_are_those_of_the_config():
+def test_other_settings_of_the_optimizer_are_those_of_the_config():
     optimizer, schedules = build(6)
     optimizer.param_groups[0]['weight_decay'] = 0.125
     assert resume(checkpoint(6, 8), optimizer, schedules, TrainPosition(1, 8, 2), 6)

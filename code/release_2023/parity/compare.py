@@ -1,7 +1,7 @@
 """Run a model on one batch and compare everything it computes with stored values.
 
-The stored file (``.npz``) holds whole arrays under ``infer/``, fingerprints under
-``infer_fp/``, the logged values under ``loss/`` and gradient norms under ``grad/``.
+A file of stored values (``.npz``) holds whole arrays under ``infer/``, fingerprints under
+``infer_fp/``, logged values under ``loss/`` and gradient norms under ``grad/``.
 """
 
 from collections.abc import Mapping
@@ -20,12 +20,12 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Deviation:
-    """How far one entry is from its stored value.
+    """Difference of one entry from its stored value.
 
     Attributes:
         entry: Name in the stored file.
         error: Largest difference, relative to the largest stored magnitude.
-        detail: What went wrong where the entry could not be compared.
+        detail: Why the entry could not be compared, if so.
     """
 
     entry: str
@@ -53,8 +53,8 @@ def compare(stored: Mapping[str, np.ndarray], computed: Mapping[str, np.ndarray]
         computed: The same entries, from :func:`collect`.
 
     Returns:
-        One deviation an entry; an entry that is absent, has another shape or is not
-        finite has an infinite error.
+        One deviation per entry. An entry that is missing, of another shape or not finite
+        has an infinite error.
     """
     deviations = [
         _compare_entry(name, np.asarray(stored[name]), computed.get(name))

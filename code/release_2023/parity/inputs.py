@@ -1,9 +1,9 @@
 """Deterministic weights and batches in the format of the official 2023 model.
 
-Every weight depends on its official name and shape alone, every batch on a seed
-alone, so two implementations can be compared without exchanging gigabytes. Both
-use numpy's legacy generator, whose stream is frozen. The order of the draws is
-part of the definition: do not reorder.
+Weights depend only on their official names and shapes, a batch only on a seed, so that two
+implementations can be compared without exchanging gigabytes. Both use numpy's legacy
+generator, whose stream is frozen. The order of the draws is part of the definition: do not
+reorder them.
 """
 
 import zlib
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-#: Entries of the official state dict that its config determines.
+#: Last parts of the names of official entries that the config determines.
 DERIVED_ENTRIES = ('voxel_size', 'voxel_coord', 'voxel_num', 'frustum')
 
 NUM_STEPS = 4
@@ -40,7 +40,7 @@ NUM_CAMERAS = len(EGO2CAM)
 
 
 def deterministic_weights(shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-    """Fill every official entry with values that its name and shape determine.
+    """Values for every official entry, determined by its name and shape.
 
     Args:
         shapes: Official name to shape; kernels of sparse convolutions in the
@@ -48,7 +48,7 @@ def deterministic_weights(shapes: Mapping[str, Sequence[int]]) -> dict[str, Tens
 
     Returns:
         Official name to float32 tensor (int64 for ``num_batches_tracked``),
-        without the entries that a model derives from its config.
+        without the entries that the config determines.
     """
     return {
         name: torch.from_numpy(np.asarray(_fill(name, tuple(shape))))
@@ -81,7 +81,7 @@ def _tensor(array: np.ndarray) -> Tensor:
 
 
 class _Draws:
-    """Float32 tensors drawn one after the other from one numpy stream."""
+    """Float32 tensors drawn in order from one numpy generator."""
 
     def __init__(self, seed: int) -> None:
         self.rng = np.random.RandomState(seed)
@@ -93,7 +93,7 @@ class _Draws:
         return _tensor(self.rng.random_sample(shape))
 
     def teacher_maps(self, batch_size: int) -> list[Tensor | None]:
-        """The teacher's six levels; nothing reads the first two."""
+        """The teacher's six levels; the first two are never read."""
         return [None, None, *(self.normal(batch_size, *shape).relu() for shape in TEACHER_MAP_SHAPES)]
 
     def beta(self, batch_size: int) -> Tensor:
@@ -116,7 +116,7 @@ def deterministic_batch(
         frames: Frames T, the key frame last.
         height: Image rows H.
         width: Image columns W.
-        num_points: LiDAR points P of each sample.
+        num_points: LiDAR points P per sample.
 
     Returns:
         The official training batch: ``img`` (B,T,4,3,H,W), ``points`` (B,1,P,5),
@@ -164,7 +164,7 @@ def _add_teacher_targets(batch: dict[str, Any], draws: _Draws, b: int) -> None:
 
 
 def _queue_metas(draws: _Draws, frames: int, height: int, width: int) -> list[dict[str, Tensor]]:
-    """Camera matrices of one sample: augmentation shared by its frames, ego motion."""
+    """Camera matrices of one sample, with ego motion and one augmentation for all its frames."""
     ida = _image_augmentation(draws.rng, height, width)
     angle = draws.rng.uniform(-0.1, 0.1)
     step = draws.rng.uniform(0.0, 4.0)

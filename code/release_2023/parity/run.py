@@ -20,14 +20,14 @@ def fill_model(
 
     Args:
         model: Usually that of ``configs/thinktwice_reference.py``.
-        fill_weights: Official name to shape -> official name to tensor; derived
-            entries may be left out.
+        fill_weights: Takes official names with shapes, returns official names with tensors;
+            entries that the config determines may be missing.
 
     Returns:
-        The model in evaluation mode, every parameter and buffer loaded.
+        The model in evaluation mode with all parameters and buffers loaded.
 
     Raises:
-        ValueError: If an entry of the model stays unfilled or a weight is unknown.
+        CheckpointError: A weight of the model is missing, or a weight is not the model's.
     """
     weights = OrderedDict(fill_weights(official_entries()))
     converted = official_to_ours(weights, model_shapes(model))
