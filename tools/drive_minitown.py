@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from thinktwice.closed_loop.policies import Policy
     from thinktwice.closed_loop.scoring import RouteResult
 
-POLICIES = ('agent', 'expert', 'constant', 'lane')
+POLICIES = ('agent', 'expert', 'constant', 'lane', 'ego_mlp')
 CONTROLLERS = ('beta', 'pid', 'fused')
 
 
@@ -34,8 +34,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--policy',
         choices=POLICIES,
         default='agent',
-        help='who drives: a trained model, the expert, constant throttle, or constant speed along the lane '
-        '(%(default)s)',
+        help='who drives: a trained model, the expert, constant throttle, constant speed along the lane, or a '
+        'network that sees speed, target point and command, trained now on the data of CONFIG (%(default)s)',
     )
     parser.add_argument(
         '--controller', choices=CONTROLLERS, default='fused', help='from plan to control (%(default)s)'
@@ -60,7 +60,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.policy == 'agent' and not arguments.checkpoint:
         parser.error('a model needs CONFIG and CHECKPOINT, or choose another --policy')
-    if arguments.policy != 'agent' and arguments.config:
+    if arguments.policy == 'ego_mlp' and (not arguments.config or arguments.checkpoint):
+        parser.error('--policy ego_mlp needs CONFIG and no CHECKPOINT')
+    if arguments.policy not in ('agent', 'ego_mlp') and arguments.config:
         parser.error(f'--policy {arguments.policy} takes no CONFIG and CHECKPOINT')
     if not arguments.length > 0:
         parser.error(f'--length must be a positive number of meters, got {arguments.length}')
@@ -103,6 +105,33 @@ def make_agent_policy(
     return AgentPolicy(make_agent, forward, Sensors(rig))
 
 
+def make_ego_mlp_policy(
+    config: str, cfg_options: dict[str, Any], controller: str, frequency: int
+) -> 'Policy':
+    """The ego-status baseline, trained on the training split of a config."""
+    import torch
+
+    from thinktwice.apis import init_dataset
+    from thinktwice.closed_loop.agent import DrivingAgent
+    from thinktwice.closed_loop.controllers import CONTROLLERS
+    from thinktwice.closed_loop.ego_mlp import LABEL_STEPS, train_ego_mlp
+    from thinktwice.closed_loop.policies import AgentPolicy
+    from thinktwice.config.load import load_config
+
+    torch.set_num_threads(1)
+    cfg = load_config(config, cfg_options)
+    steps = [step for step in cfg.train_dataloader.dataset.pipeline if step['type'] in LABEL_STEPS]
+    dataset = init_dataset(cfg, 'train', {'train_dataloader.dataset.pipeline': steps})
+    mlp = train_ego_mlp([dataset[index] for index in range(len(dataset))])
+
+    def make_agent() -> DrivingAgent:
+        return DrivingAgent(
+            mlp.predict, dataset.steps[:1], dataset.calibration, 1 / frequency, 1, CONTROLLERS[controller]()
+        )
+
+    return AgentPolicy(make_agent, mlp.predict, sensors=None)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Drive, show progress, print the table."""
     arguments = parse_arguments(argv)
@@ -120,6 +149,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             options,
             arguments.controller,
             arguments.frequency,
+        )
+    elif arguments.policy == 'ego_mlp':
+        options = arguments.cfg_options
+        make_policy = partial(
+            make_ego_mlp_policy, arguments.config, options, arguments.controller, arguments.frequency
         )
     requests = plan_routes(arguments.routes, arguments.seed, arguments.towns.split(','))
     make_watcher = partial(VideoWriter, arguments.video, arguments.frequency) if arguments.video else None

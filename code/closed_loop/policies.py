@@ -11,6 +11,8 @@ from thinktwice.closed_loop.controllers import Prediction
 from thinktwice.closed_loop.environment import MinitownEnv
 from thinktwice.minitown import Sensors
 
+NO_POINTS = np.zeros((0, 4), dtype=np.float32)
+
 
 @dataclass(frozen=True)
 class Moment:
@@ -93,7 +95,7 @@ class AgentPolicy(Policy):
     Args:
         make_agent: makes the agent of a vehicle.
         predict: gives one prediction per sample.
-        sensors: of the vehicles.
+        sensors: of the vehicles; None for a model that sees none.
 
     Attributes:
         predictions: the last prediction by slot, for pictures.
@@ -103,7 +105,7 @@ class AgentPolicy(Policy):
         self,
         make_agent: Callable[[], DrivingAgent],
         predict: Callable[[list[Any]], list[Prediction]],
-        sensors: Sensors,
+        sensors: Sensors | None,
     ) -> None:
         self.sensors = sensors
         self._make_agent, self._predict = make_agent, predict
@@ -135,8 +137,10 @@ def as_sensor_data(observation: dict[str, Any]) -> SensorData:
     """An environment's observation as the agent takes it."""
     north, east = observation['position'].tolist()
     return SensorData(
-        images=observation['images'],
-        points=observation['lidar'][: int(observation['lidar_points'])],
+        images=observation.get('images', {}),
+        points=observation['lidar'][: int(observation['lidar_points'])]
+        if 'lidar' in observation
+        else NO_POINTS,
         position=(north, east),
         compass=float(observation['compass'][0]),
         speed=float(observation['speed'][0]),

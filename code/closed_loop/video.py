@@ -144,9 +144,10 @@ def _draw_from_above(moment: Moment, prediction: dict[str, Any] | None) -> np.nd
                 _fill(canvas, world_to_ego(_corners(box), pose), color)
     canvas.draw_ego()
     if prediction is not None:
-        stages = np.asarray(prediction['waypoints_stages'].cpu())
-        canvas.draw_plan(stages[0], colors.COARSE, thickness=1)
-        canvas.draw_plan(stages[-1], colors.PREDICTED)
+        if 'waypoints_stages' in prediction:
+            for stage in prediction['waypoints_stages'][:-1].cpu().numpy():
+                canvas.draw_plan(stage, colors.COARSE, thickness=1)
+        canvas.draw_plan(prediction['waypoints'].cpu().numpy(), colors.PREDICTED)
     return canvas.image
 
 
