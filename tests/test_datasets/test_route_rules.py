@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from helpers import tiny_dataset
 
+from thinktwice.command_line import run_command
 from thinktwice.datasets import route_scan
 from thinktwice.datasets.metadata import JSON_NAME, PICKLE_NAME, parse_json
 from thinktwice.datasets.route_rules import RouteResult, last_motion, usable_frames
@@ -125,7 +126,7 @@ def test_tool_finds_scores_all_indices_and_sorts_routes(root: Path, tool: Module
     write_route(root, f'{TOWN}/routes_a', speeds(14, 0))
     write_route(root, 'town03_11/routes_b', speeds(12, 0))
     write_results((root.parent if beside else root) / 'collect_data_json', {'routes_z': (100, [])})
-    assert tool.main([str(root), '--workers', '1']) == 0
+    assert run_command(tool.main, [str(root), '--workers', '1']) == 0
     found = routes_of(root)
     assert found == {
         TOWN: {'routes_a': (14, 4, 'unrated'), 'routes_z': (24, 24, 'complete')},
@@ -139,9 +140,9 @@ def test_tool_finds_scores_all_indices_and_sorts_routes(root: Path, tool: Module
 def test_workers_do_not_change_the_result(root: Path, tool: ModuleType) -> None:
     for i in range(5):
         write_route(root, f'{TOWN}/routes_{i}', speeds(12 + i, 0))
-    tool.main([str(root), '--workers', '1'])
+    run_command(tool.main, [str(root), '--workers', '1'])
     alone = (root / JSON_NAME).read_bytes()
-    tool.main([str(root), '--workers', '2'])
+    run_command(tool.main, [str(root), '--workers', '2'])
     assert (root / JSON_NAME).read_bytes() == alone
 
 
@@ -152,7 +153,7 @@ def test_usable_frames_end_where_a_needed_file_is_missing(root: Path, tool: Modu
     killed = write_route(root, f'{TOWN}/routes_b', speeds(30, 0))
     (killed / 'lidar' / '0029.npy').write_bytes(b'')
     write_results(root / 'collect_data_json', {'routes_a': (100, []), 'routes_b': (100, [])})
-    tool.main([str(root), '--workers', '1'])
+    run_command(tool.main, [str(root), '--workers', '1'])
     assert routes_of(root)[TOWN] == {'routes_a': (30, 12, 'complete'), 'routes_b': (30, 29, 'complete')}
     tree = json.loads((root / JSON_NAME).read_text())
     assert 'seg_left ends before frame 0012' in tree['incomplete_routes'][f'{TOWN}/routes_a']
@@ -170,7 +171,7 @@ def test_malformed_routes_and_scores_are_listed_not_fatal(
     (root / TOWN / 'routes d').mkdir()
     (root / 'collect_data_json').mkdir()
     (root / 'collect_data_json' / f'data_collect_{TOWN}_results.json').write_text('{"_checkpoint": 3}')
-    assert tool.main([str(root), '--workers', '1']) == 0
+    assert run_command(tool.main, [str(root), '--workers', '1']) == 0
     assert list(routes_of(root)[TOWN]) == ['routes_a']
     tree = json.loads((root / JSON_NAME).read_text())
     malformed: dict[str, Any] = tree['malformed_routes']
@@ -188,7 +189,7 @@ def test_frames_without_a_heading_are_listed_on_demand(root: Path, tool: ModuleT
         theta = float('nan') if frame in (3, 15) else 0.5
         text = json.dumps({'speed': 5.0, 'theta': theta})
         (route / 'measurements' / f'{frame:04d}.json').write_text(text)
-    tool.main([str(root), '--workers', '1', '--check-headings'])
+    run_command(tool.main, [str(root), '--workers', '1', '--check-headings'])
     record = parse_json((root / JSON_NAME).read_bytes(), 'x').towns[TOWN]['routes_a']
     assert (record.usable, record.invalid_frames) == (10, (3,))
 
@@ -196,9 +197,9 @@ def test_frames_without_a_heading_are_listed_on_demand(root: Path, tool: ModuleT
 def test_missing_folder_and_empty_dataset_end_with_a_message(
     root: Path, tool: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert tool.main([str(root / 'nowhere')]) == 1
-    assert tool.main([str(root)]) == 1
-    assert tool.main([str(root), '--results', str(root / 'nowhere')]) == 1
+    assert run_command(tool.main, [str(root / 'nowhere')]) == 1
+    assert run_command(tool.main, [str(root)]) == 1
+    assert run_command(tool.main, [str(root), '--results', str(root / 'nowhere')]) == 1
     errors = capsys.readouterr().err
     assert 'no such folder' in errors
     assert 'nothing written' in errors
@@ -221,11 +222,11 @@ def test_metadata_of_a_read_only_dataset_go_to_another_folder(
 
     original = builtins.open
     monkeypatch.setattr(builtins, 'open', refuse)  # permissions do not stop root
-    assert tool.main([str(root), '--workers', '1']) == 1
-    [line] = [line for line in capsys.readouterr().err.splitlines() if 'generate_metadata' in line]
+    assert run_command(tool.main, [str(root), '--workers', '1']) == 1
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error')]
     assert 'Read-only file system' in line and '--metadata-dir' in line
     other = tmp_path / 'made' / 'metadata'
-    assert tool.main([str(root), '--workers', '1', '--metadata-dir', str(other)]) == 0
+    assert run_command(tool.main, [str(root), '--workers', '1', '--metadata-dir', str(other)]) == 0
     assert parse_json((other / JSON_NAME).read_bytes(), 'x').towns[TOWN]['routes_a'].usable == 10
     assert not (root / JSON_NAME).exists()
 
