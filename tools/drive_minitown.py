@@ -34,8 +34,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--policy',
         choices=POLICIES,
         default='agent',
-        help='who drives: a trained model, the expert, constant throttle, constant speed along the lane, or a '
-        'network that sees speed, target point and command, trained now on the data of CONFIG (%(default)s)',
+        help='who drives: a trained model, the expert, constant throttle, constant speed along the lane, or '
+        'a network of speed, target point and command, trained now on the data of CONFIG (%(default)s)',
     )
     parser.add_argument(
         '--controller', choices=CONTROLLERS, default='fused', help='from plan to control (%(default)s)'

@@ -136,11 +136,10 @@ class AgentPolicy(Policy):
 def as_sensor_data(observation: dict[str, Any]) -> SensorData:
     """An environment's observation as the agent takes it."""
     north, east = observation['position'].tolist()
+    points = observation.get('lidar', NO_POINTS)[: int(observation.get('lidar_points', 0))]
     return SensorData(
         images=observation.get('images', {}),
-        points=observation['lidar'][: int(observation['lidar_points'])]
-        if 'lidar' in observation
-        else NO_POINTS,
+        points=points,
         position=(north, east),
         compass=float(observation['compass'][0]),
         speed=float(observation['speed'][0]),

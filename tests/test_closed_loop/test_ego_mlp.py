@@ -32,7 +32,7 @@ def test_it_learns_what_the_status_tells() -> None:
     predictions = train_ego_mlp(samples[:320]).predict(samples[320:])
     errors, steering = [], []
     for sample, prediction in zip(samples[320:], predictions, strict=True):
-        errors.append(np.linalg.norm(prediction['waypoints'] - sample['waypoints'], axis=1).mean())
+        errors.append(np.linalg.norm(prediction['waypoints'].numpy() - sample['waypoints'], axis=1).mean())
         alpha, beta = (torch.from_numpy(sample[f'action_{name}']) for name in ('alpha', 'beta'))
         steering.append((prediction['action'] - beta_mode_action(alpha, beta))[1].abs())
     assert np.mean(errors) < 0.3  # plans reach up to 16 m
