@@ -53,7 +53,9 @@ def init_model(
     with as_config_error('model'):
         model = MODELS.build(cfg.model)
     if checkpoint is not None:
-        _load_weights(model, checkpoint, trust=bool(cfg.get('trust_checkpoint')))
+        weights = load_checkpoint(checkpoint, trust=bool(cfg.get('trust_checkpoint')))
+        adapt_checkpoint(weights, model, fine_tuning=False)
+        load_weights(model, weights, str(checkpoint))
     model.cfg = cfg
     return model.to(device or ('cuda' if torch.cuda.is_available() else 'cpu')).eval()
 
@@ -113,12 +115,6 @@ def _prepare(config: str | Path | Config, cfg_options: dict[str, Any] | None) ->
     check_parts(cfg)
     init_default_scope(cfg.default_scope)
     return cfg
-
-
-def _load_weights(model: nn.Module, file: str | Path, trust: bool) -> None:
-    checkpoint = load_checkpoint(file, trust=trust)
-    adapt_checkpoint(checkpoint, model, fine_tuning=False)
-    load_weights(model, checkpoint, str(file))
 
 
 def _collate_function(cfg: Config) -> Any:
