@@ -48,6 +48,5 @@ def test_training_ends_at_the_start(tmp_path: Path, option: dict) -> None:
     root = write_dataset(tmp_path / 'data', {'town01_00/routes_a': 8})
     cfg = load_config(str(MINITOWN), {'is_dev': True, 'data_root': str(root), **option})
     cfg.work_dir, cfg.launcher = str(tmp_path / 'run'), 'none'
-    runner = DrivingRunner.from_cfg(cfg)
     with pytest.raises(ConfigError, match='but the data has'):
-        runner.build_all()
+        DrivingRunner.from_cfg(cfg).build_all()
