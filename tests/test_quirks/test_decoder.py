@@ -3,11 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.deformable_attention import multi_scale_deformable_attention
 from helpers.small_decoder import PARTS, SIZES, decoder_inputs
 
 from thinktwice.model_code.dense_heads import ThinkTwiceDecoder
 from thinktwice.model_code.dense_heads.projection import project_to_cameras
-from thinktwice.model_code.ops import multi_scale_deformable_attention
 from thinktwice.release_2023.model import ReferenceThinkTwiceDecoder
 
 both = pytest.mark.parametrize('corrected', [True, False], ids=['corrected', '2023'])

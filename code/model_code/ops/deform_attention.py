@@ -1,46 +1,8 @@
-"""Sampling core of multi-scale deformable attention (Zhu et al., 2021) in plain PyTorch."""
-
-from collections.abc import Sequence
+"""The operators of multi-scale deformable attention (Zhu et al., 2021) of ``mmcv.ops`` in plain PyTorch."""
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
-
-
-def multi_scale_deformable_attention(
-    values: Sequence[Float[Tensor, 'B heads C _ _']],
-    locations: Float[Tensor, 'B Q heads levels P 2'],
-    weights: Float[Tensor, 'B Q heads levels P'],
-) -> Float[Tensor, 'B Q heads*C']:
-    """Weighted sum of bilinear samples of several feature maps, per head.
-
-    The convention is that of ``grid_sample`` with ``align_corners=False`` and zero padding, but with
-    (0, 0) for the upper left and (1, 1) for the lower right corner of the map.
-
-    Args:
-        values: Feature map of each level.
-        locations: x, y of P points per level.
-        weights: Attention weights, normalized over levels and points.
-
-    Returns:
-        The results of the heads, concatenated.
-
-    Raises:
-        ValueError: If the number of maps differs from the number of levels.
-    """
-    B, Q, heads, levels, points, _ = locations.shape
-    if len(values) != levels:
-        raise ValueError(f'{len(values)} maps were given for locations on {levels} levels')
-    channels = values[0].shape[2]
-    grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1)  # (B * heads, Q, levels, points, 2)
-    samples = [
-        F.grid_sample(value.flatten(0, 1), grids[:, :, level], padding_mode='zeros', align_corners=False)
-        for level, value in enumerate(values)
-    ]  # each (B * heads, C, Q, points)
-    attention = weights.transpose(1, 2).reshape(B * heads, 1, Q, levels * points)
-    summed = (torch.cat(samples, dim=-1) * attention).sum(-1)  # (B * heads, C, Q)
-    return summed.view(B, heads * channels, Q).transpose(1, 2)
 
 
 def ms_deform_attn_forward(
@@ -61,10 +23,10 @@ def ms_deform_attn_forward(
         attention_weights: Attention weights, normalized over levels and points.
         im2col_step: Unused, part of mmcv's signature.
     """
-    shapes = spatial_shapes.tolist()
-    levels = value.permute(0, 2, 3, 1).split([height * width for height, width in shapes], dim=-1)
-    maps = [level.unflatten(-1, shape) for level, shape in zip(levels, shapes, strict=True)]
-    return multi_scale_deformable_attention(maps, sampling_locations, attention_weights)
+    # imported when called: mmcv.ops can be imported only after the extension has been replaced
+    from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
+
+    return multi_scale_deformable_attn_pytorch(value, spatial_shapes, sampling_locations, attention_weights)
 
 
 def ms_deform_attn_backward(

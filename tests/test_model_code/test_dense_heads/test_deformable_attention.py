@@ -1,9 +1,9 @@
 import pytest
 import torch
+from helpers.deformable_attention import multi_scale_deformable_attention
 
 from thinktwice.model_code.dense_heads.deformable_attention import DeformableAttention
 from thinktwice.model_code.dense_heads.image_tokens import ImageTokens
-from thinktwice.model_code.ops import multi_scale_deformable_attention
 
 SIZES = [(5, 7), (3, 4)]
 

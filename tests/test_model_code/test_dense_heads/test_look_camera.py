@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.deformable_attention import multi_scale_deformable_attention
 from helpers.small_decoder import IMAGE_SIZE, pyramid, rig
 
 from thinktwice.model_code.dense_heads import CameraLook, LookContext
 from thinktwice.model_code.dense_heads.image_tokens import ImageTokens
 from thinktwice.model_code.dense_heads.look_camera import pack_visible
-from thinktwice.model_code.ops import multi_scale_deformable_attention
 
 C, E, CM, CV = 8, 4, 5, 10
 HEADS, POINTS = 2, 3

@@ -1,10 +1,8 @@
 import math
 
-import pytest
 import torch
-
-import thinktwice.model_code  # noqa: F401  (puts the portable operators into place)
-from thinktwice.model_code.ops import multi_scale_deformable_attention
+from helpers.deformable_attention import flat_maps
+from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction
 
 SIZES = [(5, 7), (3, 4), (1, 2)]
 
@@ -26,9 +24,16 @@ def bilinear(image: torch.Tensor, y: float, x: float) -> torch.Tensor:
     return value
 
 
+def attend(values, locations, weights):
+    """mmcv's autograd function, which calls the portable operators."""
+    table, sizes = flat_maps(values)
+    starts = sizes.prod(1).cumsum(0) - sizes.prod(1)
+    return MultiScaleDeformableAttnFunction.apply(table.contiguous(), sizes, starts, locations, weights, 64)
+
+
 def test_equals_a_loop_over_queries_heads_levels_and_points() -> None:
     values, locations, weights = inputs()
-    output = multi_scale_deformable_attention(values, locations, weights)
+    output = attend(values, locations, weights)
     B, Q, heads, levels, points, _ = locations.shape
     expected = torch.zeros(B, Q, heads, 3, dtype=torch.double)
     for b, q, head, level, point in torch.cartesian_prod(
@@ -45,38 +50,10 @@ def test_gradients_equal_finite_differences() -> None:
     values, locations, weights = inputs(B=1, Q=2, heads=2, channels=2, points=1)
     leaves = [value.requires_grad_() for value in values]
     leaves += [locations.requires_grad_(), weights.requires_grad_()]
-    assert torch.autograd.gradcheck(
-        lambda *args: multi_scale_deformable_attention(args[:3], args[3], args[4]), leaves
-    )
+    assert torch.autograd.gradcheck(lambda *args: attend(args[:3], args[3], args[4]), leaves)
 
 
 def test_no_query_gives_an_empty_result() -> None:
     values, locations, weights = inputs()
-    output = multi_scale_deformable_attention(values, locations[:, :0], weights[:, :0])
+    output = attend(values, locations[:, :0], weights[:, :0])
     assert output.shape == (2, 0, 6)
-
-
-def test_a_missing_level_is_named() -> None:
-    values, locations, weights = inputs()
-    with pytest.raises(ValueError, match='2 maps were given for locations on 3 levels'):
-        multi_scale_deformable_attention(values[:2], locations, weights)
-
-
-def test_mmcv_own_function_runs_on_the_stand_in() -> None:
-    attention = pytest.importorskip('mmcv.ops.multi_scale_deform_attn')
-    values, locations, weights = inputs()
-    flat = torch.cat([value.flatten(3) for value in values], dim=-1).permute(0, 3, 1, 2).contiguous()
-    shapes = torch.tensor(SIZES)
-    starts = torch.cat([shapes.new_zeros(1), shapes.prod(1).cumsum(0)[:-1]])
-    results = []
-    for function, arguments in (
-        (attention.MultiScaleDeformableAttnFunction.apply, (shapes, starts)),
-        (attention.multi_scale_deformable_attn_pytorch, (shapes,)),
-    ):
-        leaves = [leaf.clone().requires_grad_() for leaf in (flat, locations, weights)]
-        steps = (64,) if len(arguments) == 2 else ()
-        output = function(leaves[0], *arguments, *leaves[1:], *steps)
-        output.square().sum().backward()
-        results.append([output, *(leaf.grad for leaf in leaves)])
-    for actual, expected in zip(*results, strict=True):
-        torch.testing.assert_close(actual, expected)
