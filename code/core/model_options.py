@@ -1,11 +1,12 @@
 """Options of any model: memory format, activation checkpointing, compilation, sums over ranks."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from mmengine.dist import all_reduce, get_world_size
+from mmengine.model import BaseModel
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
@@ -77,6 +78,39 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
             norm.momentum = momentum
             if count is not None and old is not None:
                 count.copy_(old)
+
+
+def freeze_unused_parameters(model: BaseModel, batch: Mapping[str, Any]) -> list[str]:
+    """Freeze the parameters that no loss depends on, in place.
+
+    Distributed training waits for the gradient of every parameter that is not frozen. Which ones get none
+    follows from the losses of a config, and is found by following the graph of one forward pass.
+
+    Args:
+        model: On its device; its mode and its buffers are as before afterwards.
+        batch: A collated batch of the training set.
+
+    Returns:
+        Names of the parameters that were frozen.
+    """
+    was_training = model.training
+    model.eval()  # no statistics change and nothing is drawn; the graph has the same parameters
+    data = model.data_preprocessor(batch, False)
+    loss, _ = model.parse_losses(model._run_forward(data, mode='loss'))
+    model.train(was_training)
+    used, seen, queue = set(), set(), [loss.grad_fn]
+    while queue:
+        node = queue.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, 'variable'):  # the end of a path: a parameter
+            used.add(node.variable)
+        queue += [following for following, _ in node.next_functions]
+    unused = {name: p for name, p in model.named_parameters() if p.requires_grad and p not in used}
+    for parameter in unused.values():
+        parameter.requires_grad_(False)
+    return list(unused)
 
 
 def recompute_activations(model: nn.Module, names: str | Sequence[str]) -> None:

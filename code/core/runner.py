@@ -58,6 +58,8 @@ class DrivingRunner(Runner):
         """Move the model to its device and wrap it for distributed training if there are several ranks."""
         on_gpu = torch.cuda.is_available()
         model = model.to('cuda' if on_gpu else 'cpu')
+        if self.distributed and self._train_dataloader is not None:
+            self._freeze_unused(model)
         if self.cfg.get('channels_last'):
             model_options.use_channels_last(model)
         model = self._with_sync_bn(model, on_gpu)
@@ -73,6 +75,14 @@ class DrivingRunner(Runner):
         options.pop('type', None)
         device_ids = [torch.cuda.current_device()] if on_gpu else None
         return MMDistributedDataParallel(module=model, device_ids=device_ids, **options)
+
+    def _freeze_unused(self, model: nn.Module) -> None:
+        """Freeze what the losses of the config do not use, found with two samples of the training set."""
+        dataset, collate = self._train_dataloader.dataset, self._train_dataloader.collate_fn
+        samples = [dataset[index] for index in {0, len(dataset) // 2}]
+        if frozen := model_options.freeze_unused_parameters(model, collate(samples)):
+            names = ', '.join(frozen[:3]) + (', ...' if len(frozen) > 3 else '')
+            self.logger.info(f'{len(frozen)} parameters that no loss uses are frozen ({names})')
 
     def _with_sync_bn(self, model: nn.Module, on_gpu: bool) -> nn.Module:
         """Convert BatchNorm to SyncBN if the config says so; it exists only on GPUs."""

@@ -368,7 +368,7 @@ def build_and_scale(runner: DrivingRunner) -> None:
     runner.scale_lr(runner.optim_wrapper, runner.auto_scale_lr)
 
 
-UNUSED = """
+LAYERS = """
 from thinktwice.registry import MODELS
 from toy_parts import ToyPlanner
 from torch import nn
@@ -378,24 +378,41 @@ from torch import nn
 class PlannerWithUnusedLayer(ToyPlanner):
     def __init__(self, **options):
         super().__init__(**options)
-        self.unused = nn.Linear(2, 2)
+        self.layer = nn.Linear(2, 2)
+
+
+@MODELS.register_module()
+class PlannerWithRareLayer(PlannerWithUnusedLayer):
+    def forward(self, *arguments, **options):
+        outputs = super().forward(*arguments, **options)
+        if isinstance(outputs, dict) and not self.training:
+            outputs['loss_layer'] = self.layer.weight.sum()
+        return outputs
 """
 
 
-@pytest.mark.parametrize('options', [(), ('--cfg-options', 'model_wrapper_cfg.find_unused_parameters=True')])
-def test_parameters_without_gradient_on_two_ranks(options, tmp_path):
-    (tmp_path / 'unused_layer.py').write_text(UNUSED)
-    config = tmp_path / 'unused.py'
+@pytest.mark.parametrize(
+    ('planner', 'options', 'code'),
+    [
+        ('PlannerWithUnusedLayer', (), 0),
+        ('PlannerWithRareLayer', (), 1),
+        ('PlannerWithRareLayer', ('--cfg-options', 'model_wrapper_cfg.find_unused_parameters=True'), 0),
+    ],
+)
+def test_parameters_without_gradient_on_two_ranks(planner, options, code, tmp_path):
+    (tmp_path / 'more_layers.py').write_text(LAYERS)
+    config = tmp_path / 'more.py'
     config.write_text(
         f'import sys\n\nsys.path.insert(0, {str(tmp_path)!r})\n_base_ = [{str(REPOSITORY / TOY_CONFIG)!r}]\n'
-        "custom_imports = dict(imports=['toy_parts', 'unused_layer'], allow_failed_imports=False)\n"
-        "model = dict(type='PlannerWithUnusedLayer')\ntrain_cfg = dict(max_epochs=1)\n"
+        "custom_imports = dict(imports=['toy_parts', 'more_layers'], allow_failed_imports=False)\n"
+        f'model = dict(type={planner!r})\ntrain_cfg = dict(max_epochs=1)\n'
     )
     arguments = [str(config), f'--work-dir={tmp_path / "run"}', '--launcher', 'pytorch', *options]
     ranks = start_ranks(run_as_rank, (arguments,), 2, tmp_path / 'ranks')
-    assert ranks.wait() == [0 if options else 1] * 2, ranks.logs()
-    said = 'error: some parameters get no gradient' in ranks.log(0)
-    assert said == (not options)
+    assert ranks.wait() == [code] * 2, ranks.logs()
+    assert ('error: some parameters get no gradient' in ranks.log(0)) == (code == 1)
+    frozen = '2 parameters that no loss uses are frozen (layer.weight, layer.bias)'
+    assert (frozen in ranks.log(0)) == (planner == 'PlannerWithUnusedLayer')
     assert 'Traceback' not in ranks.logs()
 
 

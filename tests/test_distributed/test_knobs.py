@@ -1,9 +1,11 @@
 """Memory and speed knobs of the config change what they say they change, and not the result."""
 
+import re
+
 import pytest
 import torch
 from helpers.ranks import start_ranks
-from helpers.small_driver import inputs_for, small_driver, targets_for
+from helpers.small_driver import LOSSES, inputs_for, small_driver, targets_for
 from helpers.small_runs import NUM_SAMPLES, train_small
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -149,3 +151,24 @@ def test_knobs_work_together_on_two_processes(tmp_path):
     runs = start_ranks(train_small, (tmp_path / 'run', 2, 2, options, False), 2, tmp_path / 'ranks').results()
     for name, value in runs[0]['weights'].items():
         assert torch.equal(value, runs[1]['weights'][name]), name
+
+
+@pytest.mark.parametrize('left_out', [None, 'Segmentation', 'ValueLoss', 'ActionLoss', 'Teacher|Refine'])
+def test_what_no_loss_uses_is_frozen_and_all_else_gets_a_gradient(left_out):
+    kept = [loss for loss in LOSSES if left_out is None or not re.search(left_out, loss['type'])]
+    model, inputs, targets = small_driver(losses=kept).train(), inputs_for(), targets_for()
+    for parameter in model.parameters():  # layers that start at zero would hide those behind them
+        torch.nn.init.normal_(parameter, std=0.05)
+    inputs['img'] = torch.randint(0, 256, inputs['img'].shape, dtype=torch.uint8)
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    before = {name for name, p in model.named_parameters() if p.requires_grad}
+    batch = {'inputs': inputs, 'targets': targets}
+    frozen = model_options.freeze_unused_parameters(model, batch)
+    assert model.training
+    assert all(torch.equal(value, buffers[name]) for name, value in model.named_buffers())
+    assert bool(frozen) == (left_out is not None)
+
+    losses = model(**model.data_preprocessor(batch, False), mode='loss')
+    sum(value for name, value in losses.items() if 'loss' in name).backward()
+    reached = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert reached == before - set(frozen)
