@@ -80,29 +80,16 @@ def make_agent_policy(
     config: str, checkpoint: str, cfg_options: dict[str, Any], controller: str, frequency: int
 ) -> 'Policy':
     """The policy of a trained model, with the cameras of the data that its config names."""
-    from thinktwice.apis import init_dataset, init_model, predict
-    from thinktwice.closed_loop.agent import DrivingAgent
-    from thinktwice.closed_loop.controllers import CONTROLLERS
+    from thinktwice.apis import init_agent, init_dataset, init_model, predict
     from thinktwice.closed_loop.policies import AgentPolicy
     from thinktwice.minitown import CameraRig, Sensors
 
     model = init_model(config, checkpoint, 'cpu', cfg_options)
-    dataset = init_dataset(config, 'test', cfg_options)
-    camera, size = dataset.calibration.cameras[0], dataset.calibration.image_size
+    calibration = init_dataset(config, 'test', cfg_options).calibration
+    camera, size = calibration.cameras[0], calibration.image_size
     rig = CameraRig(size, math.degrees(2 * math.atan(size[1] / 2 / camera.intrinsics[0])))
-    forward = partial(predict, model)
-
-    def make_agent() -> DrivingAgent:
-        return DrivingAgent(
-            forward,
-            dataset.steps,
-            dataset.calibration,
-            1 / frequency,
-            dataset.num_frames,
-            CONTROLLERS[controller](),
-        )
-
-    return AgentPolicy(make_agent, forward, Sensors(rig))
+    make_agent = partial(init_agent, model, calibration, 1 / frequency, controller)
+    return AgentPolicy(make_agent, partial(predict, model), Sensors(rig))
 
 
 def make_ego_mlp_policy(

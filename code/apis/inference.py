@@ -1,4 +1,4 @@
-"""A trained model and its data from Python."""
+"""A trained model, its data and the agent that drives with it, from Python."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -12,11 +12,15 @@ from torch import Tensor, nn
 
 from thinktwice.checkpoint.file import load_checkpoint
 from thinktwice.checkpoint.weights import load_weights
+from thinktwice.closed_loop.agent import DrivingAgent
+from thinktwice.closed_loop.controllers import CONTROLLERS
 from thinktwice.config.load import load_config, require_keys
 from thinktwice.config.overrides import check_parts
 from thinktwice.datasets import CarlaDataset
+from thinktwice.datasets.calibration import Calibration
+from thinktwice.datasets.pipelines import LoadCameras
 from thinktwice.errors import ConfigError, as_config_error
-from thinktwice.registry import DATASETS, FUNCTIONS, MODELS
+from thinktwice.registry import DATASETS, FUNCTIONS, MODELS, TRANSFORMS
 from thinktwice.release_2023.checkpoint.adaptation import adapt_checkpoint
 
 SPLITS = ('train', 'val', 'test')
@@ -80,10 +84,56 @@ def init_dataset(
     if split not in SPLITS:
         raise ConfigError(f'split must be one of {", ".join(SPLITS)}, got {split!r}')
     cfg = _prepare(config, cfg_options)
-    key = f'{split}_dataloader' if split != 'test' or cfg.get('test_dataloader') else 'val_dataloader'
+    key = _loader_key(cfg, split)
     require_keys(cfg, [key], f'split={split!r}')
     with as_config_error(f'{key}.dataset'):
         return DATASETS.build(cfg[key].dataset)
+
+
+def init_agent(
+    model: nn.Module,
+    calibration: Calibration,
+    tick_seconds: float,
+    controller: str = 'fused',
+    half_sweeps: bool = False,
+    smooth_position: bool = False,
+) -> DrivingAgent:
+    """Make the agent that drives with a model; no data is needed, only the config's test pipeline.
+
+    Args:
+        model: From :func:`init_model`.
+        calibration: Of the vehicle; the agent uses the cameras that the pipeline names.
+        tick_seconds: Time between two ticks.
+        controller: From plan to control, a key of ``thinktwice.closed_loop.controllers.CONTROLLERS``.
+        half_sweeps: Whether the LiDAR gives half a sweep per tick.
+        smooth_position: Whether to average the position, as noisy GNSS needs it.
+
+    Raises:
+        ConfigError: The config has no test pipeline, or there is no such controller or camera.
+    """
+    cfg: Config = model.cfg
+    key = _loader_key(cfg, 'test')
+    require_keys(cfg, [key], 'an agent')
+    dataset = cfg[key].dataset
+    if 'pipeline' not in dataset:
+        raise ConfigError(f'{key}.dataset has no pipeline, which makes the samples of an agent')
+    if controller not in CONTROLLERS:
+        raise ConfigError(f'controller must be one of {", ".join(CONTROLLERS)}, got {controller!r}')
+    with as_config_error(f'{key}.dataset.pipeline'):
+        steps = [TRANSFORMS.build(step) for step in dataset.pipeline]
+    for step in steps:
+        if isinstance(step, LoadCameras):
+            calibration = calibration.select(step.cameras)
+    return DrivingAgent(
+        lambda samples: predict(model, samples),
+        steps,
+        calibration,
+        tick_seconds,
+        dataset.get('num_frames', 2),
+        CONTROLLERS[controller](),
+        half_sweeps,
+        smooth_position,
+    )
 
 
 @overload
@@ -115,6 +165,10 @@ def _prepare(config: str | Path | Config, cfg_options: dict[str, Any] | None) ->
     check_parts(cfg)
     init_default_scope(cfg.default_scope)
     return cfg
+
+
+def _loader_key(cfg: Config, split: str) -> str:
+    return f'{split}_dataloader' if split != 'test' or cfg.get('test_dataloader') else 'val_dataloader'
 
 
 def _collate_function(cfg: Config) -> Any:

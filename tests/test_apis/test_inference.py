@@ -1,6 +1,7 @@
 """A model, its data and its predictions from Python."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,10 +11,14 @@ from helpers.reference_config import write_small_configs
 from helpers.tiny_dataset import equal
 from mmengine.config import Config
 
-from thinktwice.apis import draw_sample, init_dataset, init_model, predict
+from thinktwice.apis import draw_sample, init_agent, init_dataset, init_model, predict
+from thinktwice.closed_loop.agent import SensorData
+from thinktwice.closed_loop.controllers import BetaController
 from thinktwice.config.load import load_config
 from thinktwice.datasets import collate_samples
+from thinktwice.datasets.calibration import package_calibration
 from thinktwice.errors import CheckpointError, ConfigError
+from thinktwice.geometry.route_planner import RouteNode
 from thinktwice.minitown import record
 from thinktwice.registry import HOOKS, MODELS
 from thinktwice.release_2023.checkpoint.conversion import model_shapes, ours_to_official
@@ -97,6 +102,46 @@ def test_official_weights_load_into_the_reference_config_and_no_other(tmp_path):
     assert all(torch.equal(value, loaded[name]) for name, value in source.state_dict().items())
     with pytest.raises(CheckpointError, match='configs/thinktwice_reference.py'):
         init_model(main, tmp_path / 'official.pth', device='cpu')
+
+
+def test_agent_plans_as_predict_does_for_the_recorded_frames(model, options):
+    dataset = init_dataset(MINITOWN, 'val', options)
+    agent = init_agent(model, dataset.calibration, tick_seconds=0.5)
+    plans: list[Any] = []
+    model_predict = agent.predict
+    agent.predict = lambda samples: plans.extend(model_predict(samples)) or plans[-1:]
+    sample = dataset[0]
+    town, route, _ = dataset.sample_id(0).split('/')
+    reader, frame = dataset.storage.route(town, route), sample['metas']['frame']
+    for number in (frame - 1, frame):
+        values = reader.measurements(number)
+        target = RouteNode(values['x_target'], values['y_target'], int(values['target_command']))
+        if number < frame:
+            agent.reset([RouteNode(values['x'], values['y'], 4), target])
+        size = dataset.calibration.stored_size
+        agent.step(
+            SensorData(
+                images={c.name: reader.rgb(c.rgb, number, size) for c in dataset.calibration.cameras},
+                points=reader.points(number),
+                position=(values['x'], values['y']),
+                compass=values['theta'],
+                speed=values['speed'],
+            )
+        )
+    assert len(plans) == 1
+    torch.testing.assert_close(plans[0], predict(model, sample), rtol=0, atol=1e-5)
+
+
+def test_agent_has_the_cameras_of_the_pipeline_and_the_controller_asked_for(model):
+    calibration = package_calibration()
+    agent = init_agent(model, calibration, 0.05, 'beta', half_sweeps=True)
+    assert agent.half_sweeps and not agent.smooth_position
+    assert isinstance(agent.controller, BetaController)
+    assert agent.calibration == calibration
+    one_camera = SimpleNamespace(cfg=load_config(MINITOWN, {'cameras': ['left'], 'num_cameras': 1}))
+    assert init_agent(one_camera, calibration, 0.05).calibration.cameras == (calibration.camera('left'),)
+    with pytest.raises(ConfigError, match="beta, pid, fused, got 'mpc'"):
+        init_agent(model, calibration, 0.05, 'mpc')
 
 
 def test_checkpoint_of_another_model_is_refused(checkpoint, tmp_path):
