@@ -155,7 +155,8 @@ def train_with_clocks_apart(arguments):
     from thinktwice.core.hooks import checkpoint
 
     if os.environ['RANK'] == '1':
-        checkpoint.time = SimpleNamespace(monotonic=lambda: 0.0)  # of this module only: start-up needs a clock
+        # of this module only: the start of ranks needs a clock
+        checkpoint.time = SimpleNamespace(monotonic=lambda: 0.0)
     return run_train(arguments)
 
 
