@@ -252,8 +252,15 @@ def boxes_touch(box: Array, others: Array) -> NDArray[np.bool_]:
     Returns:
         (N,) bool.
     """
-    if not len(others):
-        return np.zeros(0, dtype=bool)
+    touches = np.zeros(len(others), dtype=bool)
+    reach = others[:, 3] + others[:, 4] + box[3] + box[4]
+    near = np.flatnonzero((np.abs(others[:, :2] - box[:2]) <= reach[:, None]).all(1))
+    if len(near):
+        touches[near] = _rectangles_overlap(box, others[near])
+    return touches
+
+
+def _rectangles_overlap(box: Array, others: Array) -> NDArray[np.bool_]:
     offset = others[:, :2] - box[:2]
     turn = others[:, 2] - box[2]
     own_axes, other_yaw = rotation_matrix(box[2]), others[:, 2]

@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from numba import njit
 
 from thinktwice.closed_loop.criteria import Judge, Situation
 from thinktwice.closed_loop.scoring import PENALTIES, Infraction, InfractionKind, RouteResult
@@ -285,6 +286,17 @@ class _Surroundings:
         """Whether a place is off the road, or in a street's lane of the opposite direction."""
         if int(self._ground.lookup(np.array([x, y]))) in (GROUND_TERRAIN, GROUND_SIDEWALK):
             return True
-        nearest = int(np.argmin(((self._points - (x, y)) ** 2).sum(1)))
+        nearest = _nearest(self._points, x, y)
         turned = abs(float(wrap_angle(yaw - self._headings[nearest])))
         return bool(self._is_street[nearest]) and turned > WRONG_WAY
+
+
+@njit(cache=True)
+def _nearest(points, x: float, y: float) -> int:  # type: ignore[no-untyped-def]
+    """Index of the point (N, 2) nearest to (x, y), the first of several."""
+    best, shortest = 0, np.inf
+    for index in range(len(points)):
+        distance = (points[index, 0] - x) ** 2 + (points[index, 1] - y) ** 2
+        if distance < shortest:
+            best, shortest = index, distance
+    return best

@@ -5,6 +5,7 @@
 an agent.
 """
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -68,9 +69,12 @@ class Drive:
         )
         self._view = TeacherView(self.town.ground)
         self._stop_lines = self._find_stop_lines()
+        self._line_ends = np.array([line for _, _, line in self._stop_lines]).reshape(-1, 2, 2)
         self.steps = 0
         self._decided_at = -1
         self._decision: Decision | None = None
+        self._snapshot_at = -1
+        self._snapshot: Snapshot | None = None
         self._expert_control = Control()
         # Nodes behind the start would never be reached and would stay the target forever.
         nodes = self.route.nodes(start)
@@ -132,13 +136,16 @@ class Drive:
         return {name: planner.step(-self.ego.y, self.ego.x) for name, planner in self._planners.items()}
 
     def _sync_ego(self) -> None:
-        """Update the ego's vehicle in the traffic: its lane and state."""
+        """Update the ego's vehicle in the traffic: its state, and its lane or that it has left it."""
         self.along = self.route.project(self.ego.x, self.ego.y, self.along)
         place, distance = self.route.lane_at(self.along)
         vehicle = self.traffic.vehicles[EGO]
         vehicle.route = self.route.lane_indices[place : place + 6]
         vehicle.distance, vehicle.speed, vehicle.pose = distance, self.ego.speed, self.ego.pose
         vehicle.acceleration = self.ego.acceleration
+        x, y, yaw = self.town.layout.lanes[vehicle.route[0]].pose(distance)
+        offset, turn = math.hypot(x - self.ego.x, y - self.ego.y), yaw - self.ego.yaw
+        vehicle.is_on_lane = offset <= ON_LANE[0] and math.cos(turn) >= math.cos(ON_LANE[1])
 
     @property
     def decision(self) -> Decision:

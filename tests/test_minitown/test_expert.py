@@ -1,6 +1,7 @@
 """Controls of the expert, how they move the ego, and the labels made of them."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -83,9 +84,10 @@ def test_a_pedestrian_who_appears_in_front_makes_the_expert_brake_fully():
     while drive.ego.speed < 4.0 or drive.steps % 2:
         drive.step()
     x, y = drive.route.position(drive.along + 5.0)
-    pedestrian = next(pedestrian for pedestrian in drive.crowd.pedestrians if pedestrian.crosswalk < 0)
-    pedestrian.start, pedestrian.end = np.array([x, y]), np.array([x + 1e-3, y])
-    pedestrian.along, pedestrian.speed = 0.0, 0.0
+    pedestrians = drive.crowd.pedestrians
+    place = next(place for place, pedestrian in enumerate(pedestrians) if pedestrian.crosswalk < 0)
+    ends = {'start': np.array([x, y]), 'end': np.array([x + 1e-3, y])}
+    pedestrians[place] = replace(pedestrians[place], **ends, along=0.0, speed=0.0)
     drive.step()
     drive.step()
     decision = drive.decision

@@ -21,7 +21,8 @@ class Pedestrian:
 
     Attributes:
         index: Position in the crowd's list.
-        start, end: (2,) world positions of the ends of the path, meters.
+        start, end: (2,) world positions of the ends of the path, meters; they do not change.
+        length: Of the path, meters.
         along: Meters from `start`.
         forward: 1 toward `end`, -1 toward `start`.
         pace: Walking speed, m/s.
@@ -41,17 +42,21 @@ class Pedestrian:
     speed: float = 0.0
     wait: float = 0.0
 
-    @property
-    def length(self) -> float:
-        """Length of the path, meters."""
-        return float(np.hypot(*(self.end - self.start)))
+    def __post_init__(self) -> None:
+        way = self.end - self.start
+        self.length = float(np.hypot(*way))
+        self._x, self._y = self.start.tolist()
+        self._unit_x, self._unit_y = (way / self.length).tolist()
+        self._yaws = {
+            1: math.atan2(self._unit_y, self._unit_x),
+            -1: math.atan2(-self._unit_y, -self._unit_x),
+        }
 
     @property
     def pose(self) -> tuple[float, float, float]:
         """World x, y in meters, yaw in radians."""
-        unit = (self.end - self.start) / self.length
-        x, y = self.start + self.along * unit
-        return float(x), float(y), math.atan2(*(unit * self.forward)[::-1])
+        x, y = self._x + self.along * self._unit_x, self._y + self.along * self._unit_y
+        return x, y, self._yaws[self.forward]
 
 
 class Crowd:
@@ -68,6 +73,10 @@ class Crowd:
         for index, crosswalk in enumerate(layout.crosswalks):
             for _ in range(int(rng.integers(1, 3))):
                 self._add_at_crosswalk(index, crosswalk)
+        self._by_crosswalk = [
+            [pedestrian for pedestrian in self.pedestrians if pedestrian.crosswalk == index]
+            for index in range(len(layout.crosswalks))
+        ]
 
     def _color(self) -> tuple[float, float, float]:
         red, green, blue = self.rng.uniform(60, 230, 3)
@@ -113,8 +122,8 @@ class Crowd:
 
     def is_blocked(self, crosswalk: int, lane: int) -> bool:
         """Whether a pedestrian is on, or walks toward, the part of a crosswalk on `lane`."""
-        for pedestrian in self.pedestrians:
-            if pedestrian.crosswalk != crosswalk or pedestrian.speed == 0.0:
+        for pedestrian in self._by_crosswalk[crosswalk]:
+            if pedestrian.speed == 0.0:
                 continue
             beside = pedestrian.along - EDGE
             lane_at = LANE_OFFSET if lane == self.layout.crosswalks[crosswalk].lanes[0] else -LANE_OFFSET
@@ -143,13 +152,35 @@ class Crowd:
         """Whether every approaching vehicle has stopped or can still brake comfortably."""
         crosswalk = self.layout.crosswalks[pedestrian.crosswalk]
         for vehicle in vehicles:
+            if not vehicle.is_on_lane:
+                if self._meets(pedestrian, vehicle):
+                    return False
+                continue
             for place, lane_index in enumerate(vehicle.route[:2]):
                 if lane_index not in crosswalk.lanes:
                     continue
                 lane = self.layout.lanes[lane_index]
                 before = self.layout.lanes[vehicle.route[0]].length if place else 0.0
-                to_line = (before + (lane.crosswalk or 0.0) - vehicle.distance) - 3.0 - vehicle.half[0]
-                is_near = -8.0 - 2 * vehicle.half[0] < to_line < vehicle.speed**2 / (2 * 2.0) + 2.0
-                if is_near and (vehicle.speed > 0.3 or to_line < -1.0):
+                if _is_approaching(vehicle, before + (lane.crosswalk or 0.0) - vehicle.distance):
                     return False
         return True
+
+    @staticmethod
+    def _meets(pedestrian: Pedestrian, vehicle: Vehicle) -> bool:
+        """Whether a vehicle that is off its lane stands on a pedestrian's path or heads for it."""
+        path = pedestrian.start + PATH_SHARES * (pedestrian.end - pedestrian.start)
+        ahead, aside = world_to_ego(path, vehicle.pose).T
+        in_way = np.abs(aside) < vehicle.half[1] + SIDE_CLEARANCE
+        return any(_is_approaching(vehicle, distance) for distance in ahead[in_way].tolist())
+
+
+def _is_approaching(vehicle: Vehicle, distance: float) -> bool:
+    """Whether a vehicle is on a crosswalk, or too close to brake comfortably.
+
+    Args:
+        vehicle: In question.
+        distance: From its center to the crosswalk, meters.
+    """
+    to_line = distance - 3.0 - vehicle.half[0]
+    is_near = -8.0 - 2 * vehicle.half[0] < to_line < vehicle.speed**2 / (2 * 2.0) + 2.0
+    return is_near and (vehicle.speed > 0.3 or to_line < -1.0)

@@ -50,15 +50,17 @@ class Route:
     @classmethod
     def over(cls, lanes: list[Lane], lane_indices: list[int]) -> 'Route':
         """Join lanes; each must end where the next begins."""
-        points = [lanes[lane_indices[0]].points]
-        points += [lanes[index].points[1:] for index in lane_indices[1:]]
-        joined = np.concatenate(points)
+        parts = [lanes[lane_indices[0]].points]
+        parts += [lanes[index].points[1:] for index in lane_indices[1:]]
+        joined = np.concatenate(parts)
         along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(joined, axis=0).T))])
         starts, total = [], 0.0
         for index in lane_indices:
             starts.append(total)
             total += lanes[index].length
-        return cls(lane_indices, joined, along, starts, [lanes[index].option for index in lane_indices])
+        # In Fortran order x and y are contiguous columns, which np.interp need not copy in every call.
+        points = np.asfortranarray(joined)
+        return cls(lane_indices, points, along, starts, [lanes[index].option for index in lane_indices])
 
     @property
     def length(self) -> float:
