@@ -30,6 +30,11 @@ STEPS_PER_CONTROL = 2
 STEER_NOISE = 0.01
 TOP_SPEED = 8.5
 WARM_UP_SECONDS = (2.0, 8.0)
+ON_LANE = (0.75, 0.4)
+"""Offset in meters and angle in radians up to which the ego counts as being on its lane.
+
+They are well above what the expert needs in turns, and leave room for the vehicles of the next lane.
+"""
 
 
 class Drive:
@@ -167,7 +172,12 @@ class Drive:
         return self._decision
 
     def snapshot(self) -> Snapshot:
-        """Return the boxes of the other actors and the states of the lights."""
+        """Return the boxes of the other actors and the states of the lights, computed once per step."""
+        if self._snapshot is None or self._snapshot_at != self.steps:
+            self._snapshot, self._snapshot_at = self._take_snapshot(), self.steps
+        return self._snapshot
+
+    def _take_snapshot(self) -> Snapshot:
         vehicles = [(*vehicle.pose, *vehicle.half[:2]) for vehicle in self.traffic.vehicles[1:]]
         pedestrians = [(*pedestrian.pose, *PEDESTRIAN_HALF[:2]) for pedestrian in self.crowd.pedestrians]
         states = [
@@ -176,7 +186,7 @@ class Drive:
         return Snapshot(
             vehicles=np.array(vehicles).reshape(-1, 5),
             pedestrians=np.array(pedestrians).reshape(-1, 5),
-            stop_lines=np.array([line for _, _, line in self._stop_lines]).reshape(-1, 2, 2),
+            stop_lines=self._line_ends,
             light_states=np.array(states, dtype=np.int64),
         )
 

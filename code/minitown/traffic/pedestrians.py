@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from thinktwice.geometry.poses import world_to_ego
 from thinktwice.minitown.traffic.vehicles import Vehicle
 from thinktwice.minitown.world.lanes import LANE_OFFSET
 from thinktwice.minitown.world.layout import Crosswalk, Layout
@@ -13,6 +14,10 @@ EDGE = 5.0
 """Where a pedestrian waits to cross, meters from the center line of the street."""
 LANE_MARGIN = 2.4
 SIDEWALK_MIDDLE = 5.2
+PATH_SHARES = np.linspace(0.0, 1.0, 21)[:, None]
+SIDE_CLEARANCE = 1.0
+"""Where a path is compared with a vehicle off its lane, as shares of the path's length, and the space that a
+pedestrian leaves beside that vehicle, meters."""
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Vehicles on lanes: car following, right of way at lights and junctions, crosswalks.
 
-The position of every vehicle, the ego included, is a lane and the distance along it.
+The position of every vehicle, the ego included, is a lane and the distance along it. Only the
+ego can leave its lane; the others then react to its box, wherever it blocks their way.
 Acceleration is that of the Intelligent Driver Model (Treiber et al., 2000) toward the most
 restrictive of: the vehicle ahead, a stop line, a crosswalk in use, a lower speed limit.
 """
@@ -8,9 +9,11 @@ restrictive of: the vehicle ahead, a stop line, a crosswalk in use, a lower spee
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
+from thinktwice.geometry.poses import world_to_ego
 from thinktwice.geometry.route_planner import RoadOption
 from thinktwice.minitown.traffic.signals import Signals
 from thinktwice.minitown.world.classes import GREEN, RED, YELLOW
@@ -31,6 +34,8 @@ CLEARING_SECONDS = 1.2
 PAUSE_RATE = 0.004
 PAUSE_CLEARANCE = 28.0
 """Unplanned stops per second, and their minimum distance to a junction in meters."""
+PASSING_CLEARANCE = 1.35
+"""Half the width that a vehicle needs to pass the ego, meters."""
 
 
 @dataclass
@@ -46,6 +51,8 @@ class Vehicle:
         half: (half length, half width, half height) in meters.
         pose: World x, y in meters, yaw in radians.
         pause: Remaining seconds of an unplanned stop.
+        is_on_lane: Whether `route` and `distance` say where the vehicle is. Of an ego off its lane they say
+            where its route is nearest.
     """
 
     index: int
@@ -58,6 +65,7 @@ class Vehicle:
     acceleration: float = 0.0
     pose: tuple[float, float, float] = (0.0, 0.0, 0.0)
     pause: float = 0.0
+    is_on_lane: bool = True
 
     @property
     def is_braking(self) -> bool:
@@ -100,11 +108,36 @@ class Traffic:
     time: float = 0.0
     entered: dict[int, int] = field(default_factory=dict)
     _by_lane: dict[int, list[Vehicle]] = field(default_factory=dict)
+    _blocked: dict[int, list[float]] = field(default_factory=dict)
+
+    @cached_property
+    def _lane_points(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Points (N, 2) of all lanes, the lane of each, and its distance along it in meters."""
+        lanes = self.layout.lanes
+        counts = [len(lane.points) for lane in lanes]
+        along = [np.linspace(0.0, lane.length, len(lane.points)) for lane in lanes]
+        points = np.concatenate([lane.points for lane in lanes])
+        return points, np.repeat(np.arange(len(lanes)), counts), np.concatenate(along)
+
+    def _find_blocked(self, ego: Vehicle) -> dict[int, list[float]]:
+        """Distances along each lane, ascending, at which the ego's box leaves no room to pass."""
+        points, lanes, along = self._lane_points
+        reach = math.hypot(*ego.half[:2]) + PASSING_CLEARANCE
+        near = np.flatnonzero((np.abs(points - ego.pose[:2]) < reach).all(1))
+        outside = np.maximum(np.abs(world_to_ego(points[near], ego.pose)) - ego.half[:2], 0.0)
+        blocked: dict[int, list[float]] = {}
+        for index in near[np.hypot(*outside.T) < PASSING_CLEARANCE].tolist():
+            blocked.setdefault(int(lanes[index]), []).append(float(along[index]))
+        return blocked
 
     def refresh(self) -> None:
         """Assign vehicles to lanes and end the right of way of those that left a junction."""
-        self._by_lane = {}
+        self._by_lane, self._blocked = {}, {}
         for vehicle in self.vehicles:
+            if not vehicle.is_on_lane:
+                self.entered.pop(vehicle.index, None)
+                self._blocked = self._find_blocked(vehicle)
+                continue
             self._by_lane.setdefault(vehicle.route[0], []).append(vehicle)
             connector = self.entered.get(vehicle.index)
             has_left = connector is not None and connector not in vehicle.route[:2]
@@ -132,6 +165,8 @@ class Traffic:
             if leader is not None and math.isinf(gap):
                 gap = base + leader.distance - leader.half[0] - vehicle.half[0]
                 approach = vehicle.speed - leader.speed
+            if self._blocked and vehicle.index:
+                result = min(result, self._behind_ego(vehicle, lane, base, place == 0))
             if lane.crosswalk is not None and self.crosswalk_blocked(lane.crosswalk_index, index):
                 to_line = base + lane.crosswalk - 3.0 - vehicle.half[0]
                 if to_line > -1.0:
@@ -146,6 +181,24 @@ class Traffic:
         if vehicle.pause > 0:
             result = min(result, -2.0)
         return result
+
+    def _behind_ego(self, vehicle: Vehicle, lane: Lane, base: float, is_own: bool) -> float:
+        """Acceleration behind the ego that is off its lane and blocks `lane`, infinite if it does not.
+
+        Args:
+            vehicle: That has to stop.
+            lane: Of its route.
+            base: Distance from the vehicle to the lane's beginning, meters.
+            is_own: Whether the vehicle is on that lane, where only what is ahead of it counts.
+        """
+        places = self._blocked.get(lane.index, [])
+        first = next((at for at in places if not is_own or at > vehicle.distance), None)
+        if first is None:
+            return math.inf
+        ego = self.vehicles[0]
+        ego_speed = ego.speed * math.cos(ego.pose[2] - lane.pose(first)[2])
+        gap = base + first - vehicle.half[0]
+        return idm_acceleration(vehicle.speed, vehicle.cruise, gap, vehicle.speed - ego_speed)
 
     def _leader(self, vehicle: Vehicle, index: int, place: int) -> Vehicle | None:
         """Return the next vehicle on lane `index`, ahead of `vehicle` if that is its own lane.
@@ -193,12 +246,15 @@ class Traffic:
             return True
         if self._is_contested(vehicle, lane, connector):
             return False
-        self.entered[vehicle.index] = connector.index
+        if vehicle.is_on_lane:
+            self.entered[vehicle.index] = connector.index
         return True
 
     def _is_contested(self, vehicle: Vehicle, lane: Lane, connector: Lane) -> bool:
         """Whether another vehicle uses or blocks `connector`, or is about to use it."""
         if any(way in connector.conflicts for owner, way in self.entered.items() if owner != vehicle.index):
+            return True
+        if vehicle.index and connector.index in self._blocked:
             return True
         exit_lane = connector.successors[0]
         last = next(iter(self._by_lane.get(exit_lane, ())), None)
@@ -208,6 +264,7 @@ class Traffic:
             return False
         return any(
             other.index != vehicle.index
+            and other.is_on_lane
             and len(other.route) > 1
             and other.route[1] in connector.conflicts
             and self.layout.lanes[other.route[0]].end == lane.end
