@@ -77,13 +77,15 @@ class Lidar:
         distance = np.empty((self.channels, self.columns))
         owner = np.empty(distance.shape, dtype=np.int32)
         cast_sweep(self.directions, origin, shapes.in_ego(pose), shapes.kind, self.max_range, distance, owner)
-        hit = distance > 0
-        reach = distance[hit]
+        rays = np.flatnonzero(distance)
+        reach = distance.ravel()[rays]
         intensity = np.exp(-self.attenuation * reach)
-        points = np.column_stack([origin + reach[:, None] * self.directions[hit], intensity])
         if rng is not None:
-            lost = rng.random(len(points)) < self.drop_rate
+            kept = rng.random(len(rays)) >= self.drop_rate
             weak = np.clip(1.0 - intensity / self.drop_intensity, 0.0, 1.0) * self.drop_weak
-            lost |= rng.random(len(points)) < weak
-            points = points[~lost]
-        return points.astype(np.float32)
+            kept &= rng.random(len(rays)) >= weak
+            rays, reach, intensity = rays[kept], reach[kept], intensity[kept]
+        points = np.empty((len(rays), 4), dtype=np.float32)
+        points[:, :3] = origin + reach[:, None] * self.directions.reshape(-1, 3)[rays]
+        points[:, 3] = intensity
+        return points
