@@ -6,9 +6,10 @@
      "towns": {"town01_00": {"routes_town01_00_07_15_10_20_30":
          {"frames": 120, "usable": 110, "rule": "collision", "invalid_frames": [17]}}}}
 
-``frames`` and ``rule`` are informative only; ``invalid_frames`` is optional and lists frames that
-no sample may use (a NaN heading, an unreadable file). Without the JSON file, the 2023 pickle
-``{town: {"../town/route": usable}}`` is read by the restricted unpickler.
+``frames`` and ``rule`` are informative only. Two lists are optional: ``invalid_frames``, frames that no
+sample may use (a NaN heading, an unreadable file), and ``disturbed_frames``, frames after which, until the
+next one, the expert did not drive alone, so that no sample's future may contain this time. Without the
+JSON file, the 2023 pickle ``{town: {"../town/route": usable}}`` is read by the restricted unpickler.
 """
 
 import json
@@ -29,6 +30,7 @@ from .storage.unpickle import restricted_loads
 JSON_NAME = 'dataset_metadata.json'
 PICKLE_NAME = 'dataset_metadata.pkl'
 SCHEMA_VERSION = 1
+FRAME_LISTS = ('invalid_frames', 'disturbed_frames')
 
 _PICKLE_PREFIX = re.compile(r'(\.\./)?(dataset/)?')
 
@@ -42,12 +44,14 @@ class RouteRecord:
         usable: number of usable frames, from 0 on.
         rule: rule by which the drive was cut.
         invalid_frames: frames that no sample may use, ascending.
+        disturbed_frames: frames between which and the next one the expert did not drive alone, ascending.
     """
 
     frames: int
     usable: int
     rule: str = ''
     invalid_frames: tuple[int, ...] = ()
+    disturbed_frames: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -200,11 +204,15 @@ def _parse_record(record: Any, where: str) -> RouteRecord:
     frames = _check_count(record.get('frames', usable), f'{where}.frames')
     if usable > frames:
         raise ValueError(f'{where}: usable is {usable} but there are only {frames} frames')
-    invalid = record.get('invalid_frames', [])
-    if not isinstance(invalid, list):
-        raise ValueError(f'{where}.invalid_frames: expected a list of frames')
-    invalid_frames = sorted({_check_count(frame, f'{where}.invalid_frames') for frame in invalid})
-    return RouteRecord(frames, usable, str(record.get('rule', '')), tuple(invalid_frames))
+    invalid, disturbed = (_frame_list(record, key, where) for key in FRAME_LISTS)
+    return RouteRecord(frames, usable, str(record.get('rule', '')), invalid, disturbed)
+
+
+def _frame_list(record: dict[str, Any], key: str, where: str) -> tuple[int, ...]:
+    frames = record.get(key, [])
+    if not isinstance(frames, list):
+        raise ValueError(f'{where}.{key}: expected a list of frames')
+    return tuple(sorted({_check_count(frame, f'{where}.{key}') for frame in frames}))
 
 
 def to_json(metadata: DatasetMetadata, **extra: Any) -> str:
@@ -218,8 +226,7 @@ def to_json(metadata: DatasetMetadata, **extra: Any) -> str:
                 'usable': record.usable,
                 'rule': record.rule,
             }
-            if record.invalid_frames:
-                entry['invalid_frames'] = list(record.invalid_frames)
+            entry |= {key: list(getattr(record, key)) for key in FRAME_LISTS if getattr(record, key)}
             towns[town][route] = entry
     return json.dumps({'schema_version': SCHEMA_VERSION, **extra, 'towns': towns}, indent=1) + '\n'
 

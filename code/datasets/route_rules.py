@@ -29,10 +29,12 @@ class RouteResult:
     Attributes:
         score: composed score, 0..100.
         infractions: types of the infractions that occurred.
+        disturbed_frames: as in ``RouteRecord``.
     """
 
     score: float
     infractions: frozenset[str]
+    disturbed_frames: tuple[int, ...] = ()
 
 
 @dataclass
@@ -102,4 +104,5 @@ def read_results(folder: Path) -> Results:
 def _parse_record(record: Mapping[str, Any]) -> tuple[str, RouteResult]:
     route = str(record['meta']['folder_name']).rstrip('/').rsplit('/', 1)[-1]
     infractions = frozenset(kind for kind, events in record['infractions'].items() if events)
-    return route, RouteResult(float(record['scores']['score_composed']), infractions)
+    disturbed = tuple(int(frame) for frame in record.get('disturbed_frames', ()))
+    return route, RouteResult(float(record['scores']['score_composed']), infractions, disturbed)

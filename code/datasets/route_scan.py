@@ -134,7 +134,8 @@ def scan_route(
     if complete < recorded:
         first = next(name for name in folders if counts[name] == complete)
         problem = f'{first} ends before frame {complete:04d}, measurements before {recorded:04d}'
-    return RouteScan(town, route, RouteRecord(recorded, usable, rule, invalid), problem)
+    disturbed = result.disturbed_frames if result else ()
+    return RouteScan(town, route, RouteRecord(recorded, usable, rule, invalid, disturbed), problem)
 
 
 def _folders(path: Path) -> list[str]:

@@ -106,15 +106,17 @@ def town_of(town_index: str) -> str:
 def key_frame_runs(record: RouteRecord, history: int, horizon: int) -> list[tuple[int, int]]:
     """Runs (first, length) of key frames t whose frames t - history..t + horizon are all valid.
 
-    A route of L usable frames, none of them invalid, has one run of L - history - horizon.
+    The expert drove alone from t to t + horizon; before t anybody may have driven. A route of L usable
+    frames, none of them invalid or disturbed, has one run of L - history - horizon.
     """
-    edges = [-1, *(frame for frame in record.invalid_frames if frame < record.usable), record.usable]
-    runs = []
-    for before, after in zip(edges[:-1], edges[1:], strict=True):
-        first, last = before + 1 + history, after - 1 - horizon
-        if last >= first:
-            runs.append((first, last - first + 1))
-    return runs
+    is_key_frame = np.zeros(record.usable, dtype=bool)
+    is_key_frame[history : max(record.usable - horizon, 0)] = True
+    for frame in record.invalid_frames:
+        is_key_frame[max(frame - horizon, 0) : frame + history + 1] = False
+    for frame in record.disturbed_frames:
+        is_key_frame[max(frame - horizon + 1, 0) : frame + 1] = False
+    edges = np.flatnonzero(np.diff(is_key_frame, prepend=False, append=False))
+    return [(first, end - first) for first, end in edges.reshape(-1, 2).tolist()]
 
 
 def build_index(

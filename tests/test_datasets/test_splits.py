@@ -64,15 +64,19 @@ def test_cap_counts_over_all_indices_of_a_town() -> None:
     }
 
 
-@given(st.integers(0, 30), st.sets(st.integers(0, 32), max_size=6), st.integers(0, 3), st.integers(0, 5))
-def test_windows_never_touch_an_invalid_frame(
-    usable: int, invalid: set[int], history: int, horizon: int
+FRAMES = st.sets(st.integers(0, 32), max_size=6)
+
+
+@given(st.integers(0, 30), FRAMES, FRAMES, st.integers(0, 3), st.integers(0, 5))
+def test_windows_touch_no_invalid_frame_and_no_disturbance_after_the_key_frame(
+    usable: int, invalid: set[int], disturbed: set[int], history: int, horizon: int
 ) -> None:
-    record = RouteRecord(40, usable, '', tuple(sorted(invalid)))
+    record = RouteRecord(40, usable, '', tuple(sorted(invalid)), tuple(sorted(disturbed)))
     brute = [
         t
         for t in range(usable)
         if all(0 <= f < usable and f not in invalid for f in range(t - history, t + horizon + 1))
+        and disturbed.isdisjoint(range(t, t + horizon))
     ]
     runs = key_frame_runs(record, history, horizon)
     assert [first + i for first, length in runs for i in range(length)] == brute
