@@ -2,13 +2,21 @@
 
 Example:
     python tools/record_minitown.py dataset/minitown --routes 8 --frames 60 --seed 0 --size 225x400
+
+The labels are always the expert's. With --policy a trained model drives in turns with the expert, with
+--noise the expert steers wrongly for moments; the dataset then shows how the expert goes on from there.
 """
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 from thinktwice.command_line import Parser, natural, positive, run_command
+
+if TYPE_CHECKING:
+    from thinktwice.minitown import Driver
 
 FRAMES_PER_SAMPLE = 6  # one of history, the key frame, four of future
 
@@ -19,6 +27,34 @@ def parse_size(text: str) -> tuple[int, int]:
     if not (cross and height.isdecimal() and width.isdecimal()):
         raise argparse.ArgumentTypeError(f'expected two integers like 225x400, got {text!r}')
     return int(height), int(width)
+
+
+def parse_noise(text: str) -> tuple[float, float]:
+    """Return the two numbers of text like ``0.02,0.5``."""
+    try:
+        share, steer = map(float, text.split(','))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'expected two numbers like 0.02,0.5, got {text!r}') from None
+    return share, steer
+
+
+def make_agent_driver(
+    config: str, checkpoint: str, size: tuple[int, int], field_of_view: float, expert_share: float
+) -> 'Driver':
+    """A trained model and the expert, in turns."""
+    import torch
+
+    from thinktwice.apis import init_agent, init_model
+    from thinktwice.closed_loop.agent_driver import AgentDriver
+    from thinktwice.datasets.calibration import parse_calibration
+    from thinktwice.minitown import CameraRig, TakingTurns, make_calibration
+    from thinktwice.minitown.recording.drivers import DECISION_SECONDS
+
+    torch.set_num_threads(1)  # sums over several threads differ in their last bits
+    rig = CameraRig(size, field_of_view)
+    calibration = parse_calibration(make_calibration(rig), 'the recording')
+    agent = init_agent(init_model(config, checkpoint, 'cpu'), calibration, DECISION_SECONDS)
+    return TakingTurns(AgentDriver(agent, [camera.name for camera in rig.cameras]), expert_share)
 
 
 def make_parser() -> Parser:
@@ -54,6 +90,25 @@ def make_parser() -> Parser:
     parser.add_argument(
         '--debug-maps', action='store_true', help="save the teacher's masks, 2.2 MB per frame"
     )
+    parser.add_argument(
+        '--policy',
+        nargs=2,
+        metavar=('CONFIG', 'CHECKPOINT'),
+        help='let this model drive too, in turns of 2 to 5 s (DAgger)',
+    )
+    parser.add_argument(
+        '--expert-share',
+        type=float,
+        metavar='P',
+        help="with --policy: probability that a turn is the expert's (0.5)",
+    )
+    parser.add_argument(
+        '--noise',
+        type=parse_noise,
+        metavar='SHARE,STEER',
+        help='at each decision of 0.1 s, with probability SHARE, begin 0.5 to 1.2 s in which the steering is '
+        'wrong by up to STEER; for example 0.02,0.5',
+    )
     parser.add_argument('--force', action='store_true', help='replace an older recording in OUT')
     return parser
 
@@ -62,11 +117,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Record, show progress and print what was recorded."""
     parser = make_parser()
     options = parser.parse_args(argv)
+    if options.noise and options.policy:
+        parser.error('--noise and --policy exclude each other: record two datasets')
+    if options.expert_share is not None and not options.policy:
+        parser.error('--expert-share needs --policy, which shares the drive with the expert')
     from tqdm import tqdm
 
     from thinktwice.errors import ConfigError
-    from thinktwice.minitown import DEFAULT_TOWNS, Lidar, record
+    from thinktwice.minitown import DEFAULT_TOWNS, Expert, Lidar, NoisyExpert, record
 
+    make_driver: Callable[[], Driver] = Expert
+    if options.noise:
+        make_driver = partial(NoisyExpert, *options.noise)
+    if options.policy:
+        share = 0.5 if options.expert_share is None else options.expert_share
+        make_driver = partial(make_agent_driver, *options.policy, options.size, options.fov, share)
     bar: tqdm | None = None
 
     def progress(done: int, total: int) -> None:
@@ -87,6 +152,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             debug_maps=options.debug_maps,
             field_of_view=options.fov,
             lidar=Lidar(channels=options.lidar[0], columns=options.lidar[1]),
+            make_driver=make_driver,
             progress=progress,
         )
     except ConfigError as error:

@@ -1,6 +1,5 @@
 """The embedded town as a Gymnasium environment."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -221,8 +220,7 @@ class MinitownEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         drive = self.drive
         x, y, yaw = drive.ego.pose
         snapshot = drive.snapshot()
-        route_x, route_y = drive.route.position(drive.along)
-        deviation = math.hypot(route_x - x, route_y - y)
+        deviation = drive.deviation
         if deviation <= MAX_CREDITED_DEVIATION:
             self._progress = min(max(self._progress, drive.along - self._start), self.route_length)
         return Situation(

@@ -8,6 +8,7 @@ primitives, for tests that need exact geometry.
 from thinktwice.minitown.drive import Drive
 from thinktwice.minitown.recording.calibration import make_calibration
 from thinktwice.minitown.recording.dataset import DEFAULT_TOWNS, record
+from thinktwice.minitown.recording.drivers import Driver, Expert, NoisyExpert, TakingTurns
 from thinktwice.minitown.sensors.cameras import CARLA_CAMERAS, Camera, CameraRig
 from thinktwice.minitown.sensors.lidar import Lidar
 from thinktwice.minitown.sensors.renderer import CameraView, Renderer
@@ -27,15 +28,19 @@ __all__ = [
     'CameraView',
     'Control',
     'Drive',
+    'Driver',
+    'Expert',
     'GroundMap',
     'Lidar',
     'Lighting',
+    'NoisyExpert',
     'Observation',
     'PrimitiveBuilder',
     'PrimitiveSet',
     'Renderer',
     'Scene',
     'Sensors',
+    'TakingTurns',
     'make_calibration',
     'plain_ground',
     'record',

@@ -97,6 +97,12 @@ class Drive:
         """Seconds since the drive was created."""
         return self.steps * STEP_SECONDS
 
+    @property
+    def deviation(self) -> float:
+        """Distance of the ego from its route, meters."""
+        x, y = self.route.position(self.along)
+        return math.hypot(x - self.ego.x, y - self.ego.y)
+
     def _sample_start(self, rng: np.random.Generator) -> tuple[int, float]:
         streets = [lane for lane in self.town.layout.lanes if not lane.is_connector]
         lane = streets[int(rng.integers(len(streets)))]

@@ -18,6 +18,7 @@ from thinktwice.minitown.recording.dataset_files import (
     write_json,
     write_metadata,
 )
+from thinktwice.minitown.recording.drivers import Driver, Expert
 from thinktwice.minitown.recording.frame_writer import RouteJob, record_route
 from thinktwice.minitown.recording.workers import run_in_workers
 from thinktwice.minitown.sensors.cameras import CameraRig
@@ -51,6 +52,7 @@ def record(
     debug_maps: bool = False,
     field_of_view: float = 100.0,
     lidar: Lidar | None = None,
+    make_driver: Callable[[], Driver] = Expert,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Record drives in the on-disk format of the CARLA dataset.
@@ -70,6 +72,7 @@ def record(
         debug_maps: Also save the teacher's masks (``bev_seg_label``, 2.2 MB per frame).
         field_of_view: Of the cameras, horizontal, degrees.
         lidar: The sensor; the 64-beam default if None.
+        make_driver: Makes the driver of the ego; called once in each process, picklable for several.
         progress: Called with (frames done, frames in total).
 
     Returns:
@@ -85,6 +88,7 @@ def record(
     if workers < 1:
         raise ConfigError(f'workers must be at least 1, got {workers}')
     sensors = Sensors(CameraRig(size, field_of_view), lidar or Lidar())
+    driver = make_driver()  # also for several processes: what it cannot load is reported before writing
     root = Path(out)
     prepare_root(root, force)
     settings = {'routes': routes, 'frames': frames, 'seed': seed, 'size': list(sensors.rig.size)}
@@ -97,17 +101,16 @@ def record(
     try:
         if workers == 1:
             done = itertools.count(1)
-            for job in jobs:
-                record_job(job, lambda: report(next(done), total))
+            disturbed = [record_job(job, driver, lambda: report(next(done), total)) for job in jobs]
         else:
-            run_in_workers(record_job, jobs, min(workers, routes), report)
+            disturbed = run_in_workers(record_job, make_driver, jobs, min(workers, routes), report)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f'{root} is unfinished, record it again with --force') from None
     except OSError as error:
         raise WriteError(f'cannot write to {root}: {error}; the recording is unfinished') from error
     finally:
         shutil.rmtree(root / UNFINISHED, ignore_errors=True)
-    return write_metadata(root, jobs)
+    return write_metadata(root, jobs, disturbed)
 
 
 def plan_routes(routes: int, frames: int, seed: int, towns: Sequence[str] | None = None) -> list[RouteJob]:
@@ -132,11 +135,17 @@ def plan_routes(routes: int, frames: int, seed: int, towns: Sequence[str] | None
 
 
 def _record_job(
-    root: Path, sensors: Sensors, debug_maps: bool, job: RouteJob, on_frame: Callable[[], None]
-) -> None:
-    """Record a route in the folder of unfinished routes, then move it to its place."""
+    root: Path,
+    sensors: Sensors,
+    debug_maps: bool,
+    job: RouteJob,
+    driver: Driver,
+    on_frame: Callable[[], None],
+) -> list[int]:
+    """Record a route in the folder of unfinished routes, then move it to its place; see `record_route`."""
     unfinished = root / UNFINISHED / job.folder_name
-    record_route(job, unfinished, sensors, debug_maps, on_frame)
+    disturbed = record_route(job, unfinished, sensors, debug_maps, driver, on_frame)
     place = root / job.town / job.folder_name
     place.parent.mkdir(exist_ok=True)
     os.replace(unfinished, place)
+    return disturbed

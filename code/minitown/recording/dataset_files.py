@@ -71,8 +71,19 @@ def _remove_recording(root: Path) -> None:
     (root / MARKER).unlink()
 
 
-def write_metadata(root: Path, jobs: list[RouteJob]) -> dict[str, Any]:
-    """Write results and metadata of completed routes and return the JSON metadata."""
+def write_metadata(root: Path, jobs: list[RouteJob], disturbed: list[list[int]]) -> dict[str, Any]:
+    """Write results and metadata of completed routes.
+
+    Args:
+        root: Of the recording.
+        jobs: Its routes.
+        disturbed: Frames of each route between which and the next one the expert did not drive alone.
+
+    Returns:
+        The JSON metadata.
+    """
+    # An entry appears only where there are such frames.
+    extra = {job: {'disturbed_frames': frames} for job, frames in zip(jobs, disturbed, strict=True) if frames}
     towns: dict[str, list[RouteJob]] = {}
     for job in jobs:
         towns.setdefault(job.town, []).append(job)
@@ -81,11 +92,16 @@ def write_metadata(root: Path, jobs: list[RouteJob]) -> dict[str, Any]:
     for town in sorted(towns):
         routes = sorted(towns[town], key=lambda job: job.folder_name)
         metadata['towns'][town] = {
-            job.folder_name: {'frames': job.frames, 'usable': job.frames, 'rule': 'complete'}
+            job.folder_name: {
+                'frames': job.frames,
+                'usable': job.frames,
+                'rule': 'complete',
+                **extra.get(job, {}),
+            }
             for job in routes
         }
         pickled[town] = {f'../{town}/{job.folder_name}': job.frames for job in routes}
-        records = [_result(job) for job in routes]
+        records = [{**_result(job), **extra.get(job, {})} for job in routes]
         path = root / RESULTS / f'data_collect_{town}_results.json'
         write_json(path, {'_checkpoint': {'records': records}})
     write_atomically(root / PICKLED_METADATA, lambda file: pickle.dump(pickled, file, protocol=4))

@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,12 @@ from thinktwice.minitown.drive import Drive
 from thinktwice.minitown.recording.actor_boxes import nearby_actors
 from thinktwice.minitown.recording.bev_picture import draw_bev
 from thinktwice.minitown.recording.calibration import FRAME_INTERVAL
+from thinktwice.minitown.recording.drivers import DECISIONS_PER_FRAME, STEPS_PER_DECISION, Driver
 from thinktwice.minitown.recording.supervision import make_supervision
 from thinktwice.minitown.sensors.raycast import FAR
 from thinktwice.minitown.sensors.renderer import CameraView
-from thinktwice.minitown.sensors.sensor_suite import Sensors
-from thinktwice.minitown.traffic.ego_dynamics import STEP_SECONDS
+from thinktwice.minitown.sensors.sensor_suite import Observation, Sensors
 
-STEPS_PER_FRAME = round(FRAME_INTERVAL / STEP_SECONDS)
 DEPTH_STEPS = 256**3 - 1
 _PNG_LEVEL = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 
@@ -92,7 +92,7 @@ class FrameWriter:
 
     Args:
         folder: Of the route; it must not exist.
-        sensors: To record with.
+        sensors: That observe.
         debug_maps: Whether to write the teacher's masks too.
     """
 
@@ -117,9 +117,8 @@ class FrameWriter:
             self._write(f'depth_{camera.name}', frame, 'png', _png(encode_depth(view.depth)))
             self._write(f'seg_{camera.name}', frame, 'png', _png(view.classes))
 
-    def write(self, drive: Drive, frame: int, lidar_rng: np.random.Generator) -> None:
-        """Write frame number `frame`; `lidar_rng` decides which LiDAR returns are lost."""
-        observation = self._sensors.observe(drive.scene(), drive.ego.pose, lidar_rng)
+    def write(self, drive: Drive, frame: int, observation: Observation) -> None:
+        """Write frame number `frame` of a drive and what its sensors observe."""
         measurements = drive.measurements()
         self._write_views(frame, observation.views)
         masks = drive.teacher_masks()
@@ -135,15 +134,47 @@ class FrameWriter:
 
 
 def record_route(
-    job: RouteJob, folder: Path, sensors: Sensors, debug_maps: bool, on_frame: Callable[[], None]
-) -> None:
-    """Record one route into `folder`, which must not exist; call `on_frame` after each frame."""
+    job: RouteJob,
+    folder: Path,
+    sensors: Sensors,
+    debug_maps: bool,
+    driver: Driver,
+    on_frame: Callable[[], None],
+) -> list[int]:
+    """Record one route.
+
+    Args:
+        job: The route.
+        folder: Of the route; it must not exist.
+        sensors: To record with.
+        debug_maps: Whether to write the teacher's masks too.
+        driver: Of the ego.
+        on_frame: Called after each frame.
+
+    Returns:
+        The frames between which and the next one the expert did not drive alone.
+    """
     drive = Drive(job.town, job.seed, job.number, seconds=job.frames * FRAME_INTERVAL)
     writer = FrameWriter(folder, sensors, debug_maps)
     town_key = int.from_bytes(job.town.encode(), 'little')
+
+    @lru_cache(maxsize=1)
+    def observe(*moment: int) -> Observation:
+        lidar_rng = np.random.default_rng([job.seed, job.number, *moment])
+        return sensors.observe(drive.scene(), drive.ego.pose, lidar_rng)
+
+    driver.reset(drive, np.random.default_rng([job.seed, job.number, town_key]))
+    disturbed: list[int] = []
     for frame in range(job.frames):
-        lidar_rng = np.random.default_rng([job.seed, job.number, frame, town_key])
-        writer.write(drive, frame, lidar_rng)
+        writer.write(drive, frame, observe(frame, town_key))
         on_frame()
-        for _ in range(STEPS_PER_FRAME if frame + 1 < job.frames else 0):
-            drive.step()
+        if frame + 1 == job.frames:
+            break
+        for decision in range(DECISIONS_PER_FRAME):
+            moment = (frame, town_key, decision) if decision else (frame, town_key)
+            control = driver.control(drive, partial(observe, *moment))
+            if control is not None and frame not in disturbed[-1:]:
+                disturbed.append(frame)
+            for _ in range(STEPS_PER_DECISION):
+                drive.step(control)
+    return disturbed

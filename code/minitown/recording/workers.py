@@ -11,27 +11,37 @@ from multiprocessing.connection import wait as wait_for_any
 from typing import Any
 
 from thinktwice.errors import UserError
+from thinktwice.minitown.recording.drivers import Driver
 from thinktwice.minitown.recording.frame_writer import RouteJob
 
 PROGRESS_SECONDS = 0.2
 
-RecordJob = Callable[[RouteJob, Callable[[], None]], None]
-"""Records one route and calls the second argument after each frame."""
+RecordJob = Callable[[RouteJob, Driver, Callable[[], None]], list[int]]
+"""Records one route, calls the last argument after each frame, and returns the disturbed frames."""
 
 _stop: Any = None
 _done: Any = None
+_driver: Driver | None = None
 
 
 def run_in_workers(
-    record_job: RecordJob, jobs: list[RouteJob], workers: int, report: Callable[[int, int], None]
-) -> None:
+    record_job: RecordJob,
+    make_driver: Callable[[], Driver],
+    jobs: list[RouteJob],
+    workers: int,
+    report: Callable[[int, int], None],
+) -> list[list[int]]:
     """Record routes in `workers` processes.
 
     Args:
         record_job: Can be pickled.
+        make_driver: Makes the driver of a process; can be pickled.
         jobs: The routes.
         workers: Number of processes.
         report: Called with (frames done, frames in total).
+
+    Returns:
+        The disturbed frames of each route.
 
     Raises:
         UserError: A worker was killed.
@@ -41,12 +51,14 @@ def run_in_workers(
     total = sum(job.frames for job in jobs)
     with ProcessPoolExecutor(workers, context, _start_worker, (stop, done)) as executor:
         try:
-            pending = {executor.submit(_work, record_job, job) for job in jobs}
+            futures = [executor.submit(_work, record_job, make_driver, job) for job in jobs]
+            pending = set(futures)
             while pending:
                 finished, pending = wait(pending, PROGRESS_SECONDS, FIRST_COMPLETED)
                 for future in finished:
                     future.result()
                 report(done.value, total)
+            return [future.result() for future in futures]
         except BrokenProcessPool as error:
             raise UserError(
                 'a recording process was killed (out of memory?): the recording is unfinished; '
@@ -73,8 +85,11 @@ def _end_with(sentinel: int) -> None:
     os._exit(1)
 
 
-def _work(record_job: RecordJob, job: RouteJob) -> None:
-    record_job(job, _count_frame)
+def _work(record_job: RecordJob, make_driver: Callable[[], Driver], job: RouteJob) -> list[int]:
+    global _driver
+    if _driver is None:
+        _driver = make_driver()
+    return record_job(job, _driver, _count_frame)
 
 
 def _count_frame() -> None:
