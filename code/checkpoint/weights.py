@@ -54,6 +54,14 @@ def load_weights(
             f'{source}: {len(names)} weights cannot be copied into the model ({_listed(names)}). Save them '
             'again as dense tensors'
         ) from error
+    not_finite = [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]
+    if not_finite:
+        print_log(
+            f'{source} holds NaN or infinite values in {len(not_finite)} weights ({_listed(not_finite)}): '
+            'it was saved by a run that diverged',
+            logger='current',
+            level=logging.WARNING,
+        )
 
 
 def check_same_weights(own: StateDict, weights: StateDict, source: str, hint: str = '') -> None:

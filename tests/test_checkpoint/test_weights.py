@@ -101,3 +101,10 @@ def test_weights_that_cannot_be_copied_are_an_error_in_one_line(model):
     with pytest.raises(CheckpointError, match=r'1 weights cannot be copied .*\(second.weight\)') as error:
         load_weights(model, {'state_dict': weights}, 'a.pth', strict=False)
     assert '\n' not in str(error.value)
+
+
+def test_values_that_are_not_finite_are_named_in_a_warning(model, warnings):
+    weights = other_weights(model, second__weight=torch.tensor([[1.0, torch.nan, torch.inf]]))
+    load_weights(model, {'state_dict': weights}, 'a.pth')
+    (text,) = warnings
+    assert 'a.pth holds NaN or infinite values in 1 weights (second.weight)' in text
