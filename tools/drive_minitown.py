@@ -159,6 +159,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     ordered = [results[number] for number in sorted(results)]
     print(f'\n{results_table(ordered)}')
+    driven, spent = sum(result.seconds for result in ordered), time.monotonic() - start
+    print(f'drove {driven:.0f} s in {spent:.0f} s: {driven / spent:.1f} times real time')
     if arguments.out:
         write_results(ordered, arguments.out)
         print(f'results: {arguments.out}')

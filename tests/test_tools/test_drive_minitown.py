@@ -24,6 +24,8 @@ def test_the_expert_s_results_are_written_and_shown(tmp_path, capsys):
     assert [route['scores']['score_composed'] for route in routes] == [100.0, 100.0]
     assert all(route['route_id'] in shown for route in routes)
     assert '[2/2]' in shown
+    driven = sum(route['meta']['duration_game'] for route in routes)
+    assert f'drove {driven:.0f} s in ' in shown
     assert '| mean (infractions per km) | 100.0 ' in shown
     for route in routes:
         video = cv2.VideoCapture(str(tmp_path / 'videos' / f'{route["route_id"]}.mp4'))
