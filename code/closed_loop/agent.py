@@ -27,7 +27,7 @@ MAX_TARGET_DISTANCE = 50.0
 
 @dataclass(frozen=True)
 class SensorData:
-    """What a vehicle senses at one tick.
+    """Sensor readings of one tick.
 
     Attributes:
         images: (H, W, 3) uint8 RGB by camera name, of the size that the calibration calls stored.
@@ -45,7 +45,7 @@ class SensorData:
 
 
 class DrivingAgent:
-    """Keeps a vehicle's recent past and turns the model's predictions into controls.
+    """Keeps the recent sensor history of a vehicle and turns the model's predictions into controls.
 
     ``step`` does a whole tick. For several vehicles in one batch call ``observe`` of each, predict the
     samples together, then call ``act`` of each.
@@ -165,7 +165,7 @@ class DrivingAgent:
         return poses.world_to_ego(target, tick.pose)
 
     def _completed(self, data: SensorData) -> SensorData:
-        """Fill in what the sensors did not give by their last values."""
+        """Replace missing readings by the last ones."""
         last_images = self._last.images if self._last is not None else {}
         images = {}
         for camera in self.calibration.cameras:

@@ -1,4 +1,4 @@
-"""From a prediction to what the vehicle is told, once per tick."""
+"""Controllers: from a prediction to throttle, steer and brake, once per tick."""
 
 from typing import Any, Protocol
 
@@ -10,10 +10,10 @@ Prediction = dict[str, Any]
 
 
 class Controller(Protocol):
-    """What an agent asks for a control."""
+    """Interface of the controllers."""
 
     def reset(self) -> None:
-        """Forget the drive so far."""
+        """Reset the state before a new drive."""
 
     def step(self, prediction: Prediction, speed: float, target_point: np.ndarray) -> VehicleControl:
         """Control of one tick.

@@ -1,4 +1,4 @@
-"""What counts as an infraction, judged at every step from the positions of things.
+"""Infraction criteria, evaluated at every step from poses and boxes.
 
 The rules and limits follow the criteria of the CARLA leaderboard (version 1.0). Positions are world x and y
 in meters; a box is the row (x, y, yaw, half length, half width) in meters and radians; a circle is the row
@@ -19,19 +19,19 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Situation:
-    """One moment of a drive, as the criteria see it.
+    """Input of the criteria at one step.
 
     Attributes:
         time: seconds since the start of the route.
-        ego: (5,) box of the vehicle that is judged.
+        ego: (5,) box of the ego vehicle.
         speed: its speed in m/s.
         progress: meters of the route behind it.
         deviation: its distance from the route in meters.
         is_outside: whether its middle is off the road or in a lane of the opposite direction.
         vehicles: (V, 5) boxes of the others, in the same order at every step.
         pedestrians: (P, 5) boxes, in the same order at every step.
-        static_boxes: (S, 5) boxes of what stands, in the same order at every step.
-        static_circles: (C, 3) circles of what stands, in the same order at every step.
+        static_boxes: (S, 5) boxes of static objects, in the same order at every step.
+        static_circles: (C, 3) circles of static objects, in the same order at every step.
         stop_lines: (L, 2, 2) ends of the stop lines under traffic lights.
         is_red: (L,) bool, whether the light of each line is red.
     """
@@ -60,7 +60,7 @@ class Situation:
 
 
 class Criterion:
-    """Judges the steps of one route; made anew for each route."""
+    """Evaluates the steps of one route; each route needs a new instance."""
 
     def step(self, situation: Situation) -> list[Infraction]:
         """Infractions that begin at this step."""
@@ -68,9 +68,9 @@ class Criterion:
 
 
 class CollisionCriterion(Criterion):
-    """Contacts with vehicles, pedestrians and what stands.
+    """Collisions with vehicles, pedestrians and static objects.
 
-    A contact that goes on, or comes again soon, is one collision.
+    Continued or soon repeated contact with the same object is one collision.
 
     Args:
         memory: seconds without contact after which the same actor counts again.
@@ -134,7 +134,7 @@ class LaneCriterion(Criterion):
         self._was_outside = False
 
     def step(self, situation: Situation) -> list[Infraction]:
-        """See :class:`Criterion`; an infraction is the begin of an excursion."""
+        """See :class:`Criterion`; an infraction is reported when the vehicle leaves the lanes."""
         position = situation.ego[:2]
         moved = 0.0 if self._position is None else float(np.linalg.norm(position - self._position))
         self._position = position
@@ -163,7 +163,7 @@ class DeviationCriterion(Criterion):
 
 
 class BlockedCriterion(Criterion):
-    """The vehicle has been standing for too long, which ends its route.
+    """The vehicle has stood still for too long, which ends its route.
 
     Args:
         max_seconds: longest time without moving.

@@ -117,7 +117,7 @@ class MinitownEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
 
     @property
     def drive(self) -> Drive:
-        """The town in motion; for policies that may look behind the sensors.
+        """The simulated drive; for policies that use more than the observation.
 
         Raises:
             RuntimeError: before the first ``reset``.
@@ -265,7 +265,7 @@ _ENDINGS = (InfractionKind.ROUTE_DEVIATION, InfractionKind.BLOCKED)
 
 
 class _Surroundings:
-    """What stands and lies still around a drive: obstacles, road and lanes."""
+    """Static surroundings of a drive: obstacles, road and lanes."""
 
     def __init__(self, town: Town) -> None:
         shapes, (low, high) = town.shapes, VEHICLE_HEIGHT

@@ -1,4 +1,4 @@
-"""Driving many routes: in lockstep, in several processes, with the same result whatever their number."""
+"""Driving many routes in lockstep and in several processes; the results do not depend on their number."""
 
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +16,7 @@ GROUP_SIZE = 5
 
 
 class Watcher(Protocol):
-    """Sees each step of the routes of a group, for example to draw a video."""
+    """Callback for each step of a group of routes, for example to write videos."""
 
     def step(self, moment: Moment, policy: Policy, action: Any, info: dict[str, Any]) -> None:
         """One step of one route."""
@@ -51,11 +51,11 @@ def drive_group(
     """Drive routes in lockstep, each to its end.
 
     Args:
-        policy: who drives.
+        policy: drives the vehicles.
         requests: the routes.
         frequency: decisions per second.
         route_length: meters per route.
-        watcher: sees each step.
+        watcher: is called at each step.
 
     Returns:
         The results in the order of the requests.
@@ -101,7 +101,7 @@ def drive_routes(
         frequency: decisions per second.
         route_length: meters per route.
         processes: how many groups are driven at a time.
-        make_watcher: makes what watches a group.
+        make_watcher: makes the watcher of a group.
 
     Yields:
         Number of a route and its result, in the order in which they are done.

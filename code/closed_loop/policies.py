@@ -1,4 +1,4 @@
-"""Who drives: the agent, the expert, and baselines that need no camera."""
+"""Driving policies: the agent, the expert, and baselines without a camera."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ NO_POINTS = np.zeros((0, 4), dtype=np.float32)
 
 @dataclass(frozen=True)
 class Moment:
-    """One vehicle that needs an action.
+    """The state of one vehicle when its next action is due.
 
     Attributes:
         slot: number of its route within the batch.
-        env: its environment; policies that are no baseline of knowledge look at the observation alone.
+        env: its environment. Only the expert and the lane baseline read more of it than the observation.
         observation: of the environment.
     """
 
@@ -42,12 +42,12 @@ class Policy:
         """Begin a route; ``info`` is that of the environment's ``reset``."""
 
     def act(self, moments: Sequence[Moment]) -> list[np.ndarray]:
-        """Actions (3,) of the environment for vehicles that are on their way."""
+        """Actions (3,) for the vehicles whose routes have not ended."""
         raise NotImplementedError
 
 
 class ExpertPolicy(Policy):
-    """The rule-based expert, which knows everything."""
+    """The rule-based expert, which uses the true state of the town."""
 
     def act(self, moments: Sequence[Moment]) -> list[np.ndarray]:
         """See :class:`Policy`."""
@@ -70,7 +70,7 @@ class ConstantPolicy(Policy):
 
 
 class LanePolicy(Policy):
-    """Constant speed along the route's lane, steered by the expert's pure pursuit; blind for all else.
+    """Constant speed along the route's lane, steered by the expert's pure pursuit, regardless of traffic.
 
     Args:
         speed: m/s.

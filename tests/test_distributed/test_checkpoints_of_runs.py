@@ -12,7 +12,7 @@ NO_LEARNING = 'optim_wrapper.optimizer.lr=0.0'
 
 
 def train(folder, *options, flags=(), resume=False, world_size=1, until=None):
-    """Train the toy config in ``folder``; returns exit codes and the first process' output."""
+    """Train the toy config in ``folder``; returns exit codes and the output of rank 0."""
     launcher = 'pytorch' if world_size > 1 else 'none'
     config, *others = toy_arguments(folder, *options, launcher=launcher, resume=resume)
     arguments = [config, *map(str, flags), *others]

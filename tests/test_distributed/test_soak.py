@@ -49,7 +49,7 @@ def test_fifty_random_kills_lose_no_state(tmp_path):
             alive = [process for process in victims if process.is_alive()]
             for process in alive:
                 process.kill()  # unless it ends in this moment
-            codes = ranks.wait(90)  # whoever is left ends by itself
+            codes = ranks.wait(90)  # remaining ranks end by themselves
             if codes == [0, 0]:
                 break
             assert alive, ranks.logs()  # it ended by itself, and not well

@@ -1,9 +1,9 @@
-"""Who drives while a route is recorded: the expert, or somebody who takes it where it would not go by itself.
+"""Drivers of the ego vehicle during recording: the expert, or one that leads it to states the expert avoids.
 
-Whoever drives, the recorded actions are the expert's, decided from the state that was reached. Waypoints and
-future maps are what follows in the recording, so they are labels only where the expert drove alone for the
-whole horizon: the recorder lists the other frames as ``disturbed_frames`` in the metadata, and no sample's
-future contains them. What a driver contributes are the states in which the expert takes over, and the
+With any driver, the recorded actions are those of the expert in the state that was reached. Waypoints and
+future maps are read from the frames that follow, so they are valid labels only where the expert drove alone
+for the whole horizon: the recorder lists the other frames as ``disturbed_frames`` in the metadata, and no
+sample has one in its future. A driver thus contributes the states in which the expert takes over, and the
 history before them.
 """
 
