@@ -51,22 +51,22 @@ def summary(conversion: 'Conversion', target: Path | None) -> str:
     """What was converted and what was written."""
     from thinktwice.release_2023.checkpoint.names import official_entries
 
-    report = conversion.report
     lines = [
         f'converted to {conversion.direction}: {len(conversion.weights)} entries, '
         f'sparse kernels of the source are [{conversion.layout}]'
     ]
-    if report.filled_in:
-        lines.append(f'{len(report.filled_in)} batch counters were missing and start from 0')
-    lines += [f'kept beside the weights: {name} ({reason})' for name, reason in report.unused.items()]
+    if conversion.filled_in:
+        lines.append(f'{len(conversion.filled_in)} batch counters were missing and start from 0')
+    lines += [f'kept beside the weights: {name} ({reason})' for name, reason in conversion.unused.items()]
     if conversion.direction == 'official':
         missing = [name for name in official_entries() if name not in conversion.weights]
         if missing:
             lines.append(f'{len(missing)} entries of the official model are missing, such as {missing[0]}')
     if conversion.dropped:
         lines.append(f'not converted: {", ".join(conversion.dropped)}')
-    if not report.is_complete:
-        lines += [report.table(), 'nothing was written: the weights do not fit the model of the config']
+    if not conversion.is_complete:
+        lines.append(conversion.differences())
+        lines.append('nothing was written: the weights do not fit the model of the config')
     elif target is not None:
         lines.append(f'wrote {target}')
         if conversion.direction == 'official' and target.suffix == '.safetensors':
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     conversion = convert_file(arguments.source, arguments.target, arguments.config, arguments.to)
     print(summary(conversion, arguments.target))
-    if conversion.report.is_complete:
+    if conversion.is_complete:
         return 0
     print(f'compared with {arguments.config}; the config of another model is given by --config')
     return 1

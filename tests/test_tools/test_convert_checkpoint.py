@@ -11,8 +11,12 @@ from helpers.reference_config import write_small_configs
 
 from thinktwice.checkpoint.file import load_checkpoint
 from thinktwice.config.load import load_config
-from thinktwice.release_2023.checkpoint.conversion import build_model, model_shapes, ours_to_official
-from thinktwice.release_2023.checkpoint.layouts import to_spconv1
+from thinktwice.release_2023.checkpoint.conversion import (
+    build_model,
+    model_shapes,
+    ours_to_official,
+    to_spconv1,
+)
 from thinktwice.release_2023.checkpoint.names import DERIVED_ENTRIES
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'convert_checkpoint.py'

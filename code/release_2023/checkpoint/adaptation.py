@@ -155,7 +155,7 @@ def _translated(state: StateDict, model: nn.Module) -> tuple[dict[str, Tensor], 
     if sum(name in official for name in state) <= sum(name in shapes for name in state):
         return dict(state), False
     conversion = official_to_ours(state, shapes)
-    unknown = {name: state[name] for name in conversion.report.unexpected}
+    unknown = {name: state[name] for name in conversion.unexpected}
     return {**conversion.weights, **unknown}, True
 
 

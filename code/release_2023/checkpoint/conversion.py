@@ -2,6 +2,9 @@
 
 :func:`official_to_ours` and :func:`ours_to_official` translate names and layouts of a state dict,
 :func:`convert_file` those of a file.
+
+spconv 1.x, ``mmcv.ops`` and this framework store the kernel of a sparse convolution as [kz, ky, kx, in,
+out]; spconv 2.x, which the official checkpoint was written with, as [out, kz, ky, kx, in].
 """
 
 from collections import OrderedDict
@@ -17,15 +20,6 @@ from torch import Tensor, nn
 from thinktwice.checkpoint.file import load_checkpoint, save_checkpoint
 from thinktwice.config.load import load_config
 from thinktwice.errors import CheckpointError
-from thinktwice.release_2023.checkpoint.layouts import (
-    SPCONV_1,
-    SPCONV_2,
-    SPCONV_2_VERSION,
-    detect_layout,
-    spconv2_shape,
-    to_spconv1,
-    to_spconv2,
-)
 from thinktwice.release_2023.checkpoint.names import (
     DERIVED_ENTRIES,
     OFFICIAL_NAMES,
@@ -36,72 +30,76 @@ from thinktwice.release_2023.checkpoint.names import (
 Shape = tuple[int, ...]
 #: Value of ``numerics`` in a checkpoint of weights that were trained by the computation of 2023.
 NUMERICS_2023 = '2023'
-DIRECTIONS = ('ours', 'official')
 COUNTER_SUFFIX = '.num_batches_tracked'
 FINEST_STRIDE = 4  # image pixels per cell of the neck's finest level
+SPCONV_1 = 'kz,ky,kx,in,out'
+SPCONV_2 = 'out,kz,ky,kx,in'
+#: Version that spconv 2.x writes into the metadata of a state dict, per module.
+SPCONV_2_VERSION = 2
 
 
 @dataclass
-class ConversionReport:
-    """Differences between a file and a model.
+class Conversion:
+    """Translated weights, and the differences between the source and the model.
 
     Attributes:
-        missing: Entries of the model that the file lacks, with their shapes.
-        unexpected: Entries of the file without a rule, with their shapes.
-        misshapen: Entries with the model's shape and the file's.
-        unused: Entries of the file that the model does not have, with the reason.
-        filled_in: Batch counters that the file lacks; they start from 0.
+        direction: Format of the translation, ``'ours'`` or ``'official'``.
+        layout: Layout of the sparse kernels of the source.
+        weights: Name to tensor, in the order of the model. In the official format, torch's metadata
+            (``weights._metadata``) holds the version of the sparse convolutions.
+        extra: Official entries that our model does not have.
+        missing: Entries of the model that the source lacks, with their shapes.
+        unexpected: Entries of the source without a rule, with their shapes.
+        misshapen: Entries with the model's shape and the source's.
+        unused: The names in ``extra``, with the reason.
+        filled_in: Batch counters that the source lacks; they start from 0.
+        dropped: Top-level keys of a file that were not converted, such as ``optimizer``.
     """
 
+    direction: str
+    layout: str
+    weights: 'OrderedDict[str, Tensor]' = field(default_factory=OrderedDict)
+    extra: dict[str, Tensor] = field(default_factory=dict)
     missing: dict[str, Shape] = field(default_factory=dict)
     unexpected: dict[str, Shape] = field(default_factory=dict)
     misshapen: dict[str, tuple[Shape, Shape]] = field(default_factory=dict)
     unused: dict[str, str] = field(default_factory=dict)
     filled_in: list[str] = field(default_factory=list)
+    dropped: tuple[str, ...] = ()
 
     @property
     def is_complete(self) -> bool:
-        """Whether every entry of file and model has its counterpart."""
+        """Whether every entry of source and model has its counterpart."""
         return not (self.missing or self.unexpected or self.misshapen)
 
-    def table(self) -> str:
+    def differences(self) -> str:
         """The differences, one line per entry, under a heading per kind."""
+        shapes = {
+            'missing': {name: f'{list(shape)}' for name, shape in self.missing.items()},
+            'unexpected': {name: f'{list(shape)}' for name, shape in self.unexpected.items()},
+            'misshapen': {
+                name: f'expected {list(wanted)}, file has {list(found)}'
+                for name, (wanted, found) in self.misshapen.items()
+            },
+        }
         lines: list[str] = []
-        for title, entries in (('missing', self.missing), ('unexpected', self.unexpected)):
+        for title, entries in shapes.items():
             lines += [f'{title}: {len(entries)}'] if entries else []
-            lines += [f'  {name}  {list(shape)}' for name, shape in entries.items()]
-        if self.misshapen:
-            lines.append(f'misshapen: {len(self.misshapen)}')
-        for name, (wanted, found) in self.misshapen.items():
-            lines.append(f'  {name}  expected {list(wanted)}, file has {list(found)}')
+            lines += [f'  {name}  {shape}' for name, shape in entries.items()]
         return '\n'.join(lines)
 
-    def raise_if_bad(self) -> None:
-        """Raise a ``CheckpointError`` with the table if anything does not fit."""
-        if not self.is_complete:
-            raise CheckpointError(f'the weights do not fit the model\n{self.table()}')
-
-
-@dataclass
-class Conversion:
-    """Translated weights.
-
-    Attributes:
-        direction: Format of the translation, ``'ours'`` or ``'official'``.
-        weights: Name to tensor, in the order of the model. In the official format, torch's metadata
-            (``weights._metadata``) holds the version of the sparse convolutions.
-        extra: Official entries that our model does not have.
-        report: Differences between file and model.
-        layout: Layout of the sparse kernels of the source.
-        dropped: Top-level keys of a file that were not converted, such as ``optimizer``.
-    """
-
-    direction: str
-    weights: 'OrderedDict[str, Tensor]'
-    extra: dict[str, Tensor]
-    report: ConversionReport
-    layout: str
-    dropped: tuple[str, ...] = ()
+    def arrange(self, found: Mapping[str, Tensor], wanted: Mapping[str, Shape]) -> None:
+        """Put entries in the order of the model; record which are missing or misshapen."""
+        for name, shape in wanted.items():
+            if name not in found and name.endswith(COUNTER_SUFFIX):
+                self.weights[name] = torch.zeros(shape, dtype=torch.int64)
+                self.filled_in.append(name)
+            elif name not in found:
+                self.missing[name] = shape
+            elif tuple(found[name].shape) != shape:
+                self.misshapen[name] = (shape, tuple(found[name].shape))
+            else:
+                self.weights[name] = found[name]
 
 
 def build_model(config: Mapping[str, Any], device: str = 'cpu') -> nn.Module:
@@ -145,12 +143,62 @@ def model_shapes(model: nn.Module) -> dict[str, Shape]:
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
+def to_spconv2(weight: Tensor) -> Tensor:
+    """Reorder a kernel [kz, ky, kx, in, out] to [out, kz, ky, kx, in] (contiguous)."""
+    return weight.permute(4, 0, 1, 2, 3).contiguous()
+
+
+def to_spconv1(weight: Tensor) -> Tensor:
+    """Reorder a kernel [out, kz, ky, kx, in] to [kz, ky, kx, in, out] (contiguous)."""
+    return weight.permute(1, 2, 3, 4, 0).contiguous()
+
+
+def _is_sparse_kernel(official: str, tensor: Tensor) -> bool:
+    return official.startswith(SPARSE_PREFIX) and tensor.dim() == 5
+
+
+def detect_layout(weights: Mapping[str, Tensor], wanted: Mapping[str, Shape]) -> str:
+    """Layout of the sparse kernels of official weights.
+
+    One kernel whose shape fits one layout only is enough. Where all kernels fit both (equal channels and
+    kernel sizes), the version that spconv 2.x writes into the state dict's metadata decides; weights
+    without it are from an older library.
+
+    Args:
+        weights: Official name to tensor.
+        wanted: Our name to shape.
+
+    Returns:
+        ``SPCONV_1`` or ``SPCONV_2``.
+
+    Raises:
+        CheckpointError: Some kernels fit only one layout and others only the other.
+    """
+    fits: dict[str, list[str]] = {SPCONV_1: [], SPCONV_2: []}
+    kernels = [name for name, tensor in weights.items() if _is_sparse_kernel(name, tensor)]
+    for name in kernels:
+        shape, expected = tuple(weights[name].shape), wanted.get(OFFICIAL_NAMES.to_ours(name) or '')
+        is_first, is_second = shape == expected, (*shape[1:], shape[0]) == expected
+        if is_first != is_second:
+            fits[SPCONV_2 if is_second else SPCONV_1].append(name)
+    if fits[SPCONV_1] and fits[SPCONV_2]:
+        raise CheckpointError(
+            'the sparse convolution kernels of this file mix two layouts: '
+            f'{fits[SPCONV_1][0]} is stored as [{SPCONV_1}], {fits[SPCONV_2][0]} as [{SPCONV_2}]. '
+            'Save the file again with one library'
+        )
+    if fits[SPCONV_1] or fits[SPCONV_2]:
+        return SPCONV_1 if fits[SPCONV_1] else SPCONV_2
+    metadata = getattr(weights, '_metadata', None) or {}
+    versions = (metadata.get(name.removesuffix('.weight'), {}).get('version') for name in kernels)
+    return SPCONV_2 if SPCONV_2_VERSION in versions else SPCONV_1
+
+
 def official_to_ours(weights: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> Conversion:
     """Translate official weights to a model's names and layouts.
 
     Args:
-        weights: Official name to tensor; sparse kernels in either layout. If shapes do not tell which,
-            torch's metadata of the state dict does.
+        weights: Official name to tensor; sparse kernels in either layout, see :func:`detect_layout`.
         shapes: Our name to shape, of the model to fill.
 
     Returns:
@@ -160,25 +208,22 @@ def official_to_ours(weights: Mapping[str, Tensor], shapes: Mapping[str, Sequenc
         CheckpointError: The sparse kernels have two layouts.
     """
     wanted = {name: tuple(shape) for name, shape in shapes.items()}
-    layout = detect_layout(*_sparse_kernels(weights, wanted))
-    report = ConversionReport()
+    conversion = Conversion('ours', detect_layout(weights, wanted))
     found: dict[str, Tensor] = {}
-    extra: dict[str, Tensor] = {}
     for official, tensor in weights.items():
         ours = OFFICIAL_NAMES.to_ours(official)
         if official in DERIVED_ENTRIES:
-            extra[official] = tensor
-            report.unused[official] = 'determined by the config'
+            conversion.unused[official] = 'determined by the config'
         elif ours is None:
-            report.unexpected[official] = tuple(tensor.shape)
+            conversion.unexpected[official] = tuple(tensor.shape)
         elif ours not in wanted:
-            extra[official] = tensor
-            report.unused[official] = 'not in this model'
+            conversion.unused[official] = 'not in this model'
         else:
-            kernel = layout == SPCONV_2 and _is_sparse_kernel(official, tensor)
-            found[ours] = to_spconv1(tensor) if kernel else tensor
-    ordered = _arrange(found, wanted, report)
-    return Conversion('ours', ordered, extra, report, layout)
+            is_reordered = conversion.layout == SPCONV_2 and _is_sparse_kernel(official, tensor)
+            found[ours] = to_spconv1(tensor) if is_reordered else tensor
+    conversion.extra = {name: weights[name] for name in conversion.unused}
+    conversion.arrange(found, wanted)
+    return conversion
 
 
 def ours_to_official(
@@ -197,62 +242,23 @@ def ours_to_official(
         The translation; sparse kernels have the layout of spconv 2, and the version of it in torch's
         metadata, without which the official loader would reorder them.
     """
-    wanted = {name: tuple(shape) for name, shape in shapes.items()}
-    report = ConversionReport()
-    known = {name: tensor for name, tensor in weights.items() if name in wanted}
-    report.unexpected = {name: tuple(t.shape) for name, t in weights.items() if name not in wanted}
-    ordered = _arrange(known, wanted, report)
+    conversion = Conversion('official', SPCONV_1)
+    conversion.unexpected = {name: tuple(t.shape) for name, t in weights.items() if name not in shapes}
+    conversion.arrange(weights, {name: tuple(shape) for name, shape in shapes.items()})
     official: OrderedDict[str, Tensor] = OrderedDict(extra or {})
     metadata: OrderedDict[str, dict[str, int]] = OrderedDict()
-    for ours, tensor in ordered.items():
+    for ours, tensor in conversion.weights.items():
         name = OFFICIAL_NAMES.to_official(ours)
         if name is None:
-            report.unexpected[ours] = tuple(tensor.shape)
-            continue
-        if _is_sparse_kernel(name, tensor):
-            tensor = to_spconv2(tensor)
+            conversion.unexpected[ours] = tuple(tensor.shape)
+        elif _is_sparse_kernel(name, tensor):
+            official[name] = to_spconv2(tensor)
             metadata[name.removesuffix('.weight')] = {'version': SPCONV_2_VERSION}
-        official[name] = tensor
-    official._metadata = metadata  # type: ignore[attr-defined]
-    return Conversion('official', official, {}, report, SPCONV_1)
-
-
-def _arrange(
-    found: Mapping[str, Tensor], wanted: Mapping[str, Shape], report: ConversionReport
-) -> 'OrderedDict[str, Tensor]':
-    """Put entries in the order of the model; report which are missing or misshapen."""
-    arranged: OrderedDict[str, Tensor] = OrderedDict()
-    for name, shape in wanted.items():
-        if name not in found:
-            if name.endswith(COUNTER_SUFFIX):
-                arranged[name] = torch.zeros(shape, dtype=torch.int64)
-                report.filled_in.append(name)
-            else:
-                report.missing[name] = shape
-        elif tuple(found[name].shape) != shape:
-            report.misshapen[name] = (shape, tuple(found[name].shape))
         else:
-            arranged[name] = found[name]
-    return arranged
-
-
-def _is_sparse_kernel(official: str, tensor: Tensor) -> bool:
-    return official.startswith(SPARSE_PREFIX) and tensor.dim() == 5
-
-
-def _sparse_kernels(
-    weights: Mapping[str, Tensor], wanted: Mapping[str, Shape]
-) -> tuple[dict[str, Tensor], dict[str, Shape], dict[str, int | None]]:
-    """Sparse kernels by name, their expected shapes in spconv 2 layout, the versions of their modules."""
-    kernels = {name: tensor for name, tensor in weights.items() if _is_sparse_kernel(name, tensor)}
-    shapes: dict[str, Shape] = {}
-    for name in kernels:
-        shape = wanted.get(OFFICIAL_NAMES.to_ours(name) or '')
-        if shape is not None and len(shape) == 5:
-            shapes[name] = spconv2_shape(shape)
-    metadata = getattr(weights, '_metadata', None) or {}
-    versions = {name: metadata.get(name.removesuffix('.weight'), {}).get('version') for name in kernels}
-    return kernels, shapes, versions
+            official[name] = tensor
+    official._metadata = metadata  # type: ignore[attr-defined]
+    conversion.weights = official
+    return conversion
 
 
 def convert_file(
@@ -267,7 +273,7 @@ def convert_file(
         direction: ``'ours'``, ``'official'``, or ``'auto'`` for the format that the source is not in.
 
     Returns:
-        The translation. The target was written if its report is complete.
+        The translation. The target was written if it is complete.
 
     Raises:
         FileNotFoundError: Source or config do not exist.
@@ -282,8 +288,6 @@ def convert_file(
     shapes = model_shapes(build_model(cfg, device='meta'))
     if direction == 'auto':
         direction = guess_direction(weights, shapes)
-    if direction not in DIRECTIONS:
-        raise ValueError(f'direction {direction!r}: expected one of {DIRECTIONS} or "auto"')
     if direction == 'ours':
         conversion = official_to_ours(weights, shapes)
         # an earlier conversion to the official format may have kept entries as well
@@ -292,7 +296,7 @@ def convert_file(
         conversion = ours_to_official(weights, shapes, {**derived_entries(cfg), **extra})
     converted_keys = ('state_dict', 'official_extra', 'numerics')
     conversion.dropped = tuple(key for key in checkpoint if key not in converted_keys)
-    if conversion.report.is_complete and target is not None:
+    if conversion.is_complete and target is not None:
         converted: dict[str, Any] = {'state_dict': conversion.weights}
         if conversion.extra:
             converted['official_extra'] = conversion.extra

@@ -1,27 +1,15 @@
 """Numerical comparison with the official 2023 model."""
 
-from thinktwice.release_2023.parity.batch import from_official_batch
-from thinktwice.release_2023.parity.compare import (
-    TOLERANCE,
-    Deviation,
-    collect,
-    compare,
-    fingerprint,
-    relative_gradient_errors,
-)
+from thinktwice.release_2023.parity.compare import TOLERANCE, compare, relative_gradient_errors
 from thinktwice.release_2023.parity.inputs import deterministic_batch, deterministic_weights
 from thinktwice.release_2023.parity.run import fill_model, run_batch
 
 __all__ = [
     'TOLERANCE',
-    'Deviation',
-    'collect',
     'compare',
     'deterministic_batch',
     'deterministic_weights',
     'fill_model',
-    'fingerprint',
-    'from_official_batch',
     'relative_gradient_errors',
     'run_batch',
 ]

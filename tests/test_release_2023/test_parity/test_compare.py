@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from thinktwice.release_2023.parity.compare import compare, fingerprint, relative_gradient_errors
+from thinktwice.release_2023.parity.compare import compare, relative_gradient_errors
+from thinktwice.release_2023.parity.run import fingerprint
 
 
 def make_entries():
