@@ -123,6 +123,8 @@ def test_make_setup_refuses_an_unsupported_python_in_one_line(tmp_path: Path) ->
     result = subprocess.run(
         ['make', 'setup', f'SYSTEM_PYTHON={other_python}'],
         cwd=tmp_path,
+        # within `make test` it would print the folders that it enters
+        env={name: value for name, value in os.environ.items() if name not in ('MAKELEVEL', 'MAKEFLAGS')},
         capture_output=True,
         text=True,
         check=False,
