@@ -80,6 +80,24 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
                 count.copy_(old)
 
 
+def check_recompute_and_compile(recompute: str | Sequence[str], compile_options: dict | bool) -> None:
+    """Refuse to recompute within a compiled part, or to compile within a recomputed one.
+
+    Raises:
+        ConfigError: With the names of both.
+    """
+    names = compile_options.get('modules', '') if isinstance(compile_options, dict) else ''
+    for compiled in [names] if isinstance(names, str) else names:
+        for recomputed in [recompute] if isinstance(recompute, str) else recompute:
+            shorter, longer = sorted((compiled, recomputed), key=len)
+            if not shorter or f'{longer}.'.startswith(f'{shorter}.'):
+                what = repr(compiled) if compiled else 'the whole model'
+                raise ConfigError(
+                    f'recompute={recomputed!r} overlaps with compile of {what}, which torch.compile does not '
+                    'support: leave one of them out, or name other modules in compile.modules'
+                )
+
+
 def freeze_unused_parameters(model: BaseModel, batch: Mapping[str, Any]) -> list[str]:
     """Freeze the parameters that no loss depends on, in place.
 

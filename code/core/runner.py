@@ -32,9 +32,10 @@ from thinktwice.core.training_state import (
 )
 from thinktwice.distributed.collectives import on_rank_0, statistics_of_all
 from thinktwice.environment import collect_environment, write_environment
-from thinktwice.errors import as_config_error
+from thinktwice.errors import ConfigError, as_config_error
 from thinktwice.tables import format_table
 
+WRAPPER = 'MMDistributedDataParallel'
 STRICT_LOAD_HINT = 'To load the weights that fit by name, pass --cfg-options strict_load=False.'
 
 
@@ -63,10 +64,15 @@ class DrivingRunner(Runner):
         if self.cfg.get('channels_last'):
             model_options.use_channels_last(model)
         model = self._with_sync_bn(model, on_gpu)
+        if self.cfg.get('recompute') and self.cfg.get('compile'):
+            model_options.check_recompute_and_compile(self.cfg.recompute, self.cfg.compile)
         if self.cfg.get('recompute'):
             model_options.recompute_activations(model, self.cfg.recompute)
         if self.cfg.get('compile'):
             model_options.compile_parts(model, self.cfg.compile)
+        wrapper = (model_wrapper_cfg or {}).get('type', WRAPPER)
+        if wrapper not in (WRAPPER, MMDistributedDataParallel):
+            raise ConfigError(f'model_wrapper_cfg.type={wrapper!r} is not supported, only {WRAPPER!r} is')
         if not self.distributed:
             return model
         model_options.share_label_counts(model)

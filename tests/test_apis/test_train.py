@@ -24,6 +24,7 @@ from thinktwice.apis import test as evaluate
 from thinktwice.checkpoint.run_folder import write_pointer
 from thinktwice.command_line import run_command
 from thinktwice.core.runner import DrivingRunner
+from thinktwice.errors import ConfigError
 from thinktwice.registry import DATASETS, MMENGINE_DATASETS
 
 TOY_CONFIG = 'tests/helpers/toy_config.py'
@@ -414,6 +415,13 @@ def test_parameters_without_gradient_on_two_ranks(planner, options, code, tmp_pa
     frozen = '2 parameters that no loss uses are frozen (layer.weight, layer.bias)'
     assert (frozen in ranks.log(0)) == (planner == 'PlannerWithUnusedLayer')
     assert 'Traceback' not in ranks.logs()
+
+
+def test_another_model_wrapper_is_refused(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(REPOSITORY / 'tests' / 'helpers'))
+    options = {'model_wrapper_cfg': {'type': 'MMFullyShardedDataParallel'}}
+    with pytest.raises(ConfigError, match="model_wrapper_cfg.type='MMFullyShardedDataParallel'"):
+        train(str(REPOSITORY / TOY_CONFIG), work_dir=tmp_path, cfg_options=options)
 
 
 def test_config_without_default_hooks_is_evaluated(tmp_path, monkeypatch):

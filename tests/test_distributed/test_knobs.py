@@ -172,3 +172,20 @@ def test_what_no_loss_uses_is_frozen_and_all_else_gets_a_gradient(left_out):
     sum(value for name, value in losses.items() if 'loss' in name).backward()
     reached = {name for name, p in model.named_parameters() if p.grad is not None}
     assert reached == before - set(frozen)
+
+
+@pytest.mark.parametrize(
+    ('recompute', 'options', 'overlap'),
+    [
+        (['decoder'], True, True),
+        (['decoder'], {'backend': 'eager'}, True),
+        (['img_encoder', 'decoder'], {'modules': ['img_encoder.backbone']}, True),
+        ('img_encoder.backbone', {'modules': 'img_encoder'}, True),
+        (['decoder'], {'modules': ['img_encoder', 'decoder_of_another']}, False),
+    ],
+)
+def test_recomputing_within_what_is_compiled_is_refused(recompute, options, overlap):
+    if not overlap:
+        return model_options.check_recompute_and_compile(recompute, options)
+    with pytest.raises(ConfigError, match='overlaps'):
+        model_options.check_recompute_and_compile(recompute, options)
