@@ -120,7 +120,8 @@ class DrivingRunner(Runner):
         """Build the optimizer of the model; what mmengine would ignore in ``paramwise_cfg`` is an error."""
         if isinstance(optim_wrapper, dict):
             check_paramwise(optim_wrapper, self.bare_model)
-        return super().build_optim_wrapper(optim_wrapper)
+        with file_only(self.logger):  # mmengine lists the options of each parameter
+            return super().build_optim_wrapper(optim_wrapper)
 
     def scale_lr(self, optim_wrapper: Any, auto_scale_lr: dict | None = None) -> None:
         """Scale the learning rate by the samples per optimizer step, accumulated batches included."""

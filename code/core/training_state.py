@@ -42,6 +42,7 @@ def collect_training_state(runner: Any) -> dict[str, Any]:
         world_size=runner.world_size,
         global_batch_size=runner.world_size * runner.train_dataloader.batch_size,
         cfg=runner.config_text,
+        optimizer=type(runner.optim_wrapper.optimizer).__name__,
         experiment_name=runner.experiment_name,
         time=time.strftime('%Y-%m-%d %H:%M:%S'),
     )
@@ -145,6 +146,12 @@ def restore_training_state(runner: Any, checkpoint: dict[str, Any], filename: st
             f'the optimizer or schedules in {filename} do not fit those of the config ({error!r}): '
             'start from its weights with --load-from instead'
         ) from error
+    optimizer = type(runner.optim_wrapper.optimizer).__name__
+    if meta.get('optimizer', optimizer) != optimizer:
+        runner.logger.warning(
+            f'the checkpoint holds the state of {meta["optimizer"]}, the config says {optimizer}: '
+            'the state has no effect'
+        )
     if not is_same_schedule:
         runner.logger.warning(
             'the schedules are not those of the checkpoint (another number of batches or epochs, or '

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.commands import REPOSITORY
 from helpers.killed_runs import toy_arguments
 from helpers.ranks import run_train, start_ranks
 from mmengine.hooks import Hook
@@ -81,6 +82,31 @@ def refusal(folder, *options, flags=()):
     assert ranks.wait() == [1], ranks.log(0)
     assert 'Traceback' not in ranks.log(0)
     return ranks.log(0).splitlines()[-1]
+
+
+def test_another_optimizer_on_resume_is_named_in_a_warning(tmp_path):
+    folder = tmp_path / 'run'
+    start_ranks(
+        run_train, (toy_arguments(folder, 'train_cfg.max_epochs=1'),), 1, tmp_path / 'first'
+    ).results()
+    options = ('train_cfg.max_epochs=2', 'optim_wrapper.optimizer={"type":"SGD","lr":0.01}')
+    ranks = start_ranks(run_train, (toy_arguments(folder, *options),), 1, tmp_path / 'second')
+    assert ranks.wait() == [0], ranks.logs()
+    assert 'holds the state of AdamW, the config says SGD' in ranks.logs()
+
+
+def test_options_of_each_parameter_are_written_to_the_log_file_only(tmp_path):
+    folder = tmp_path / 'run'
+    arguments = toy_arguments(folder, 'train_cfg.max_epochs=1')
+    config = tmp_path / 'paramwise.py'
+    config.write_text(
+        f'_base_ = [{str(REPOSITORY / arguments[0])!r}]\n'
+        'optim_wrapper = dict(paramwise_cfg=dict(bias_lr_mult=2.0))\n'
+    )
+    ranks = start_ranks(run_train, ([str(config), *arguments[1:]],), 1, tmp_path / 'ranks')
+    assert ranks.wait() == [0], ranks.logs()
+    assert 'paramwise_options' not in ranks.logs()
+    assert 'paramwise_options' in next(folder.glob('*/*.log')).read_text()
 
 
 def test_advice_to_load_what_fits_is_given_only_where_it_can_help(tmp_path, trained):
