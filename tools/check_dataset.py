@@ -17,6 +17,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,17 +34,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(__doc__)
     parser.add_argument('root', help='folder or address of the dataset')
-    parser.add_argument(
-        '--workers',
-        type=positive,
-        default=os.cpu_count() or 1,
-        help='number of processes; default: all cores',
-    )
+    parser.add_argument('--workers', type=positive, default=os.cpu_count() or 1, help='processes (all cores)')
     parser.add_argument('--report', type=Path, help='write all problems to this JSON file')
     parser.add_argument(
-        '--repair',
-        action='store_true',
-        help='write metadata that excludes frames with problems from training',
+        '--repair', action='store_true', help='write metadata that excludes frames with problems'
     )
     parser.add_argument(
         '--metadata-dir', type=Path, help='folder for the repaired metadata; default: the dataset itself'
@@ -91,24 +85,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tqdm import tqdm
 
     from thinktwice.datasets.calibration import load_calibration
-    from thinktwice.datasets.frame_check import CheckTask, check_route, repaired_metadata
+    from thinktwice.datasets.frame_check import check_route, repaired_metadata
+    from thinktwice.datasets.jobs import run_tasks
     from thinktwice.datasets.metadata import load_metadata, save_metadata
-    from thinktwice.datasets.packing.jobs import run_tasks
-    from thinktwice.datasets.storage import open_storage
+    from thinktwice.datasets.storage import DatasetStorage
 
     root = options.root
     try:
-        storage = open_storage(root)
+        storage = DatasetStorage(root)
         metadata = load_metadata(storage, root)
         load_calibration(storage, metadata)  # a missing file is one error, not one per image
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
-    tasks = [
-        CheckTask(root, town, route, record.usable)
-        for town, routes in metadata.towns.items()
-        for route, record in routes.items()
-    ]
-    results = run_tasks(check_route, tasks, options.workers)
+    tasks = [(town, route, record.usable) for town, route, record in metadata.routes()]
+    results = run_tasks(partial(check_route, root), tasks, options.workers)
     reports = list(tqdm(results, total=len(tasks), unit='route', file=sys.stderr, disable=None))
     reports.sort(key=lambda report: (report.town, report.route))
     print(summary(reports))

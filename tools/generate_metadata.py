@@ -12,6 +12,7 @@ unreadable score files are listed at the end and in the JSON.
 import argparse
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,8 +21,7 @@ from thinktwice.command_line import Parser, positive, run_command
 from thinktwice.errors import UserError, WriteError
 
 if TYPE_CHECKING:
-    from thinktwice.datasets.route_rules import Results
-    from thinktwice.datasets.route_scan import Scan
+    from thinktwice.datasets.route_scan import Results, Scan
 
 RESULTS_FOLDER = 'collect_data_json'
 
@@ -34,12 +34,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--metadata-dir', type=Path, help='folder for the metadata; default: the dataset itself'
     )
-    parser.add_argument(
-        '--workers',
-        type=positive,
-        default=os.cpu_count() or 1,
-        help='number of processes; default: all cores',
-    )
+    parser.add_argument('--workers', type=positive, default=os.cpu_count() or 1, help='processes (all cores)')
     parser.add_argument(
         '--check-headings',
         action='store_true',
@@ -50,35 +45,15 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def find_results(root: Path, given: Path | None) -> 'Results':
-    """Read the scores from the given folder, or from next to and inside the dataset.
-
-    Raises:
-        FileNotFoundError: if the given folder does not exist.
-    """
-    from thinktwice.datasets.route_rules import Results, read_results
-
-    if given is not None:
-        if not given.is_dir():
-            raise FileNotFoundError(f'--results {given}: no such folder')
-        return read_results(given)
-    found = read_results(root.resolve().parent / RESULTS_FOLDER)
-    inside = read_results(root / RESULTS_FOLDER)
-    return Results({**found.by_route, **inside.by_route}, {**found.unreadable, **inside.unreadable})
-
-
 def report(scan: 'Scan', results: 'Results') -> str:
     """Table by town, followed by a list of all problems."""
     lines = [f'{"town":<12}{"routes":>8}{"frames":>10}{"usable":>10}  routes by rule']
-    for town, routes in sorted(scan.metadata.towns.items()):
-        rules = [record.rule for record in routes.values()]
-        counts = ', '.join(f'{rule} {rules.count(rule)}' for rule in sorted(set(rules)))
-        frames = sum(record.frames for record in routes.values())
-        usable = sum(record.usable for record in routes.values())
-        lines.append(f'{town:<12}{len(routes):>8}{frames:>10}{usable:>10}  {counts}')
-    records = [record for routes in scan.metadata.towns.values() for record in routes.values()]
-    frames, usable = sum(record.frames for record in records), sum(record.usable for record in records)
-    lines.append(f'{"all":<12}{len(records):>8}{frames:>10}{usable:>10}')
+    towns = {town: list(routes.values()) for town, routes in sorted(scan.metadata.towns.items())}
+    for town, records in {**towns, 'all': sum(towns.values(), [])}.items():
+        frames, usable = sum(record.frames for record in records), sum(record.usable for record in records)
+        rules = Counter(sorted(record.rule for record in records))
+        counts = ', '.join(f'{rule} {count}' for rule, count in rules.items())
+        lines.append(f'{town:<12}{len(records):>8}{frames:>10}{usable:>10}  {counts}')
     for title, problems in (
         ('Left out, malformed', scan.malformed),
         ('Cut at the last complete frame', scan.incomplete),
@@ -97,20 +72,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse_arguments(argv)
     from thinktwice.datasets.calibration import load_calibration
     from thinktwice.datasets.metadata import save_metadata
-    from thinktwice.datasets.route_scan import needed_folders, scan_dataset
-    from thinktwice.datasets.storage import open_storage
+    from thinktwice.datasets.route_scan import needed_folders, read_results, scan_dataset
+    from thinktwice.datasets.storage import DatasetStorage
 
-    if not options.root.is_dir():
-        raise FileNotFoundError(f'{options.root}: no such folder')
+    root = options.root
+    for flag, folder in (('', root), ('--results ', options.results)):
+        if folder and not folder.is_dir():
+            raise FileNotFoundError(f'{flag}{folder}: no such folder')
+    around = (root.resolve().parent / RESULTS_FOLDER, root / RESULTS_FOLDER)
+    results = read_results(*([options.results] if options.results else around))
     try:
-        results = find_results(options.root, options.results)
-        folders = needed_folders(load_calibration(open_storage(options.root)))
+        folders = needed_folders(load_calibration(DatasetStorage(root)))
     except ValueError as error:
         raise UserError(str(error)) from error
-    scan = scan_dataset(options.root, folders, results, options.workers, options.check_headings)
+    scan = scan_dataset(root, folders, results, options.workers, options.check_headings)
     print(report(scan, results))
     if not scan.metadata.towns:
-        raise FileNotFoundError(f'{options.root}: no route in townNN_XX/<route>/, nothing written')
+        raise FileNotFoundError(f'{root}: no route in townNN_XX/<route>/, nothing written')
     if not results.by_route:
         print('No scores of recording runs were found: every route was cut without one.')
     if not options.dry_run:
@@ -120,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             unreadable_results=results.unreadable,
         )
         try:
-            print('wrote', *save_metadata(scan.metadata, options.metadata_dir or options.root, **extra))
+            print('wrote', *save_metadata(scan.metadata, options.metadata_dir or root, **extra))
         except WriteError as error:
             raise WriteError(f'{error} Choose another folder with --metadata-dir') from error
 

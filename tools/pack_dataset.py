@@ -19,14 +19,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from thinktwice.command_line import Parser, positive, run_command
-from thinktwice.datasets.packing import (
-    Execution,
-    PackSettings,
-    RouteReport,
-    count_routes,
-    pack_dataset,
-    verify_dataset,
-)
+from thinktwice.datasets.metadata import JSON_NAME, load_metadata
+from thinktwice.datasets.packing.datasets import RouteReport, pack_dataset, verify_dataset
+from thinktwice.datasets.packing.frames import PackSettings
+from thinktwice.datasets.storage import DatasetStorage
 from thinktwice.errors import UserError
 
 MAX_LISTED = 20
@@ -103,13 +99,13 @@ def follow(reports: Iterable[RouteReport], total: int, title: str) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns 1 if something could not be packed or read."""
     options = parse_arguments(argv)
-    execution = Execution(options.workers, options.ray)
+    source, destination, where = options.source, options.destination, (options.workers, options.ray)
     try:
-        total = count_routes(options.source)
-        reports = pack_dataset(options.source, options.destination, settings_of(options), execution)
+        total = len([*load_metadata(DatasetStorage(source), source).routes()])
+        reports = pack_dataset(source, destination, settings_of(options), *where)
         is_good = follow(reports, total, 'packed')
-        if options.verify and (Path(options.destination) / 'dataset_metadata.json').is_file():
-            is_good &= follow(verify_dataset(options.destination, execution), total, 'verified')
+        if options.verify and (Path(destination) / JSON_NAME).is_file():
+            is_good &= follow(verify_dataset(destination, *where), total, 'verified')
     except (ValueError, OSError, ImportError) as error:
         raise UserError(str(error)) from error
     return int(not is_good)

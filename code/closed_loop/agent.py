@@ -272,6 +272,3 @@ class _HistoryReader(RouteReader):
 
     def class_ids(self, folder: str, frame: int, size: tuple[int, int]) -> np.ndarray:
         raise SampleReadError(self.path(folder, frame), 'a vehicle senses no labels')
-
-    def image_bytes(self, folder: str, frame: int) -> bytes:
-        raise SampleReadError(self.path(folder, frame), 'a vehicle senses no files')

@@ -2,10 +2,10 @@
 
 from .carla_dataset import CarlaDataset
 from .collate import collate_samples
-from .corrupt_samples import SkippedSampleTally, UnusableSampleError
+from .corrupt_samples import SkippedSampleTally
 from .samplers import EvalSampler, SampleKey, TrainSampler
 from .splits import SplitSpec
-from .storage import SampleReadError
+from .storage import SampleReadError, UnusableSampleError
 from .wrappers import ConcatDataset, RepeatDataset
 
 __all__ = [

@@ -24,24 +24,16 @@ CALIBRATION_FILE = 'calibration.json'
 
 @dataclass(frozen=True)
 class CameraCalibration:
-    """One camera.
+    """One camera; ``rgb``, ``depth`` and ``seg`` are the folders of its images.
 
-    The stored image is the one in the files: distorted and full size as
-    recorded, or undistorted and smaller in a packed dataset. The undistorted
-    image has ``Calibration.image_size`` and ``intrinsics``.
+    The stored image is the one in the files: distorted and full size as recorded, or undistorted and
+    smaller in a packed dataset. The undistorted image has ``Calibration.image_size`` and ``intrinsics``.
 
     Attributes:
-        name: Name, such as ``front``.
-        rgb: Folder of the color images.
-        depth: Folder of the depth images.
-        seg: Folder of the semantic images.
-        raw_intrinsics: (4,) float64 fx, fy, cx, cy of the stored
-            image, pixels; integers are pixel centers.
-        distortion: (5,) float64 k1, k2, p1, p2, k3; zeros for a
-            pinhole.
+        raw_intrinsics: (4,) float64 fx, fy, cx, cy of the stored image, pixels; integers are pixel centers.
+        distortion: (5,) float64 k1, k2, p1, p2, k3; zeros for a pinhole.
         intrinsics: (4,) float64 fx, fy, cx, cy after undistortion.
-        cam2ego: (4, 4) float64, camera (x right, y down, z
-            forward) to ego (x forward, y right, z up).
+        cam2ego: (4, 4) float64, camera (x right, y down, z forward) to ego (x forward, y right, z up).
         depth_offset: Offset to add to a recorded depth, meters.
     """
 
@@ -82,10 +74,8 @@ class Calibration:
     """The sensor rig and the constants of one dataset.
 
     Attributes:
-        cameras: In the order of the sample's
-            camera axis.
-        image_size: Height and width that ``intrinsics`` and ``ida_mats``
-            refer to, pixels.
+        cameras: In the order of the sample's camera axis.
+        image_size: Height and width that ``intrinsics`` and ``ida_mats`` refer to, pixels.
         stored_size: Height and width of the images in the files.
         frame_interval: Seconds between frames.
         north_per_degree: Meters per degree of latitude.
@@ -93,8 +83,7 @@ class Calibration:
         lidar_height: Height of the LiDAR above the ground, meters.
         bev_x: Range of the bird's-eye view along x (forward), meters.
         bev_y: Range of the bird's-eye view along y (right), meters.
-        lights_split: Whether the semantic images already have separate ids
-            for red and green lights (24 and 25), as in packed datasets.
+        lights_split: Whether the semantic images have separate ids for red and green lights, as packed ones.
     """
 
     cameras: tuple[CameraCalibration, ...]
@@ -109,10 +98,7 @@ class Calibration:
     lights_split: bool = False
 
     def camera(self, name: str) -> CameraCalibration:
-        """Find a camera by name.
-
-        Args:
-            name: Name, such as ``front``.
+        """Find a camera by name, such as ``front``.
 
         Raises:
             ValueError: If there is no camera of that name.
@@ -124,10 +110,7 @@ class Calibration:
         raise ValueError(f'no camera {name!r} in the calibration, it has: {names}')
 
     def select(self, names: Sequence[str] | None) -> 'Calibration':
-        """Return the rig reduced to some of its cameras.
-
-        Args:
-            names: Cameras in the order of the result, or None for all cameras.
+        """Return the rig reduced to some of its cameras, in the order of the names; None keeps all.
 
         Raises:
             ConfigError: If a name is unknown; the message lists the known names.
@@ -141,11 +124,7 @@ class Calibration:
 
 
 def parse_calibration(data: dict[str, Any], path: str) -> Calibration:
-    """Check a calibration and convert it to arrays.
-
-    Args:
-        data: Parsed ``calibration.json``.
-        path: Path of the file, for error messages.
+    """Check a calibration, as read from ``calibration.json`` at ``path``, and convert it to arrays.
 
     Raises:
         ValueError: If a key is missing or a value is invalid; the message names
@@ -266,15 +245,8 @@ def calibration_to_dict(calibration: Calibration) -> dict[str, Any]:
         },
         'cameras': [
             {
-                'name': camera.name,
-                'rgb': camera.rgb,
-                'depth': camera.depth,
-                'seg': camera.seg,
-                'raw_intrinsics': camera.raw_intrinsics.tolist(),
-                'distortion': camera.distortion.tolist(),
-                'intrinsics': camera.intrinsics.tolist(),
-                'cam2ego': camera.cam2ego.tolist(),
-                'depth_offset': camera.depth_offset,
+                key: value.tolist() if isinstance(value, np.ndarray) else value
+                for key, value in vars(camera).items()
             }
             for camera in calibration.cameras
         ],
@@ -284,11 +256,7 @@ def calibration_to_dict(calibration: Calibration) -> dict[str, Any]:
 
 
 def package_calibration(name: str = 'carla') -> Calibration:
-    """Read a rig included in the package.
-
-    Args:
-        name: File name without ending; ``carla`` is the rig of the 2023 recordings.
-    """
+    """Read a rig included in the package; ``carla`` is that of the 2023 recordings."""
     file = resources.files('thinktwice.datasets') / 'calibrations' / f'{check_name(name, "calibration")}.json'
     return parse_calibration(json.loads(file.read_text(encoding='utf-8')), str(file))
 
@@ -296,10 +264,7 @@ def package_calibration(name: str = 'carla') -> Calibration:
 def load_calibration(storage: DatasetStorage, metadata: DatasetMetadata | None = None) -> Calibration:
     """Read the calibration of a dataset, or the package's CARLA rig if it has none.
 
-    Args:
-        storage: Storage of the dataset.
-        metadata: Metadata of the dataset. If given, the CARLA rig is used only if it
-            fits the size of the dataset's first image.
+    If ``metadata`` are given, the CARLA rig is used only if it fits the size of the dataset's first image.
 
     Raises:
         ValueError: If the file is not a valid calibration.
@@ -328,12 +293,10 @@ def _first_image_size(
     storage: DatasetStorage, metadata: DatasetMetadata, rig: Calibration
 ) -> tuple[int, int] | None:
     """Height and width in the header of the first PNG image, None if there is no readable one."""
-    first = next(((town, route) for town, routes in metadata.towns.items() for route in routes), None)
-    if first is None:
-        return None
     try:
-        data = storage.route(*first).image_bytes(rig.cameras[0].rgb, 0)
-    except SampleReadError:
+        town, route, _ = next(metadata.routes())
+        data = storage.read_bytes(f'{town}/{route}/{rig.cameras[0].rgb}/0000.png')
+    except (StopIteration, SampleReadError):
         return None  # reported when the sample is read
     if not data.startswith(PNG_SIGNATURE) or len(data) < 24:
         return None

@@ -14,13 +14,13 @@ from thinktwice.errors import DamagedDataError
 from thinktwice.registry import DATASETS, TRANSFORMS
 
 from .calibration import load_calibration
-from .corrupt_samples import SkippedSample, UnusableSampleError
+from .corrupt_samples import SkippedSample
 from .metadata import load_metadata, recording_command
 from .pipelines import LoadCameras
 from .pipelines.measurements import NUM_COMMANDS
 from .samplers import SampleKey
 from .splits import SplitSpec, build_index
-from .storage import DatasetStorage, SampleReadError, open_storage
+from .storage import DatasetStorage, SampleReadError, UnusableSampleError
 
 ERROR_POLICIES = ('raise', 'skip')
 
@@ -158,7 +158,7 @@ class CarlaDataset(Dataset):
     def storage(self) -> DatasetStorage:
         """Files of the dataset, opened once per process (also after a fork)."""
         if self._storage is None or self._storage_process != os.getpid():
-            self._storage = open_storage(self.data_root, self._backend_args)
+            self._storage = DatasetStorage(self.data_root, self._backend_args)
             self._storage_process = os.getpid()
         return self._storage
 
@@ -168,22 +168,12 @@ class CarlaDataset(Dataset):
         return {
             'dataset': type(self).__name__,
             'data_root': self.data_root,
-            'frame_interval': self.frame_interval,
+            'frame_interval': self.calibration.frame_interval,
             'horizon': self.horizon,
             'cameras': [camera.name for camera in self.calibration.cameras],
             'num_commands': NUM_COMMANDS,
             'num_classes': self._num_classes,
         }
-
-    @property
-    def frame_interval(self) -> float:
-        """Seconds between two frames."""
-        return self.calibration.frame_interval
-
-    @property
-    def town_counts(self) -> dict[str, int]:
-        """Number of samples of each town."""
-        return self._index.town_counts()
 
     def sample_id(self, index: int) -> str:
         """Name of a sample: town index, route and key frame."""

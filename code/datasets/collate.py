@@ -20,12 +20,6 @@ def collate_samples(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     depends on the other samples of the batch. `metas` is a list of B dictionaries; lists of
     tensors (`grid_feature`) are stacked element by element.
 
-    Args:
-        samples: B samples from `PackSample`.
-
-    Returns:
-        ``inputs``, ``metas`` and, if the samples have them, ``targets``.
-
     Raises:
         ValueError: if fields or sizes differ between samples; the message names the field.
     """

@@ -1,19 +1,9 @@
-"""Unusable samples: their errors and their count."""
+"""Samples that were replaced because they could not be used, and their count."""
 
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
-
-from .storage.errors import SampleReadError
-
-
-class UnusableSampleError(SampleReadError):
-    """A frame can be read but not used, such as one without a heading.
-
-    This is a known gap of the recordings, not damage: the dataset always replaces such a sample,
-    whatever its `on_error`.
-    """
 
 
 class SkippedSample(TypedDict):

@@ -1,7 +1,7 @@
 """Read frames as training would, to find unusable files before training does."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -9,52 +9,21 @@ from .calibration import Calibration, load_calibration
 from .metadata import DatasetMetadata, RouteRecord
 from .pipelines.images import read_class_ids
 from .pipelines.measurements import read_pose
-from .storage import RouteReader, SampleReadError, open_storage
-
-
-@dataclass(frozen=True)
-class CheckTask:
-    """One route to read.
-
-    Attributes:
-        root: root of the dataset.
-        town: town folder.
-        route: route folder in it.
-        frames: number of frames to read, from 0.
-        backend_args: arguments of mmengine's file backend.
-    """
-
-    root: str
-    town: str
-    route: str
-    frames: int
-    backend_args: dict | None = None
+from .storage import DatasetStorage, RouteReader, SampleReadError
 
 
 @dataclass
 class CheckReport:
-    """Problems of one route.
-
-    Attributes:
-        town: town folder.
-        route: route folder in it.
-        frames: number of frames that were read.
-        problems: for each frame and folder, the file and what is wrong with it.
-    """
+    """Problems of one route: for each frame and folder, the file and what is wrong with it."""
 
     town: str
     route: str
-    frames: int = 0
-    problems: dict[int, dict[str, str]] = field(default_factory=dict)
+    frames: int
+    problems: dict[int, dict[str, str]]
 
 
 def check_frame(reader: RouteReader, calibration: Calibration, frame: int) -> dict[str, str]:
     """Read all files of a frame that samples use.
-
-    Args:
-        reader: reader of the route.
-        calibration: calibration of the dataset.
-        frame: frame number.
 
     Returns:
         For each folder with a problem, the file and what is wrong with it.
@@ -78,17 +47,20 @@ def check_frame(reader: RouteReader, calibration: Calibration, frame: int) -> di
     return problems
 
 
-def check_route(task: CheckTask) -> CheckReport:
-    """Read all frames of a route; a route that can't be opened has problems in every frame."""
-    storage = open_storage(task.root, task.backend_args)
-    calibration = load_calibration(storage)
-    report = CheckReport(task.town, task.route, task.frames)
-    reader = storage.route(task.town, task.route)
-    for frame in range(task.frames):
-        problems = check_frame(reader, calibration, frame)
-        if problems:
-            report.problems[frame] = problems
-    return report
+def check_route(root: str, task: tuple[str, str, int]) -> CheckReport:
+    """Read the first frames of a route; one that can't be opened has problems in every frame.
+
+    Args:
+        root: root of the dataset.
+        task: town index, route, and number of frames to read.
+    """
+    town, route, frames = task
+    storage = DatasetStorage(root)
+    calibration, reader = load_calibration(storage), storage.route(town, route)
+    found = {frame: check_frame(reader, calibration, frame) for frame in range(frames)}
+    return CheckReport(
+        town, route, frames, {frame: problems for frame, problems in found.items() if problems}
+    )
 
 
 def repaired_metadata(metadata: DatasetMetadata, reports: Sequence[CheckReport]) -> DatasetMetadata:
@@ -97,26 +69,18 @@ def repaired_metadata(metadata: DatasetMetadata, reports: Sequence[CheckReport])
     Damaged frames at the end of a route shorten it; others are listed as
     ``invalid_frames``, which no sample may use. Frames are never added back.
 
-    Args:
-        metadata: current metadata of the dataset.
-        reports: reports of all or some routes.
-
     Returns:
         New metadata; the rule of a changed route ends with "repaired".
     """
-    found = {(report.town, report.route): report for report in reports if report.problems}
-    towns = {
-        town: {
-            route: _repaired(record, found[town, route]) if (town, route) in found else record
-            for route, record in routes.items()
-        }
-        for town, routes in metadata.towns.items()
-    }
+    towns = {town: dict(routes) for town, routes in metadata.towns.items()}
+    for report in reports:
+        if report.problems:
+            towns[report.town][report.route] = _repaired(towns[report.town][report.route], report.problems)
     return DatasetMetadata(towns)
 
 
-def _repaired(record: RouteRecord, report: CheckReport) -> RouteRecord:
-    invalid = set(record.invalid_frames) | set(report.problems)
+def _repaired(record: RouteRecord, problems: Iterable[int]) -> RouteRecord:
+    invalid = {*record.invalid_frames, *problems}
     usable = record.usable
     while usable > 0 and usable - 1 in invalid:
         usable -= 1

@@ -15,17 +15,16 @@ JSON file, the 2023 pickle ``{town: {"../town/route": usable}}`` is read by the 
 import json
 import pickle
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from thinktwice.files import write_atomically
 
-from .storage.base import check_name
-from .storage.errors import SampleReadError
-from .storage.unpickle import restricted_loads
+from .storage import DatasetStorage, SampleReadError, check_name, restricted_loads
 
 JSON_NAME = 'dataset_metadata.json'
 PICKLE_NAME = 'dataset_metadata.pkl'
@@ -60,20 +59,15 @@ class DatasetMetadata:
 
     towns: dict[str, dict[str, RouteRecord]] = field(default_factory=dict)
 
+    def routes(self) -> Iterator[tuple[str, str, RouteRecord]]:
+        """Town index, route and record of every drive."""
+        for town, routes in self.towns.items():
+            for route, record in routes.items():
+                yield town, route, record
 
-class ReadableStorage(Protocol):
-    """The part of a dataset's storage that `load_metadata` uses."""
 
-    def read_bytes(self, path: str) -> bytes:
-        """Read a file, given its path relative to the root of the dataset."""
-
-
-def load_metadata(storage: ReadableStorage, root: str) -> DatasetMetadata:
+def load_metadata(storage: DatasetStorage, root: str) -> DatasetMetadata:
     """Read the metadata of a dataset: the JSON file if there is one, else the pickle.
-
-    Args:
-        storage: storage of the dataset.
-        root: root of the dataset, for error messages.
 
     Raises:
         FileNotFoundError: if the dataset has neither file.
@@ -101,11 +95,7 @@ def recording_command(root: str) -> str:
 
 
 def parse_json(data: bytes | str, path: str) -> DatasetMetadata:
-    """Parse and check the JSON form.
-
-    Args:
-        data: contents of the file.
-        path: path of the file, for error messages.
+    """Parse and check the JSON form, of the file at ``path``.
 
     Raises:
         ValueError: if the text is not JSON, has a key twice, or does not follow this schema.
@@ -135,10 +125,6 @@ def parse_json(data: bytes | str, path: str) -> DatasetMetadata:
 
 def parse_pickle(data: bytes, path: str) -> DatasetMetadata:
     """Parse the 2023 pickle ``{town: {"../town/route": usable}}`` without executing code.
-
-    Args:
-        data: contents of the file.
-        path: path of the file, for error messages.
 
     Raises:
         ValueError: if the structure differs, or a route is outside its town.
@@ -179,10 +165,9 @@ def _route_of_pickle_key(folder: Any, town: str, where: str) -> str:
 def is_safe_name(name: Any) -> bool:
     """Whether a town or route is a plain folder name that can't lead outside the dataset."""
     try:
-        check_name(name, 'folder')
+        return bool(check_name(name, 'folder'))
     except SampleReadError:
         return False
-    return True
 
 
 def _check_name(name: Any, path: str) -> str:
@@ -217,17 +202,13 @@ def _frame_list(record: dict[str, Any], key: str, where: str) -> tuple[int, ...]
 
 def to_json(metadata: DatasetMetadata, **extra: Any) -> str:
     """Convert metadata to JSON text; `extra` keys are informative and ignored when read."""
-    towns: dict[str, dict[str, dict[str, Any]]] = {}
-    for town, routes in metadata.towns.items():
-        towns[town] = {}
-        for route, record in routes.items():
-            entry: dict[str, Any] = {
-                'frames': record.frames,
-                'usable': record.usable,
-                'rule': record.rule,
-            }
-            entry |= {key: list(getattr(record, key)) for key in FRAME_LISTS if getattr(record, key)}
-            towns[town][route] = entry
+    towns = {
+        town: {
+            route: {key: value for key, value in vars(record).items() if value or key not in FRAME_LISTS}
+            for route, record in routes.items()
+        }
+        for town, routes in metadata.towns.items()
+    }
     return json.dumps({'schema_version': SCHEMA_VERSION, **extra, 'towns': towns}, indent=1) + '\n'
 
 
@@ -241,12 +222,7 @@ def to_pickle(metadata: DatasetMetadata) -> bytes:
 
 
 def save_metadata(metadata: DatasetMetadata, root: str | Path, **extra: Any) -> tuple[Path, Path]:
-    """Write both forms to a folder, each file atomically.
-
-    Args:
-        metadata: metadata to write.
-        root: folder to write to; created if necessary.
-        extra: further informative keys of the JSON.
+    """Write both forms to a folder, each file atomically; ``extra`` as in `to_json`.
 
     Returns:
         The paths of the JSON and of the pickle.

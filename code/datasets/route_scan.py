@@ -1,27 +1,117 @@
-"""Find the routes of a recorded dataset and their lengths, reading as little as possible.
+"""Find the routes of a recorded dataset and their usable frames, reading as little as possible.
 
-Directories are listed instead of opening every file. Of the contents, only the speeds that decide
-where a route is cut are read. Works on local datasets only.
+A failed route is cut before its failure. A collision or a red light ends the recording at once, so its
+last frames lead into the accident. A vehicle that is blocked or runs out of time stands still for minutes,
+of which only a few frames are kept.
+
+Directories are listed instead of opening every file. Of the contents, only the speeds that decide where a
+route is cut are read. Works on local datasets only.
 """
 
 import json
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from .calibration import Calibration
+from .jobs import run_tasks
 from .metadata import DatasetMetadata, RouteRecord, is_safe_name
-from .packing.jobs import run_tasks
-from .route_rules import Results, RouteResult, usable_frames
 
 TOWN_PREFIX = 'town'
 ALWAYS_NEEDED = ('measurements', 'supervision', 'lidar')
+FRAMES_BEFORE_FAILURE = 10  # 5 s at 2 Hz
+FRAMES_AFTER_LAST_MOTION = 5
+MOVING_SPEED = 0.1  # m/s
+FULL_SCORE = 100.0
+
+STANDSTILL = ('route_timeout', 'vehicle_blocked')
+ACCIDENTS = ('red_light', 'collisions_pedestrian', 'collisions_vehicle', 'collisions_layout')
+
+
+@dataclass(frozen=True)
+class RouteResult:
+    """Score of one recorded route.
+
+    Attributes:
+        score: composed score, 0..100.
+        infractions: types of the infractions that occurred.
+        disturbed_frames: as in ``RouteRecord``.
+    """
+
+    score: float
+    infractions: frozenset[str]
+    disturbed_frames: tuple[int, ...] = ()
+
+
+@dataclass
+class Results:
+    """Scores of the recording runs.
+
+    Attributes:
+        by_route: scores by route folder.
+        unreadable: reason for each file that could not be read.
+    """
+
+    by_route: dict[str, RouteResult] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+
+def last_motion(speed_of: Callable[[int], float], limit: int) -> int:
+    """Largest frame i with 1 <= i < limit in which the vehicle moved, else 0; reads backward from there."""
+    return next((i for i in range(limit - 1, 0, -1) if speed_of(i) > MOVING_SPEED), 0)
+
+
+def usable_frames(
+    frames: int, speed_of: Callable[[int], float], result: RouteResult | None
+) -> tuple[int, str]:
+    """Number of usable frames of a route, from 0 on, and the rule that determined it.
+
+    Args:
+        frames: number of recorded frames.
+        speed_of: returns the speed of a frame in m/s; called only where the rule needs it.
+        result: score of the route, None if there is none.
+
+    Returns:
+        The number, and ``complete``, ``standstill``, ``accident``, ``unrated`` (no decisive score: cut to
+        be safe) or ``short``.
+    """
+    if result is not None:
+        if result.score >= FULL_SCORE:
+            return frames, 'complete'
+        if result.infractions & set(STANDSTILL):
+            return min(frames, last_motion(speed_of, frames) + FRAMES_AFTER_LAST_MOTION), 'standstill'
+        if result.infractions & set(ACCIDENTS):
+            return max(0, frames - FRAMES_BEFORE_FAILURE), 'accident'
+    if frames <= FRAMES_BEFORE_FAILURE:
+        return 0, 'short'
+    kept = frames - FRAMES_BEFORE_FAILURE
+    return min(kept, last_motion(speed_of, kept) + FRAMES_AFTER_LAST_MOTION), 'unrated'
+
+
+def read_results(*folders: Path) -> Results:
+    """Read all ``*_results.json`` of folders that may not exist; unreadable files are listed, not fatal."""
+    results = Results()
+    for path in (path for folder in folders for path in sorted(folder.glob('*_results.json'))):
+        try:
+            records = json.loads(path.read_bytes())['_checkpoint']['records']
+            results.by_route.update([_parse_record(record) for record in records])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            results.unreadable[str(path)] = f'{type(error).__name__}: {error}'
+    return results
+
+
+def _parse_record(record: Mapping[str, Any]) -> tuple[str, RouteResult]:
+    route = str(record['meta']['folder_name']).rstrip('/').rsplit('/', 1)[-1]
+    infractions = frozenset(kind for kind, events in record['infractions'].items() if events)
+    disturbed = tuple(int(frame) for frame in record.get('disturbed_frames', ()))
+    return route, RouteResult(float(record['scores']['score_composed']), infractions, disturbed)
 
 
 @dataclass
@@ -39,16 +129,6 @@ class Scan:
     incomplete: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class RouteScan:
-    """Result of scanning one route; without a record the route is malformed."""
-
-    town: str
-    route: str
-    record: RouteRecord | None = None
-    problem: str = ''
-
-
 class MalformedRouteError(ValueError):
     """A route folder is not in the recorded format."""
 
@@ -57,21 +137,6 @@ def needed_folders(calibration: Calibration) -> tuple[str, ...]:
     """Folders of a route that a sample reads."""
     images = [folder for camera in calibration.cameras for folder in (camera.rgb, camera.depth, camera.seg)]
     return (*ALWAYS_NEEDED, *images)
-
-
-def find_routes(root: Path) -> tuple[list[tuple[str, str]], dict[str, str]]:
-    """List the routes (town index, route) of a dataset in sorted order, and folders with invalid names."""
-    routes: list[tuple[str, str]] = []
-    refused: dict[str, str] = {}
-    for town in _folders(root):
-        if not town.startswith(TOWN_PREFIX):
-            continue
-        for route in _folders(root / town):
-            if is_safe_name(town) and is_safe_name(route):
-                routes.append((town, route))
-            else:
-                refused[f'{town}/{route}'] = 'the folder name has characters that are not allowed'
-    return routes, refused
 
 
 def scan_dataset(
@@ -90,33 +155,30 @@ def scan_dataset(
         workers: number of processes.
         check_headings: also read all measurements and list frames without a heading.
     """
-    routes, refused = find_routes(root)
-    scan = Scan(malformed=refused)
-    tasks = [(town, route, results.by_route.get(route)) for town, route in routes]
-    found = run_tasks(partial(scan_route, root, folders, check_headings), tasks, workers)
+    scan = Scan()
+    tasks: list[tuple[str, str, RouteResult | None]] = []
+    for town in _folders(root):
+        for route in _folders(root / town) if town.startswith(TOWN_PREFIX) else ():
+            if is_safe_name(town) and is_safe_name(route):
+                tasks.append((town, route, results.by_route.get(route)))
+            else:
+                scan.malformed[f'{town}/{route}'] = 'the folder name has characters that are not allowed'
+    found = run_tasks(partial(_scan_route, root, folders, check_headings), tasks, workers)
     scans = list(tqdm(found, total=len(tasks), unit='route', file=sys.stderr, disable=None))
-    for one in sorted(scans, key=lambda one: (one.town, one.route)):
-        name = f'{one.town}/{one.route}'
-        if one.record is None:
-            scan.malformed[name] = one.problem
-        else:
-            scan.metadata.towns.setdefault(one.town, {})[one.route] = one.record
-            if one.problem:
-                scan.incomplete[name] = one.problem
+    for town, route, record, problem in sorted(scans, key=lambda one: one[:2]):
+        if record is None:
+            scan.malformed[f'{town}/{route}'] = problem
+            continue
+        scan.metadata.towns.setdefault(town, {})[route] = record
+        if problem:
+            scan.incomplete[f'{town}/{route}'] = problem
     return scan
 
 
-def scan_route(
+def _scan_route(
     root: Path, folders: Sequence[str], check_headings: bool, task: tuple[str, str, RouteResult | None]
-) -> RouteScan:
-    """Determine the number of usable frames of one route.
-
-    Args:
-        root: folder of the dataset.
-        folders: folders of a route in which every frame needs a file.
-        check_headings: also read all measurements and list frames without a heading.
-        task: town index, route and the score of the route, if there is one.
-    """
+) -> tuple[str, str, RouteRecord | None, str]:
+    """Town index, route, its record unless it is malformed, and what is wrong with it."""
     town, route, result = task
     folder = root / town / route
     try:
@@ -129,13 +191,13 @@ def scan_route(
         headings = range(usable) if check_headings else ()
         invalid = tuple(frame for frame in headings if math.isnan(number_of('theta', frame)))
     except MalformedRouteError as error:
-        return RouteScan(town, route, problem=str(error))
+        return town, route, None, str(error)
     problem = ''
     if complete < recorded:
         first = next(name for name in folders if counts[name] == complete)
         problem = f'{first} ends before frame {complete:04d}, measurements before {recorded:04d}'
     disturbed = result.disturbed_frames if result else ()
-    return RouteScan(town, route, RouteRecord(recorded, usable, rule, invalid, disturbed), problem)
+    return town, route, RouteRecord(recorded, usable, rule, invalid, disturbed), problem
 
 
 def _folders(path: Path) -> list[str]:

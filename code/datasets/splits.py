@@ -88,15 +88,6 @@ class SampleIndex:
         frame = int(self._run_first[run]) + index - before
         return self._towns[route].decode(), self._routes[route].decode(), frame
 
-    def town_counts(self) -> dict[str, int]:
-        """Number of samples of each town (``town01``), in order of appearance."""
-        counts: dict[str, int] = {}
-        lengths = np.diff(self._run_end, prepend=0)
-        for route, length in zip(self._run_route, lengths, strict=True):
-            town = town_of(self._towns[route].decode())
-            counts[town] = counts.get(town, 0) + int(length)
-        return counts
-
 
 def town_of(town_index: str) -> str:
     """Town of a town index: ``town01`` for ``town01_00``."""
@@ -130,7 +121,7 @@ def build_index(
 
     Args:
         metadata: metadata of the dataset.
-        split: towns, indices and caps; None selects everything, in the order of the metadata.
+        split: None selects everything, in the order of the metadata.
         history: frames needed before the key frame (T - 1).
         horizon: frames needed after the key frame (K).
 

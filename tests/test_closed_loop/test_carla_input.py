@@ -12,8 +12,7 @@ from thinktwice.closed_loop.agent import DrivingAgent
 from thinktwice.closed_loop.carla_input import CarlaInput, sensor_rig, without_distortion
 from thinktwice.datasets import CarlaDataset
 from thinktwice.datasets.calibration import Calibration, package_calibration
-from thinktwice.datasets.pixels import pixel_map
-from thinktwice.datasets.pixels.augmentation import center_augmentation
+from thinktwice.datasets.pixels import center_augmentation, pixel_map
 from thinktwice.minitown import Lidar, record
 
 PIPELINE = [

@@ -17,7 +17,7 @@ from thinktwice.datasets.calibration import (
     package_calibration,
     parse_calibration,
 )
-from thinktwice.datasets.storage import SampleReadError, open_storage
+from thinktwice.datasets.storage import DatasetStorage, SampleReadError
 from thinktwice.errors import ConfigError
 
 # Rows 0 to 2 of ego-to-camera as documented.
@@ -65,7 +65,7 @@ def test_a_calibration_survives_its_json_form() -> None:
 
 
 def test_a_dataset_without_a_file_uses_the_package_rig(tmp_path: Path) -> None:
-    assert load_calibration(open_storage(tmp_path)).image_size == (900, 1600)
+    assert load_calibration(DatasetStorage(tmp_path)).image_size == (900, 1600)
 
 
 def test_a_missing_file_is_named_if_the_images_do_not_fit_the_package_rig(tmp_path: Path) -> None:
@@ -82,17 +82,17 @@ def test_a_missing_file_is_named_if_the_images_do_not_fit_the_package_rig(tmp_pa
 def test_a_byte_order_mark_is_accepted(tmp_path: Path) -> None:
     data = calibration_to_dict(package_calibration())
     (tmp_path / 'calibration.json').write_text(json.dumps(data), encoding='utf-8-sig')
-    assert calibration_to_dict(load_calibration(open_storage(tmp_path))) == data
+    assert calibration_to_dict(load_calibration(DatasetStorage(tmp_path))) == data
 
 
 def test_a_file_at_the_root_wins(tmp_path: Path) -> None:
     data = calibration_to_dict(package_calibration())
     data['cameras'] = data['cameras'][1:3]
     (tmp_path / 'calibration.json').write_text(json.dumps(data))
-    assert [camera.name for camera in load_calibration(open_storage(tmp_path)).cameras] == ['left', 'right']
+    assert [camera.name for camera in load_calibration(DatasetStorage(tmp_path)).cameras] == ['left', 'right']
     (tmp_path / 'calibration.json').write_text('{')
     with pytest.raises(SampleReadError, match=r'calibration\.json: not readable as JSON'):
-        load_calibration(open_storage(tmp_path))
+        load_calibration(DatasetStorage(tmp_path))
 
 
 def _set(path: tuple, value: Any) -> Any:

@@ -10,9 +10,9 @@ import pytest
 from helpers import tiny_dataset
 
 from thinktwice.datasets.calibration import Calibration, load_calibration
+from thinktwice.datasets.labels import decode_depth
 from thinktwice.datasets.pipelines import LoadCameras
-from thinktwice.datasets.pixels import decode_depth
-from thinktwice.datasets.storage import RouteReader, SampleReadError, open_storage
+from thinktwice.datasets.storage import DatasetStorage, RouteReader, SampleReadError
 from thinktwice.errors import ConfigError
 from thinktwice.release_2023.data import ReferenceLoadCameras
 
@@ -41,7 +41,7 @@ class CountingReader:
 
 
 def results_of(root: Path, seed: int = 0, **changes: Any) -> dict[str, Any]:
-    storage = open_storage(root)
+    storage = DatasetStorage(root)
     return {
         'reader': CountingReader(storage.route(*NAME.split('/'))),
         'frames': [1, 2],

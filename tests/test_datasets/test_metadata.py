@@ -18,7 +18,7 @@ from thinktwice.datasets.metadata import (
     parse_pickle,
     save_metadata,
 )
-from thinktwice.datasets.storage.errors import SampleReadError
+from thinktwice.datasets.storage import DatasetStorage, SampleReadError
 
 METADATA = DatasetMetadata(
     {
@@ -31,17 +31,6 @@ METADATA = DatasetMetadata(
 )
 
 
-class Folder:
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def read_bytes(self, path: str) -> bytes:
-        try:
-            return (self.root / path).read_bytes()
-        except FileNotFoundError as error:
-            raise SampleReadError(str(self.root / path), 'missing', missing=True) from error
-
-
 def json_of(**changes: object) -> str:
     record = {'frames': 20, 'usable': 10, 'rule': 'complete', **changes}
     return json.dumps({'schema_version': 1, 'towns': {'town01_00': {'routes_a': record}}})
@@ -49,7 +38,7 @@ def json_of(**changes: object) -> str:
 
 def test_json_round_trip_keeps_order(tmp_path: Path) -> None:
     save_metadata(METADATA, tmp_path, missing_results=['x.json'])
-    loaded = load_metadata(Folder(tmp_path), str(tmp_path))
+    loaded = load_metadata(DatasetStorage(tmp_path), str(tmp_path))
     assert loaded == METADATA
     assert list(loaded.towns['town01_00']) == ['routes_b', 'routes_a']
     assert sorted(os.listdir(tmp_path)) == [JSON_NAME, PICKLE_NAME]
@@ -58,7 +47,7 @@ def test_json_round_trip_keeps_order(tmp_path: Path) -> None:
 def test_pickle_is_read_where_there_is_no_json(tmp_path: Path) -> None:
     save_metadata(METADATA, tmp_path)
     (tmp_path / JSON_NAME).unlink()
-    loaded = load_metadata(Folder(tmp_path), str(tmp_path))
+    loaded = load_metadata(DatasetStorage(tmp_path), str(tmp_path))
     assert {route: record.usable for route, record in loaded.towns['town01_00'].items()} == {
         'routes_b': 20,
         'routes_a': 12,
@@ -75,7 +64,7 @@ def test_pickle_has_the_published_form(tmp_path: Path) -> None:
 
 def test_missing_metadata_says_how_to_get_data(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r'has no dataset_metadata\.json') as caught:
-        load_metadata(Folder(tmp_path), str(tmp_path))
+        load_metadata(DatasetStorage(tmp_path), str(tmp_path))
     for hint in ('generate_metadata.py', 'data_root', 'record_minitown.py'):
         assert hint in str(caught.value)
 
@@ -108,7 +97,7 @@ def test_malformed_json_is_refused_by_name(text: str, message: str) -> None:
 
 def test_byte_order_mark_and_numpy_counts_are_accepted(tmp_path: Path) -> None:
     (tmp_path / JSON_NAME).write_text(json_of(), encoding='utf-8-sig')
-    assert load_metadata(Folder(tmp_path), 'root').towns['town01_00']['routes_a'].usable == 10
+    assert load_metadata(DatasetStorage(tmp_path), 'root').towns['town01_00']['routes_a'].usable == 10
     pickled = pickle.dumps({'town01_00': {'../town01_00/routes_a': np.int64(70)}})
     record = parse_pickle(pickled, 'meta.pkl').towns['town01_00']['routes_a']
     assert record.usable == 70 and type(record.usable) is int

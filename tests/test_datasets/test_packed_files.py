@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from thinktwice.datasets.storage import SampleReadError, open_storage
+from thinktwice.datasets.storage import DatasetStorage, SampleReadError
 from thinktwice.datasets.storage.route_zip import OpenRoutes, RouteZip, write_route
 from thinktwice.errors import WriteError
 
@@ -338,5 +338,5 @@ def test_a_dataset_of_the_first_packed_format_must_be_packed_again(tmp_path: Pat
         if content:
             (tmp_path / 'packed.json').write_text(content)
         with pytest.raises(SampleReadError, match=r'packed\.json: .*pack the recorded .*again') as caught:
-            open_storage(tmp_path)
+            DatasetStorage(tmp_path)
         assert '\n' not in str(caught.value)

@@ -18,22 +18,15 @@ from helpers import tiny_dataset
 
 from thinktwice.datasets import CarlaDataset, SampleReadError
 from thinktwice.datasets.calibration import load_calibration, package_calibration
-from thinktwice.datasets.packing import (
-    Execution,
+from thinktwice.datasets.packing.datasets import RouteReport, pack_dataset, verify_dataset
+from thinktwice.datasets.packing.frames import (
+    FramePacker,
     PackSettings,
-    RouteReport,
-    pack_dataset,
     packed_calibration,
     stored_geometry,
-    verify_dataset,
 )
-from thinktwice.datasets.pixels import (
-    center_augmentation,
-    draw_augmentation,
-    pixel_map,
-    warp_rgb,
-)
-from thinktwice.datasets.storage import open_storage
+from thinktwice.datasets.pixels import center_augmentation, draw_augmentation, pixel_map
+from thinktwice.datasets.storage import DatasetStorage
 
 ROUTES = {'town01_00/routes_a': 8, 'town02_00/routes_b': 7}
 FINAL = (16, 32)
@@ -111,7 +104,7 @@ def test_lights_are_told_apart_before_the_colors_are_compressed(source: Path, de
 
 def test_the_default_keeps_matrices_and_geometry(source: Path, destination: Path) -> None:
     pack(source, destination)
-    calibration = load_calibration(open_storage(destination))
+    calibration = load_calibration(DatasetStorage(destination))
     assert calibration.image_size == tiny_dataset.SIZE and calibration.stored_size < tiny_dataset.SIZE
     first, second = dataset(source, True)[2], dataset(destination, True)[2]
     for key in ('ida_mats', 'intrinsics', 'cam2ego', 'frame2key', 'speed', 'target_point', 'command'):
@@ -139,8 +132,6 @@ def test_the_real_rig_keeps_every_row_and_detail_that_training_reaches() -> None
 def test_colors_of_the_real_sample_survive(shared_samples: Path) -> None:
     raw = cv2.imread(str(shared_samples / 'carla_front_raw.png'), cv2.IMREAD_COLOR_RGB)
     rig = package_calibration()
-    from thinktwice.datasets.packing.frames import FramePacker
-
     settings = PackSettings()
     packer = FramePacker(rig, settings)
     geometry = stored_geometry(rig, settings)
@@ -152,8 +143,8 @@ def test_colors_of_the_real_sample_survive(shared_samples: Path) -> None:
     augmentations = [center_augmentation((900, 1600), (448, 896))]
     augmentations += [draw_augmentation(rng, (900, 1600), (448, 896)) for _ in range(4)]
     for augmentation in augmentations:
-        direct = warp_rgb(raw, pixel_map(rig.cameras[0], augmentation))
-        through = warp_rgb(stored, pixel_map(camera, augmentation))
+        direct = pixel_map(rig.cameras[0], augmentation).sample(raw, cv2.INTER_LINEAR)
+        through = pixel_map(camera, augmentation).sample(stored, cv2.INTER_LINEAR)
         assert cv2.PSNR(direct, through) > 41
 
 
@@ -179,7 +170,7 @@ def test_packing_twice_does_nothing_and_resumes_after_a_kill(source: Path, desti
 
 def test_several_processes_write_the_same_bytes(source: Path, destination: Path, tmp_path: Path) -> None:
     pack(source, destination)
-    pack(source, tmp_path / 'parallel', execution=Execution(workers=2))
+    pack(source, tmp_path / 'parallel', workers=2)
     assert contents(destination) == contents(tmp_path / 'parallel')
 
 
@@ -212,7 +203,7 @@ def test_damaged_source_files_are_listed_and_stay_damaged(source: Path, tmp_path
         'town02_00/routes_b/lidar/0002',
     }
     assert 'truncated PNG' in damaged['town01_00/routes_a/rgb_left/0003']
-    reader = open_storage(destination).route('town01_00', 'routes_a')
+    reader = DatasetStorage(destination).route('town01_00', 'routes_a')
     with pytest.raises(SampleReadError, match='unusable when packed: .*truncated PNG'):
         reader.rgb('rgb_left', 3, (1, 1))
     assert {key for r in verify_dataset(str(destination)) for key in r.damaged} == {

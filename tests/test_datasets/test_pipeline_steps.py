@@ -22,7 +22,7 @@ from thinktwice.datasets.pipelines import (
     PackSample,
 )
 from thinktwice.datasets.pipelines.measurements import command_index
-from thinktwice.datasets.storage import SampleReadError, open_storage
+from thinktwice.datasets.storage import DatasetStorage, SampleReadError
 from thinktwice.registry import TRANSFORMS
 
 TOWN, ROUTE = 'town01_00', 'routes_a'
@@ -35,7 +35,7 @@ def root(tmp_path: Path) -> Path:
 
 def start(root: Path, frames: tuple[int, ...] = (0, 1), horizon: int = 4) -> dict[str, Any]:
     """What the dataset hands to the first step."""
-    storage = open_storage(root)
+    storage = DatasetStorage(root)
     return {
         'sample_id': 'x',
         'town': TOWN,

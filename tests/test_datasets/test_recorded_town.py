@@ -16,8 +16,7 @@ from thinktwice.core.visualization import draw_sample
 from thinktwice.core.visualization.data import browse_picture
 from thinktwice.datasets import CarlaDataset, SampleKey, collate_samples
 from thinktwice.datasets.metadata import load_metadata
-from thinktwice.datasets.route_rules import read_results
-from thinktwice.datasets.route_scan import needed_folders, scan_dataset
+from thinktwice.datasets.route_scan import needed_folders, read_results, scan_dataset
 from thinktwice.errors import ConfigError
 from thinktwice.minitown import record
 from thinktwice.registry import DATASETS, MODELS
@@ -113,7 +112,7 @@ def test_waypoints_are_where_the_next_frames_come_from(root: Path) -> None:
 def test_speed_agrees_with_the_distance_driven(root: Path) -> None:
     dataset = make(root, training=False)
     for now, following in ((dataset[i], dataset[i + 1]) for i in range(len(dataset) - 1)):
-        driven = float(now['targets']['waypoints'][0].norm()) / dataset.frame_interval
+        driven = float(now['targets']['waypoints'][0].norm()) / dataset.calibration.frame_interval
         mean_speed = float(now['inputs']['speed'] + following['inputs']['speed']) / 2
         assert driven == pytest.approx(mean_speed, abs=0.6)
 

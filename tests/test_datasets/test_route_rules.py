@@ -16,7 +16,7 @@ from helpers import tiny_dataset
 from thinktwice.command_line import run_command
 from thinktwice.datasets import route_scan
 from thinktwice.datasets.metadata import JSON_NAME, PICKLE_NAME, parse_json
-from thinktwice.datasets.route_rules import RouteResult, last_motion, usable_frames
+from thinktwice.datasets.route_scan import RouteResult, last_motion, usable_frames
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'generate_metadata.py'
 TOWN = 'town01_00'

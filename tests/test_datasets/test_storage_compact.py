@@ -12,7 +12,7 @@ import pytest
 from helpers.tiny_dataset import supervision_of
 
 from thinktwice.datasets.storage import SampleReadError, parse_npz
-from thinktwice.datasets.storage.compact import (
+from thinktwice.datasets.storage.frame_files import (
     decode_points,
     decode_supervision,
     encode_points,

@@ -28,7 +28,7 @@ from helpers.tiny_dataset import (
 
 from thinktwice.datasets import CarlaDataset
 from thinktwice.datasets.calibration import package_calibration
-from thinktwice.datasets.storage import RouteReader, SampleReadError, decode_jpeg, open_storage
+from thinktwice.datasets.storage import DatasetStorage, RouteReader, SampleReadError, decode_jpeg
 from thinktwice.errors import DamagedDataError
 
 TOWN, ROUTE = 'town01_00', 'routes_town01_00_a'
@@ -41,7 +41,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def reader_of(root: Path) -> RouteReader:
-    return open_storage(root).route(TOWN, ROUTE)
+    return DatasetStorage(root).route(TOWN, ROUTE)
 
 
 def read_everything(reader: RouteReader) -> None:
@@ -220,11 +220,11 @@ def test_a_missing_heading_is_left_to_the_reader(root: Path) -> None:
 )
 def test_names_that_lead_out_of_the_dataset_are_refused(root: Path, town: str, route: str) -> None:
     with pytest.raises(SampleReadError, match='refused as the name'):
-        open_storage(root).route(town, route)
+        DatasetStorage(root).route(town, route)
     with pytest.raises(SampleReadError, match='refused as the name'):
         reader_of(root).rgb('../rgb_front', 0, SIZE)
     with pytest.raises(SampleReadError, match='refused as the name'):
-        open_storage(root).read_bytes('../secret.json')
+        DatasetStorage(root).read_bytes('../secret.json')
 
 
 def test_the_error_travels_between_processes() -> None:
@@ -248,20 +248,22 @@ def address(root: Path) -> Iterator[str]:
 
 
 def test_a_dataset_is_read_over_http(root: Path, address: str) -> None:
-    storage = open_storage(address)
+    storage = DatasetStorage(address)
     reader = storage.route(TOWN, ROUTE)
     local = reader_of(root)
     assert reader.measurements(0) == local.measurements(0)
     np.testing.assert_array_equal(reader.points(0), points_of(0))
     np.testing.assert_array_equal(reader.rgb('rgb_left', 0, SIZE), local.rgb('rgb_left', 0, SIZE))
-    assert not storage.exists('calibration.json')
+    with pytest.raises(SampleReadError, match=r'calibration\.json: .*answers 404') as caught:
+        storage.read_bytes('calibration.json')
+    assert caught.value.missing
     with pytest.raises(SampleReadError, match='answers 404') as caught:
         reader.points(1)
     assert caught.value.missing and caught.value.path == f'{address}/{TOWN}/{ROUTE}/lidar/0001.npy'
 
 
 def test_a_server_that_is_gone_is_not_a_missing_file(root: Path) -> None:
-    reader = open_storage('http://127.0.0.1:9').route(TOWN, ROUTE)
+    reader = DatasetStorage('http://127.0.0.1:9').route(TOWN, ROUTE)
     with pytest.raises(SampleReadError, match='cannot be read') as caught:
         reader.points(0)
     assert not caught.value.missing
@@ -276,7 +278,7 @@ def test_a_dataset_is_read_from_one_lmdb(root: Path, tmp_path: Path) -> None:
         for path in root.rglob('*.*'):
             if path.is_file() and database not in path.parents:
                 transaction.put(path.relative_to(root).as_posix().encode(), path.read_bytes())
-    storage = open_storage('', {'backend': 'lmdb', 'db_path': str(database)})
+    storage = DatasetStorage('', {'backend': 'lmdb', 'db_path': str(database)})
     for copy in (storage, pickle.loads(pickle.dumps(storage))):
         reader = copy.route(TOWN, ROUTE)
         np.testing.assert_array_equal(reader.points(0), points_of(0))
@@ -293,7 +295,7 @@ def test_a_jpeg_is_refused_by_its_header_before_it_is_decoded() -> None:
     data = cv2.imencode('.jpg', image)[1].tobytes()
     bomb = data.replace(b'\x00\x18\x00\x28', b'\xff\xff\xff\xff', 1)
     for broken, message in (
-        (bomb, '65535x65535 pixels, expected 24x40'),
+        (bomb, '65535x65535 pixels .* expected 24x40'),
         (data[:100], 'no frame header'),
         (b'', 'empty file'),
         (b'BM', 'not a JPEG'),

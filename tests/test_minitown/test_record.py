@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers.solid_shapes import unproject
 
-from thinktwice.datasets.pixels import KEPT_IDS
+from thinktwice.datasets.labels import KEPT_IDS
 from thinktwice.minitown import CameraRig, Drive, Sensors, record
 from thinktwice.minitown.recording.dataset import DEFAULT_TOWNS, plan_routes
 from thinktwice.minitown.world.classes import ROAD, ROAD_LINE, SIDEWALK, SKY, TERRAIN, VEHICLE

@@ -9,7 +9,7 @@ from helpers.tiny_dataset import calibration as tiny_calibration
 
 from thinktwice.datasets.calibration import parse_calibration
 from thinktwice.datasets.pipelines import LoadCameras
-from thinktwice.datasets.pixels import encode_depth
+from thinktwice.minitown.recording.frame_writer import encode_depth
 from thinktwice.release_2023.data import ReferenceLoadCameras
 
 both = pytest.mark.parametrize('corrected', [True, False], ids=['corrected', '2023'])

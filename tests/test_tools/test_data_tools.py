@@ -15,7 +15,7 @@ from helpers.tiny_data_config import write_config
 
 from thinktwice.datasets import CarlaDataset
 from thinktwice.datasets.metadata import load_metadata
-from thinktwice.datasets.storage import open_storage
+from thinktwice.datasets.storage import DatasetStorage
 
 ROUTES = {'town01_00/routes_a': 8, 'town02_00/routes_b': 7}
 SMALL = ['--final-size', '16', '32', '--workers', '1']
@@ -79,7 +79,7 @@ def test_check_reports_and_repairs(tmp_path: Path, capsys: pytest.CaptureFixture
     assert problems['town01_00/routes_a'].keys() == {'3', '11'}
     assert problems['town02_00/routes_b'].keys() == {'2'}
     assert check([str(root), '--workers', '1', '--repair']) == 1
-    towns = load_metadata(open_storage(root), str(root)).towns
+    towns = load_metadata(DatasetStorage(root), str(root)).towns
     first, second = towns['town01_00']['routes_a'], towns['town02_00']['routes_b']
     assert (first.usable, first.invalid_frames, first.rule) == (11, (3,), 'complete, repaired')
     assert (second.usable, second.invalid_frames) == (12, (2,))

@@ -1,65 +1,53 @@
-"""Packing and verifying of whole datasets."""
+"""Packing and verifying of datasets; a route is the unit of work of a process and of resuming."""
 
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from thinktwice.files import write_atomically
+from thinktwice.files import remove_file, write_atomically
 
 from ..calibration import CALIBRATION_FILE, Calibration, calibration_to_dict, load_calibration
-from ..metadata import DatasetMetadata, load_metadata, save_metadata
-from ..storage import open_storage
-from ..storage.packed import PACKED_FILE
-from ..storage.route_zip import FORMAT_VERSION
-from .jobs import run_tasks
-from .routes import RouteReport, RouteTask, pack_route, verify_route
-from .settings import PackSettings, packed_calibration, stored_geometry
+from ..frame_check import check_frame
+from ..jobs import run_tasks
+from ..metadata import load_metadata, save_metadata
+from ..pipelines.measurements import NO_HEADING
+from ..storage import DatasetStorage, SampleReadError
+from ..storage.readers import PACKED_FILE
+from ..storage.route_zip import FORMAT_VERSION, SUFFIX, RouteZip, write_route
+from .frames import FramePacker, PackSettings, file_suffixes, packed_calibration, stored_geometry
 
 
-@dataclass(frozen=True)
-class Execution:
-    """Where the routes are processed.
+@dataclass
+class RouteReport:
+    """The result of one route.
 
     Attributes:
-        workers: Processes on this machine.
-        ray_address: A Ray cluster instead.
+        name: Town and route.
+        frames: Frames in the file.
+        size: Bytes of the file.
+        was_done: Whether an earlier run had packed it.
+        damaged: Reason by ``folder/frame``.
+        error: Why the route is not packed or cannot be read; empty if there is nothing.
     """
 
-    workers: int = 1
-    ray_address: str | None = None
-
-
-def _routes(metadata: DatasetMetadata) -> list[tuple[str, str, int]]:
-    return [
-        (town, route, record.usable)
-        for town, routes in metadata.towns.items()
-        for route, record in routes.items()
-    ]
-
-
-def count_routes(root: str, backend_args: dict | None = None) -> int:
-    """Count the routes in a dataset's metadata.
-
-    Args:
-        root: Root of the dataset.
-        backend_args: Arguments of mmengine's file backend.
-
-    Raises:
-        FileNotFoundError: There are no metadata.
-        ValueError: They are malformed.
-    """
-    return len(_routes(load_metadata(open_storage(root, backend_args), root)))
+    name: str
+    frames: int = 0
+    size: int = 0
+    was_done: bool = False
+    damaged: dict[str, str] = field(default_factory=dict)
+    error: str = ''
 
 
 def pack_dataset(
     source: str,
     destination: str,
     settings: PackSettings,
-    execution: Execution | None = None,
-    backend_args: dict | None = None,
+    workers: int = 1,
+    ray_address: str | None = None,
 ) -> Iterator[RouteReport]:
     """Pack all usable frames of a dataset; routes that an earlier run finished are skipped.
 
@@ -70,8 +58,8 @@ def pack_dataset(
         source: Root of the recorded dataset.
         destination: Root of the packed one.
         settings: What to keep.
-        execution: Where to work; None for this process.
-        backend_args: Arguments of mmengine's file backend, for the source.
+        workers: Processes on this machine.
+        ray_address: A Ray cluster instead.
 
     Yields:
         One report per route, in the order in which they finish.
@@ -82,19 +70,15 @@ def pack_dataset(
             with other settings.
         WriteError: The destination cannot be written.
     """
-    execution = execution or Execution()
     source, destination = _separate(source, destination)
-    storage = open_storage(source, backend_args)
+    storage = DatasetStorage(source)
     metadata = load_metadata(storage, source)
-    tasks = [
-        RouteTask(source, destination, town, route, frames, settings, backend_args)
-        for town, route, frames in _routes(metadata)
-    ]
+    tasks = [(town, route, record.usable) for town, route, record in metadata.routes()]
     if not tasks:
         raise ValueError(f'{source}: its metadata list no routes')
     _describe(Path(destination), settings, load_calibration(storage))
     complete = True
-    for report in run_tasks(pack_route, tasks, execution.workers, execution.ray_address):
+    for report in run_tasks(partial(_pack_route, source, destination, settings), tasks, workers, ray_address):
         complete &= not report.error
         yield report
     if complete:
@@ -132,19 +116,84 @@ def _describe(destination: Path, settings: PackSettings, calibration: Calibratio
         write_atomically(path, lambda file, text=text: file.write(text.encode()))  # type: ignore[misc]
 
 
-def verify_dataset(destination: str, execution: Execution | None = None) -> Iterator[RouteReport]:
-    """Read every file of a packed dataset as training would.
+def _pack_route(
+    source: str, destination: str, settings: PackSettings, task: tuple[str, str, int]
+) -> RouteReport:
+    """Pack a route unless an earlier run has, and read it back.
 
-    Args:
-        destination: Root of the packed dataset.
-        execution: Where to work; None for this process.
+    A bad file, a full disk or a bad source raise nothing: the report says what went wrong.
+    """
+    town, route, frames = task
+    report = RouteReport(f'{town}/{route}')
+    target = Path(destination) / town / f'{route}{SUFFIX}'
+    description = {'town': town, 'route': route, 'settings': settings.to_dict()}
+    try:
+        storage = DatasetStorage(source)
+        calibration, reader = load_calibration(storage), storage.route(town, route)
+        report.was_done = _is_done(target, description, frames)
+        if not report.was_done:
+            for leftover in target.parent.glob(f'.{target.name}.*.tmp'):  # of a run that was killed
+                remove_file(leftover)
+            packer = FramePacker(calibration, settings)
+            packed = (packer.pack(reader, frame) for frame in range(frames))
+            write_route(target, description, file_suffixes(calibration, settings), packed)
+        _read_back(target, report)
+    except (OSError, SampleReadError, ValueError) as error:
+        report.error = f'{type(error).__name__}: {error}'
+    return report
+
+
+def _is_done(target: Path, description: dict, frames: int) -> bool:
+    """Whether a complete file holds what would be written."""
+    try:
+        with closing(RouteZip(str(target))) as route:
+            return route.num_frames == frames and description.items() <= route.description.items()
+    except SampleReadError:
+        return False
+
+
+def _read_back(target: Path, report: RouteReport) -> None:
+    """Compare every checksum of a complete file, and collect what was unusable in the source."""
+    with closing(RouteZip(str(target))) as route:
+        for frame in range(route.num_frames):
+            for folder in route.suffixes:
+                if f'{folder}/{frame:04d}' not in route.damaged:
+                    route.read(folder, frame)
+    report.frames, report.size, report.damaged = route.num_frames, target.stat().st_size, route.damaged
+
+
+def verify_dataset(
+    destination: str, workers: int = 1, ray_address: str | None = None
+) -> Iterator[RouteReport]:
+    """Read every file of a packed dataset as training would: checksums, decoding, shapes, ranges.
 
     Yields:
-        One report per route.
+        One report per route; ``damaged`` lists what cannot be used.
 
     Raises:
         FileNotFoundError: Packing has not been finished.
     """
-    execution = execution or Execution()
-    routes = _routes(load_metadata(open_storage(destination), destination))
-    yield from run_tasks(partial(verify_route, destination), routes, execution.workers, execution.ray_address)
+    metadata = load_metadata(DatasetStorage(destination), destination)
+    tasks = [(town, route, record.usable) for town, route, record in metadata.routes()]
+    yield from run_tasks(partial(_verify_route, destination), tasks, workers, ray_address)
+
+
+def _verify_route(destination: str, task: tuple[str, str, int]) -> RouteReport:
+    town, name, frames = task
+    report = RouteReport(f'{town}/{name}')
+    path = Path(destination) / town / f'{name}{SUFFIX}'
+    try:
+        storage = DatasetStorage(destination)
+        calibration, reader = load_calibration(storage), storage.route(town, name)
+        with closing(RouteZip(str(path))) as packed:
+            report.frames, report.size = packed.num_frames, path.stat().st_size
+        if packed.num_frames != frames:
+            raise SampleReadError(str(path), f'holds {packed.num_frames} frames, the metadata say {frames}')
+    except (OSError, SampleReadError, ValueError) as error:
+        report.error = f'{type(error).__name__}: {error}'
+        return report
+    for frame in range(frames):
+        for folder, reason in check_frame(reader, calibration, frame).items():
+            if not reason.endswith(NO_HEADING):  # so in the recording
+                report.damaged[f'{folder}/{frame:04d}'] = reason
+    return report

@@ -1,38 +1,91 @@
-"""Encoding of one frame for a packed route."""
+"""What a packed dataset keeps, where its pixels come from, and the encoding of one frame."""
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
 
 from ..calibration import Calibration, CameraCalibration
-from ..pixels import (
-    PixelMap,
-    check_class_ids,
-    compact_depth,
-    pixel_map,
-    split_traffic_lights,
-    warp_class_ids,
-    warp_depth_code,
-)
+from ..labels import IGNORED_ID, compact_depth, split_traffic_lights
+from ..pipelines.images import read_class_ids
+from ..pixels import ImageAugmentation, PixelMap, center_augmentation, pixel_map, smallest_scale
 from ..storage import RouteReader, SampleReadError
-from ..storage.compact import encode_points, encode_supervision
-from .settings import PackSettings, stored_geometry
+from ..storage.frame_files import encode_points, encode_supervision
 
+# Rows kept above the highest one that training can see, for interpolation.
+MARGIN_ROWS = 2
 # Without row filters: label images of constant patches are no larger, and decode in half the time.
 _LABEL_OPTIONS = [*(cv2.IMWRITE_PNG_COMPRESSION, 9), *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE)]
 _DEPTH_OPTIONS = [*(cv2.IMWRITE_PNG_COMPRESSION, 6), *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE)]
 _COLOR_OPTIONS = [cv2.IMWRITE_PNG_COMPRESSION, 6]
 
 
-def file_suffixes(calibration: Calibration, settings: PackSettings) -> dict[str, str]:
-    """File suffix by folder of a packed route.
+@dataclass(frozen=True)
+class PackSettings:
+    """Options of the packed format.
 
-    Args:
-        calibration: Of the source.
-        settings: What to keep.
+    Attributes:
+        final_size: Height and width of the largest network input that will be trained, pixels. Rows
+            that its crops never reach are left out.
+        oversampling: Stored scale as a multiple of the smallest that fills ``final_size``; training
+            draws scales up to 1.117 times it. Never above full size.
+        quality: Of the JPEG images, 1 to 100; without chroma subsampling.
+        lossless_color: PNG instead of JPEG.
+        whole_image: Keep all rows.
+        teacher_levels: Levels of the teacher's maps to keep.
     """
+
+    final_size: tuple[int, int] = (448, 896)
+    oversampling: float = 10 / 7
+    quality: int = 92
+    lossless_color: bool = False
+    whole_image: bool = False
+    teacher_levels: tuple[int, ...] = (2, 3, 4, 5)
+
+    def __post_init__(self) -> None:
+        if min(self.final_size) < 1:
+            raise ValueError(f'final_size must be positive, is {self.final_size}')
+        if not self.oversampling > 0:
+            raise ValueError(f'oversampling must be positive, is {self.oversampling}')
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f'quality must be 1 to 100, is {self.quality}')
+        if not set(self.teacher_levels) <= set(range(6)):
+            raise ValueError(f'teacher_levels must be from 0 to 5, are {self.teacher_levels}')
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form, with lists instead of tuples."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+def stored_geometry(calibration: Calibration, settings: PackSettings) -> ImageAugmentation:
+    """Size and crop of the stored images, from undistorted to stored pixels."""
+    image_size = calibration.image_size
+    scale = min(1.0, smallest_scale(image_size, settings.final_size) * settings.oversampling)
+    height, width = (round(size * scale) for size in image_size)
+    top = 0
+    if not settings.whole_image:
+        highest = center_augmentation(image_size, settings.final_size)
+        first_row = highest.top / (highest.resized[0] / image_size[0]) - MARGIN_ROWS
+        top = max(0, int(first_row * height / image_size[0]))
+    return ImageAugmentation(image_size, (height, width), top, 0, (height - top, width), flip=False)
+
+
+def packed_calibration(calibration: Calibration, geometry: ImageAugmentation) -> Calibration:
+    """The same rig and undistorted images, stored with the size of ``geometry`` and without distortion."""
+    scale_x, shift_x, scale_y, shift_y = geometry.scale_and_shift()
+    cameras = []
+    for camera in calibration.cameras:
+        fx, fy, cx, cy = camera.intrinsics
+        stored = np.array([fx * scale_x, fy * scale_y, cx * scale_x + shift_x, cy * scale_y + shift_y])
+        cameras.append(replace(camera, raw_intrinsics=stored, distortion=np.zeros(5)))
+    return replace(calibration, cameras=tuple(cameras), stored_size=geometry.final_size, lights_split=True)
+
+
+def file_suffixes(calibration: Calibration, settings: PackSettings) -> dict[str, str]:
+    """File suffix by folder of a packed route."""
     suffixes = {'measurements': 'json', 'supervision': 'npz', 'lidar': 'npz'}
     for camera in calibration.cameras:
         suffixes[camera.rgb] = 'png' if settings.lossless_color else 'jpg'
@@ -41,12 +94,7 @@ def file_suffixes(calibration: Calibration, settings: PackSettings) -> dict[str,
 
 
 class FramePacker:
-    """Packs frames of one dataset.
-
-    Args:
-        calibration: Of the source.
-        settings: What to keep.
-    """
+    """Packs frames of one dataset, whose calibration is that of the source."""
 
     def __init__(self, calibration: Calibration, settings: PackSettings) -> None:
         self._calibration, self._settings = calibration, settings
@@ -55,10 +103,6 @@ class FramePacker:
 
     def pack(self, reader: RouteReader, frame: int) -> tuple[dict[str, bytes], dict[str, str]]:
         """Read a frame and encode it.
-
-        Args:
-            reader: Of the source.
-            frame: Frame number.
 
         Returns:
             Contents by folder, and the reason for each folder whose file in the source is unusable.
@@ -98,21 +142,17 @@ class FramePacker:
             return self._encode_color(images[0], positions)
 
         def depth() -> bytes:
-            code = warp_depth_code(reader.depth_code(camera.depth, frame, size), positions)
+            code = positions.sample(reader.depth_code(camera.depth, frame, size))
             return _encode('.png', code if code.dtype == np.uint16 else compact_depth(code), _DEPTH_OPTIONS)
 
         def classes() -> bytes:
-            class_ids = reader.class_ids(camera.seg, frame, size)
-            path, is_split = reader.path(camera.seg, frame), self._calibration.lights_split
-            try:
-                check_class_ids(class_ids, is_split)
-            except ValueError as error:
-                raise SampleReadError(path, str(error)) from error
-            if not is_split:
+            class_ids = read_class_ids(reader, camera.seg, frame, self._calibration)
+            if not self._calibration.lights_split:
                 if not images:
+                    path = reader.path(camera.seg, frame)
                     raise SampleReadError(path, f'its traffic lights need {camera.rgb}, which is damaged')
                 class_ids = split_traffic_lights(class_ids, images[0])
-            return _encode('.png', warp_class_ids(class_ids, positions), _LABEL_OPTIONS)
+            return _encode('.png', positions.sample(class_ids, outside=IGNORED_ID), _LABEL_OPTIONS)
 
         keep(camera.rgb, color)
         keep(camera.depth, depth)
@@ -120,10 +160,7 @@ class FramePacker:
 
     def _encode_color(self, image: np.ndarray, positions: PixelMap) -> bytes:
         # cubic: the bilinear sampling of training follows, which blurs
-        stored = cv2.remap(
-            image, positions.x, positions.y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_CONSTANT, borderValue=0
-        )
-        stored = cv2.cvtColor(stored, cv2.COLOR_RGB2BGR)
+        stored = cv2.cvtColor(positions.sample(image, cv2.INTER_CUBIC), cv2.COLOR_RGB2BGR)
         if self._settings.lossless_color:
             return _encode('.png', stored, _COLOR_OPTIONS)
         options = [

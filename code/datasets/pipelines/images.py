@@ -3,29 +3,22 @@
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 
 from thinktwice.errors import ConfigError
 from thinktwice.registry import TRANSFORMS
 
 from ..calibration import Calibration, CameraCalibration
-from ..pixels import (
+from ..labels import (
     IGNORED_ID,
     KEPT_IDS,
-    SCALE_RANGE,
-    ImageAugmentation,
-    center_augmentation,
     check_class_ids,
     decode_depth,
-    draw_augmentation,
-    pixel_map,
     split_traffic_lights,
-    to_training_ids,
     training_id_table,
-    warp_class_ids,
-    warp_depth_code,
-    warp_rgb,
 )
+from ..pixels import SCALE_RANGE, ImageAugmentation, center_augmentation, draw_augmentation, pixel_map
 from ..storage import RouteReader, SampleReadError
 
 Results = dict[str, Any]
@@ -75,7 +68,9 @@ class LoadCameras:
 
     Raises:
         ValueError: if a size, range or probability is out of range.
-        ConfigError: if `cameras` is not a list of distinct names.
+        ConfigError: if `cameras` is not a list of distinct names, or the calibration lacks one of them.
+        SampleReadError: in the call, if an image can't be read, its size differs from the calibration, or
+            it has unknown class ids.
     """
 
     def __init__(
@@ -115,13 +110,7 @@ class LoadCameras:
         self.num_classes = int(self._training_ids[:IGNORED_ID].max()) + 1
 
     def __call__(self, results: Results) -> Results:
-        """Run the step; see the class.
-
-        Raises:
-            SampleReadError: if an image can't be read, its size differs from the
-                calibration, or it has unknown class ids.
-            ConfigError: if the calibration lacks one of the cameras.
-        """
+        """Run the step; see the class."""
         calibration = self._choose_cameras(results)
         frames, num_cameras = results['frames'], len(calibration.cameras)
         reader = results['reader']
@@ -134,14 +123,14 @@ class LoadCameras:
             positions = pixel_map(camera, augmentation)
             for t, frame in enumerate(frames):
                 rgb = reader.rgb(camera.rgb, frame, calibration.stored_size)
-                img[t, n] = warp_rgb(rgb, positions).transpose(2, 0, 1)
+                img[t, n] = positions.sample(rgb, cv2.INTER_LINEAR).transpose(2, 0, 1)
             if with_labels:
                 code = reader.depth_code(camera.depth, frames[-1], calibration.stored_size)
-                depth[n] = decode_depth(warp_depth_code(code, positions), camera.depth_offset)
+                depth[n] = decode_depth(positions.sample(code), camera.depth_offset)
                 class_ids = read_class_ids(reader, camera.seg, frames[-1], calibration)
                 if not calibration.lights_split:  # rgb is the key frame's, which is last
                     class_ids = split_traffic_lights(class_ids, rgb)
-                seg[n] = to_training_ids(warp_class_ids(class_ids, positions), self._training_ids)
+                seg[n] = cv2.LUT(positions.sample(class_ids, outside=IGNORED_ID), self._training_ids)
         results['img'] = img
         results.update(camera_matrices(calibration.cameras, augmentations, len(frames)))
         if with_labels:
@@ -162,24 +151,11 @@ class LoadCameras:
             )
         return center_augmentation(image_size, self.image_size)
 
-    def __repr__(self) -> str:
-        """The step with its settings, for logs."""
-        return (
-            f'{type(self).__name__}(image_size={self.image_size}, training={self.training}, '
-            f'scale_range={self.scale_range}, flip_probability={self.flip_probability}, '
-            f'with_labels={self.with_labels}, cameras={self.cameras})'
-        )
-
 
 def camera_matrices(
     cameras: Sequence[CameraCalibration], augmentations: Sequence[ImageAugmentation], num_frames: int
 ) -> dict[str, np.ndarray]:
-    """Stack the matrices of all cameras, repeated for every frame.
-
-    Args:
-        cameras: N cameras.
-        augmentations: resize, crop and flip of each camera.
-        num_frames: frames of the queue, T.
+    """Stack the matrices of N cameras, repeated for T frames.
 
     Returns:
         `intrinsics` (T, N, 3, 3), `cam2ego` and `ida_mats` (T, N, 4, 4), float32.
@@ -193,16 +169,7 @@ def camera_matrices(
 
 
 def read_class_ids(reader: RouteReader, folder: str, frame: int, calibration: Calibration) -> np.ndarray:
-    """Read the class ids of one camera as stored, and check them.
-
-    Args:
-        reader: reader of the route.
-        folder: folder of the camera's semantic images.
-        frame: frame number.
-        calibration: calibration of the dataset.
-
-    Returns:
-        (H, W) uint8 simulator ids.
+    """Read the class ids of one camera as stored, (H, W) uint8 simulator ids.
 
     Raises:
         SampleReadError: if the file can't be read or has an unknown id.

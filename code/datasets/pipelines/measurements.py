@@ -9,8 +9,7 @@ from thinktwice.geometry import poses
 from thinktwice.geometry.route_planner import RoadOption
 from thinktwice.registry import TRANSFORMS
 
-from ..corrupt_samples import UnusableSampleError
-from ..storage import RouteReader
+from ..storage import RouteReader, UnusableSampleError
 
 Results = dict[str, Any]
 
@@ -57,17 +56,15 @@ class LoadMeasurements:
         - target_point (np.ndarray): (2,) float32 forward, right (m), key ego frame
         - command (int): 0..5
         - command_replaced (bool): whether the recorded command was invalid
+
+    Raises:
+        UnusableSampleError: in the call, if a frame has no heading.
     """
 
     read_pose = staticmethod(read_pose)
 
     def __call__(self, results: Results) -> Results:
-        """Run the step; see the class.
-
-        Raises:
-            UnusableSampleError: if a frame has no heading.
-            SampleReadError: if a file can't be read.
-        """
+        """Run the step; see the class."""
         reads = [self.read_pose(results['reader'], frame) for frame in results['frames']]
         values, key_pose = reads[-1]
         target = poses.north_east_to_world(values['x_target'], values['y_target'])
@@ -93,17 +90,15 @@ class LoadWaypoints:
 
     Added Keys:
         - waypoints (np.ndarray): (K, 2) float32 forward, right (m), key ego frame
+
+    Raises:
+        UnusableSampleError: in the call, if a frame has no heading.
     """
 
     read_pose = staticmethod(read_pose)
 
     def __call__(self, results: Results) -> Results:
-        """Run the step; see the class.
-
-        Raises:
-            UnusableSampleError: if a frame has no heading.
-            SampleReadError: if a file can't be read.
-        """
+        """Run the step; see the class."""
         if not results['with_targets']:
             return results
         future = [self.read_pose(results['reader'], frame)[1] for frame in results['future_frames']]

@@ -68,27 +68,20 @@ class PackSample:
     omitted.
 
     Required Keys:
-        - img (np.ndarray): (T, N, 3, H, W) uint8
-        - points (np.ndarray): (P, 5) float32
-        - intrinsics, cam2ego, ida_mats (np.ndarray): (T, N, 3, 3), (T, N, 4, 4), (T, N, 4, 4)
-        - frame2key (np.ndarray): (T, 4, 4) float32
-        - speed (float), target_point (np.ndarray), command (int)
-        - reader, calibration, frames, ego_poses, with_targets
-        - sample_id, town, route, frame, index, requested_index, epoch, seed, test_mode,
-          command_replaced, skipped: copied to metas
+        - `INPUT_KEYS`, `META_KEYS`, reader, calibration, frames, ego_poses, with_targets
+        - those of `TARGET_KEYS` whose step is in the pipeline
 
     Added Keys:
         - inputs (dict): tensors by name
         - targets (dict): tensors by name; only with targets
         - metas (dict): identifiers, random seed and paths of the sample
+
+    Raises:
+        KeyError: in the call, if an input is missing because its step is not in the pipeline.
     """
 
     def __call__(self, results: Results) -> Results:
-        """Run the step; see the class.
-
-        Raises:
-            KeyError: if an input is missing because its step is not in the pipeline.
-        """
+        """Run the step; see the class."""
         missing = [key for key in INPUT_KEYS if key not in results]
         if missing:
             raise KeyError(
@@ -98,15 +91,10 @@ class PackSample:
         packed: Results = {'inputs': {key: to_tensor(results[key]) for key in INPUT_KEYS}}
         if results['with_targets']:
             packed['targets'] = {key: to_tensor(results[key]) for key in TARGET_KEYS if key in results}
-        packed['metas'] = self._metas(results)
-        return packed
-
-    @staticmethod
-    def _metas(results: Results) -> Results:
         metas = {key: results[key] for key in META_KEYS}
         metas['ego_pose'] = results['ego_poses'][-1].tolist()
         metas['image_paths'] = [
             results['reader'].path(camera.rgb, results['frames'][-1])
             for camera in results['calibration'].cameras
         ]
-        return metas
+        return {**packed, 'metas': metas}

@@ -32,11 +32,7 @@ class LoadPoints:
     """
 
     def __call__(self, results: Results) -> Results:
-        """Run the step; see the class.
-
-        Raises:
-            SampleReadError: if a sweep can't be read.
-        """
+        """Run the step; see the class."""
         sweeps = [results['reader'].points(frame) for frame in reversed(results['frames'])]
         cloud = np.empty((sum(map(len, sweeps)), POINT_COLUMNS), dtype=np.float32)
         key_pose = results['ego_poses'][-1]
@@ -52,11 +48,5 @@ class LoadPoints:
         return results
 
     def align(self, sweep: np.ndarray, history: np.ndarray, key: np.ndarray) -> np.ndarray:
-        """Transform a sweep (P, 4) to positions (P, 3) in the key ego frame.
-
-        Args:
-            sweep: (P, 4) x, y, z in meters, intensity.
-            history: (3,) pose of the sweep's frame.
-            key: (3,) pose of the key frame.
-        """
+        """Transform a sweep (P, 4) from its pose (3,) to positions (P, 3) in the key ego frame."""
         return poses.transform_points(poses.relative_pose(history, key), sweep[:, POINT_XYZ])

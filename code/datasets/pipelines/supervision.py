@@ -56,11 +56,7 @@ class LoadSupervision:
         self.brake_beta = brake_beta
 
     def __call__(self, results: Results) -> Results:
-        """Run the step; see the class.
-
-        Raises:
-            SampleReadError: if a file can't be read or a map is missing.
-        """
+        """Run the step; see the class."""
         if not results['with_targets']:
             return results
         reader, key_frame = results['reader'], results['frames'][-1]

@@ -1,23 +1,19 @@
-"""Reading of recorded and packed datasets: formats, file backends, and checks of every file."""
+"""Reading of recorded and packed datasets, with checks of every file."""
 
 from .arrays import parse_array, parse_npz, parse_pickled_object
-from .base import DatasetStorage, RouteReader, check_name
-from .errors import SampleReadError
-from .images import decode_jpeg, decode_png
-from .opening import open_storage
-from .packed import is_packed
-from .records import parse_json
+from .errors import SampleReadError, UnusableSampleError, check_name
+from .frame_files import parse_json
+from .images import decode_jpeg
+from .readers import DatasetStorage, RouteReader
 from .unpickle import restricted_loads
 
 __all__ = [
     'DatasetStorage',
     'RouteReader',
     'SampleReadError',
+    'UnusableSampleError',
     'check_name',
     'decode_jpeg',
-    'decode_png',
-    'is_packed',
-    'open_storage',
     'parse_array',
     'parse_json',
     'parse_npz',

@@ -1,4 +1,8 @@
-"""Reading ``.npy`` and ``.npz`` files from untrusted sources."""
+"""Reading ``.npy`` and ``.npz`` files from untrusted sources.
+
+``path`` says where the bytes came from, for messages; whatever is wrong with them is raised as
+:class:`SampleReadError`.
+"""
 
 import io
 import math
@@ -43,18 +47,10 @@ def _read_header(data: bytes, path: str) -> tuple[tuple[int, ...], bool, np.dtyp
 
 
 def parse_array(data: bytes, path: str) -> np.ndarray:
-    """Read an array of plain numbers; a pickled one is refused.
-
-    Args:
-        data: Contents of an ``.npy`` file.
-        path: Where they came from, for messages.
+    """Read an ``.npy`` file of plain numbers; a pickled one is refused.
 
     Returns:
         A writable array in native byte order.
-
-    Raises:
-        SampleReadError: The file is damaged, holds objects, or its number of bytes is not that of
-            its header.
     """
     shape, is_fortran, dtype, length = _read_header(data, path)
     if dtype.kind not in 'biuf':
@@ -68,18 +64,9 @@ def parse_array(data: bytes, path: str) -> np.ndarray:
 
 
 def parse_npz(data: bytes, path: str) -> dict[str, np.ndarray]:
-    """Read named arrays of plain numbers.
+    """Read the arrays of an ``.npz`` file by name, each as :func:`parse_array` does.
 
-    Args:
-        data: Contents of an ``.npz`` file.
-        path: Where they came from, for messages.
-
-    Returns:
-        Writable arrays in native byte order, by name.
-
-    Raises:
-        SampleReadError: The file is damaged or larger than ``MAX_NPZ_BYTES``, its arrays are larger
-            than ``MAX_UNPACKED_BYTES``, or one of them is not of plain numbers.
+    Files above ``MAX_NPZ_BYTES``, or with more than ``MAX_UNPACKED_BYTES`` of arrays, are refused.
     """
     if len(data) > MAX_NPZ_BYTES:
         raise SampleReadError(path, f'an npz file of {len(data)} bytes, more than {MAX_NPZ_BYTES}')
@@ -118,16 +105,8 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
 def parse_pickled_object(data: bytes, path: str) -> Any:
     """Read the only object of a 0-d object array (the form of ``supervision/*.npy``).
 
-    Args:
-        data: Contents of an ``.npy`` file.
-        path: Where they came from, for messages.
-
     Returns:
-        Plain containers, numbers and numeric arrays, see
-        :func:`~thinktwice.datasets.storage.unpickle.restricted_loads`.
-
-    Raises:
-        SampleReadError: The file is damaged, is not such an array, or its pickle asks for anything else.
+        What :func:`~thinktwice.datasets.storage.unpickle.restricted_loads` allows.
     """
     shape, _, dtype, length = _read_header(data, path)
     if dtype != np.dtype(object) or shape != ():

@@ -25,7 +25,7 @@ import numpy as np
 from thinktwice.files import write_atomically
 
 from .errors import SampleReadError
-from .records import parse_json
+from .frame_files import parse_json
 
 FORMAT_VERSION = 2
 SUFFIX = '.zip'
@@ -96,20 +96,13 @@ class _BoundedFile(io.FileIO):
 
 
 class RouteZip:
-    """Reads a packed route; whatever is wrong with the file is reported as ``SampleReadError``.
-
-    Args:
-        path: The file.
+    """Reads a packed route; whatever is wrong with the file is raised as ``SampleReadError``.
 
     Attributes:
-        path: See above.
         description: Contents of ``route.json``.
         num_frames: Number of frames.
         suffixes: File suffix by folder.
         damaged: Why a member is absent, by ``folder/frame``.
-
-    Raises:
-        SampleReadError: The file is missing, damaged or incomplete.
     """
 
     description: dict[str, Any]
@@ -139,11 +132,7 @@ class RouteZip:
         return status.st_size, status.st_mtime_ns
 
     def reopen(self) -> bool:
-        """Open the file again after :meth:`close`.
-
-        Returns:
-            False if it has been replaced, so that the directory must be read again.
-        """
+        """Open the file again after :meth:`close`; False if it has been replaced."""
         return self._open() == self._state
 
     def close(self) -> None:
@@ -182,41 +171,29 @@ class RouteZip:
 
     def _check_description(self, members: int, name: str) -> None:
         description: Any = self.description if isinstance(self.description, dict) else {}
-        self.num_frames, self.damaged = description.get('frames'), description.get('damaged')
-        self.suffixes = description.get('suffixes')
-        if type(self.num_frames) is not int or not isinstance(self.damaged, dict):
-            raise SampleReadError(name, 'damaged (no numbers of frames, or no list of damaged files)')
-        suffixes = self.suffixes
-        if (
-            not isinstance(suffixes, dict)
-            or not suffixes
-            or any(type(s) is not str for s in suffixes.values())
-        ):
+        frames, damaged, suffixes = (description.get(key) for key in ('frames', 'damaged', 'suffixes'))
+        if type(frames) is not int or not isinstance(damaged, dict):
+            raise SampleReadError(name, 'damaged (no number of frames, or no list of damaged files)')
+        if not isinstance(suffixes, dict) or not suffixes or {*map(type, suffixes.values())} != {str}:
             raise SampleReadError(name, 'damaged (no folders)')
+        self.num_frames, self.damaged, self.suffixes = frames, damaged, suffixes
         # compared before the index is allocated: any number may stand there
         expected = self.num_frames * len(self.suffixes) - len(self.damaged)
         if self.num_frames < 0 or expected != members:
             raise SampleReadError(self.path, f'has {members} members, {expected} are listed in {DESCRIPTION}')
 
     def _position(self, member: zipfile.ZipInfo) -> tuple[int, int, int]:
+        name = f'{self.path}:{member.filename}'
         if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
-            raise SampleReadError(f'{self.path}:{member.filename}', 'compressed')
+            raise SampleReadError(name, 'compressed')
         if not 0 <= member.header_offset <= self._state[0]:
-            raise SampleReadError(f'{self.path}:{member.filename}', 'damaged (lies outside the file)')
+            raise SampleReadError(name, 'damaged (lies outside the file)')
         if member.file_size > MAX_MEMBER_BYTES:
-            raise SampleReadError(f'{self.path}:{member.filename}', f'more than {MAX_MEMBER_BYTES} bytes')
+            raise SampleReadError(name, f'more than {MAX_MEMBER_BYTES} bytes')
         return member.header_offset, member.file_size, member.CRC
 
     def read(self, folder: str, frame: int) -> bytes:
-        """Read a member and compare its checksum.
-
-        Args:
-            folder: Such as ``rgb_front``.
-            frame: Frame number.
-
-        Raises:
-            SampleReadError: There is no such member, or its checksum differs.
-        """
+        """Read a member, such as frame 3 of ``rgb_front``, and compare its checksum."""
         name = member_path(self.path, folder, frame)
         if folder not in self._folders or not 0 <= frame < self.num_frames:
             raise SampleReadError(name, 'not in the packed route', missing=True)
@@ -249,26 +226,18 @@ class RouteZip:
 
 
 class OpenRoutes:
-    """The packed routes of a dataset: the directories of all that were read, the most recent files open.
-
-    Args:
-        limit: Number of files kept open.
-    """
+    """The packed routes of a dataset: the directories of all that were read, at most ``limit`` files open."""
 
     def __init__(self, limit: int = MAX_OPEN_FILES) -> None:
         self._limit = limit
         self._routes: dict[str, RouteZip] = {}
         self._open: OrderedDict[str, RouteZip] = OrderedDict()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {'_limit': self._limit, '_routes': {}, '_open': OrderedDict()}
+    def __reduce__(self) -> tuple:  # each process opens its own
+        return type(self), (self._limit,)
 
     def get(self, path: str) -> RouteZip:
-        """Give an open route.
-
-        Raises:
-            SampleReadError: It cannot be opened.
-        """
+        """Give an open route."""
         if path in self._open:
             self._open.move_to_end(path)
             return self._open[path]

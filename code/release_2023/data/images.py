@@ -3,22 +3,16 @@
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from thinktwice.datasets.calibration import CameraCalibration
+from thinktwice.datasets.labels import IGNORED_ID, decode_depth, split_traffic_lights
 from thinktwice.datasets.pipelines.images import LoadCameras, camera_matrices
-from thinktwice.datasets.pixels import (
-    IGNORED_ID,
-    ImageAugmentation,
-    decode_depth,
-    distort_points,
-    split_traffic_lights,
-    to_training_ids,
-)
-from thinktwice.datasets.pixels.augmentation import smallest_scale
+from thinktwice.datasets.pixels import ImageAugmentation, distort_points, smallest_scale
 from thinktwice.registry import TRANSFORMS
 
 Results = dict[str, Any]
@@ -104,7 +98,7 @@ class ReferenceLoadCameras(LoadCameras):
                 class_ids = reader.class_ids(camera.seg, frames[-1], calibration.stored_size)
                 if not calibration.lights_split:
                     class_ids = split_traffic_lights(class_ids, rgb, RED_HUES)  # Q6
-                training_ids = to_training_ids(class_ids, reference_table(self._training_ids))
+                training_ids = cv2.LUT(class_ids, reference_table(self._training_ids))
                 seg[n] = blend(training_ids, grid, augmentation)
         results['img'] = img
         results.update(camera_matrices(calibration.cameras, augmentations, len(frames)))

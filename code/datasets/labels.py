@@ -1,4 +1,4 @@
-"""Semantic ids of the simulator and of training, and the color of traffic lights.
+"""Codes of the label images: depths, class ids, and the color of traffic lights.
 
 The simulator ids are those of CARLA 0.9.10. Two more, 24 and 25, mark red and
 green lights until the ids are mapped to training ids.
@@ -8,6 +8,11 @@ from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
+
+METERS_PER_UNIT = 1000.0 / (256**3 - 1)
+# Packed code: 16-bit, linear. Constant steps compress to half the size of inverse
+# depth and are finer at 40 m, where supervision ends. 0 = no depth.
+COMPACT_STEP = 1.0 / 64.0
 
 IGNORED_ID = 255  # outside the recorded image: no loss
 LAST_RECORDED_ID = 22
@@ -32,11 +37,8 @@ def training_id_table(kept_ids: Sequence[int] = KEPT_IDS) -> np.ndarray:
     Background is 0 and the kept ids count from 1; red and green lights come
     last. (The 2023 code counted from 0 and so merged building and background.)
 
-    Args:
-        kept_ids: Simulator ids in the order of the training ids.
-
     Returns:
-        (256,) uint8; 255 stays 255.
+        (256,) uint8 for ``cv2.LUT``; 255 stays 255.
     """
     table = np.zeros(256, np.uint8)
     for training_id, kept_id in enumerate(kept_ids, start=1):
@@ -53,8 +55,7 @@ def check_class_ids(class_ids: np.ndarray, lights_split: bool = False) -> None:
 
     Args:
         class_ids: (H, W) uint8.
-        lights_split: Whether the ids of red and green lights and the ignored
-            id are allowed, as in packed images.
+        lights_split: Allow the ids of red and green lights and the ignored id, as in packed images.
 
     Raises:
         ValueError: If there is any other id.
@@ -66,19 +67,6 @@ def check_class_ids(class_ids: np.ndarray, lights_split: bool = False) -> None:
         raise ValueError(
             f'holds the class id {highest}; the recorded ids (of CARLA 0.9.10) end at {LAST_RECORDED_ID}'
         )
-
-
-def to_training_ids(class_ids: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Map simulator ids to training ids.
-
-    Args:
-        class_ids: (...) uint8, simulator ids with the lights split.
-        table: (256,) uint8, from :func:`training_id_table`.
-
-    Returns:
-        (...) uint8.
-    """
-    return cv2.LUT(class_ids, table)
 
 
 def split_traffic_lights(
@@ -142,3 +130,46 @@ def _light_id(rgb: np.ndarray, selected: np.ndarray, pixels: int, red_hues: Sequ
     if red < MIN_LIT_PIXELS and green < MIN_LIT_PIXELS:
         return TRAFFIC_LIGHT_ID
     return RED_LIGHT_ID if red >= green else GREEN_LIGHT_ID
+
+
+def decode_depth(code: np.ndarray, offset: float = 0.0) -> np.ndarray:
+    """Convert depth codes to meters along the optical axis.
+
+    The recorded code is ``(R + 256 G + 65536 B) / (256^3 - 1) * 1000``; the
+    integer stays below 2^24, so float32 represents it exactly. In both forms a
+    code of zero means no depth.
+
+    Args:
+        code: (..., 3) uint8 in RGB order as recorded, or (...) uint16 as packed.
+        offset: Offset to add, meters (``CameraCalibration.depth_offset``).
+
+    Returns:
+        (...) float32 meters; 0 where there is no depth.
+    """
+    if code.dtype == np.uint16:
+        depth = code.astype(np.float32)
+        depth *= np.float32(COMPACT_STEP)
+    else:
+        depth = code[..., 2].astype(np.float32)
+        depth *= 256.0
+        depth += code[..., 1]
+        depth *= 256.0
+        depth += code[..., 0]
+        depth *= np.float32(METERS_PER_UNIT)
+    if offset:
+        valid = depth > 0
+        depth += np.float32(offset)
+        depth *= valid
+        np.maximum(depth, 0, out=depth)
+    return depth
+
+
+def compact_depth(code: np.ndarray) -> np.ndarray:
+    """Convert recorded depth codes, (..., 3) uint8, to the (...) uint16 form of packed datasets.
+
+    The error is at most half a step, 7.8 mm, at any distance up to 1000 m.
+    Depths below half a step become the smallest nonzero code.
+    """
+    depth = decode_depth(code)
+    units = np.rint(depth / np.float32(COMPACT_STEP))
+    return np.where(depth > 0, np.maximum(units, 1), 0).astype(np.uint16)

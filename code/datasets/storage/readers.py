@@ -1,0 +1,227 @@
+"""Datasets and their routes, in two formats.
+
+Recorded: one small file for each modality, camera and frame. Files are read through mmengine's file
+backends, so a root may be a folder, an ``http://`` address, a bucket behind petrel, or (with
+``backend='lmdb'``) an LMDB whose keys are the relative paths.
+
+Packed: one ZIP file for each route in a local or mounted folder. At the root are ``packed.json`` (format
+version, settings and calibration of the source), the metadata and the calibration of the stored images,
+so whatever follows the reading is the same for both formats.
+"""
+
+import os
+import urllib.error
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+from mmengine.fileio import BaseStorageBackend, LocalBackend, get_file_backend
+
+from .errors import SampleReadError, check_name
+from .frame_files import (
+    decode_points,
+    decode_supervision,
+    parse_json,
+    parse_measurements,
+    parse_points,
+    parse_supervision,
+)
+from .images import PNG_SIGNATURE, decode_jpeg, decode_png
+from .route_zip import FORMAT_VERSION, SUFFIX, OpenRoutes, member_path
+
+PACKED_FILE = 'packed.json'
+MAX_FILE_BYTES = 256 * 2**20
+
+
+class RouteReader(ABC):
+    """Reads the files of one route's frames.
+
+    ``folder`` is that of the recorded format, such as ``rgb_front``; ``size`` is the (height, width)
+    that an image must have. Every method that reads raises :class:`SampleReadError`, naming the file,
+    if the file is missing, damaged or not as the format requires.
+    """
+
+    @abstractmethod
+    def path(self, folder: str, frame: int) -> str:
+        """Full path or address of the file of one frame, for messages and metadata."""
+
+    @abstractmethod
+    def measurements(self, frame: int) -> dict[str, Any]:
+        """Read the ego state of a frame as recorded; ``theta`` may be NaN."""
+
+    @abstractmethod
+    def supervision(self, frame: int) -> dict[str, Any]:
+        """Read the teacher's outputs of a frame; a map in ``cnn_features`` is None if it was not stored."""
+
+    @abstractmethod
+    def points(self, frame: int) -> np.ndarray:
+        """Read the LiDAR sweep of a frame: (P, 4) float32, ego frame of that frame."""
+
+    @abstractmethod
+    def rgb(self, folder: str, frame: int, size: tuple[int, int]) -> np.ndarray:
+        """Read a color image: (H, W, 3) uint8, RGB."""
+
+    @abstractmethod
+    def depth_code(self, folder: str, frame: int, size: tuple[int, int]) -> np.ndarray:
+        """Read a depth image as codes for ``decode_depth``: (H, W, 3) uint8, packed (H, W) uint16."""
+
+    @abstractmethod
+    def class_ids(self, folder: str, frame: int, size: tuple[int, int]) -> np.ndarray:
+        """Read a semantic image: (H, W) uint8, class ids of the simulator."""
+
+
+class DatasetStorage:
+    """The root of a dataset: gives readers of routes and the files beside them.
+
+    Files are opened when they are first read. Can be sent to worker processes.
+
+    Args:
+        root: Folder or address. A packed dataset must be in a local or mounted folder.
+        backend_args: Arguments of mmengine's file backend (``dict(backend='lmdb', db_path=...)``, ...);
+            None chooses by the prefix of ``root`` (local without one).
+
+    Raises:
+        SampleReadError: It was packed in another version of the format.
+    """
+
+    def __init__(self, root: str | os.PathLike, backend_args: dict | None = None) -> None:
+        root = os.fspath(root)
+        self._root = root.rstrip('/') or root[:1]
+        self._backend_args = backend_args
+        self._backend: BaseStorageBackend | None = None
+        self._packed_routes: OpenRoutes | None = None
+        if isinstance(self.backend, LocalBackend) and os.path.isfile(self.location(PACKED_FILE)):
+            self._check_version()
+            self._packed_routes = OpenRoutes()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # clients hold sockets or memory maps: each process makes its own
+        return {**self.__dict__, '_backend': None}
+
+    @property
+    def backend(self) -> BaseStorageBackend:
+        """The client of mmengine, made when first needed."""
+        if self._backend is None:
+            # one client per process: an LMDB cannot be opened twice in it
+            self._backend = get_file_backend(
+                self._root, backend_args=self._backend_args, enable_singleton=True
+            )
+        return self._backend
+
+    def location(self, relative: str) -> str:
+        """Full path or address of a path inside the dataset, for the backend and for messages."""
+        return f'{self._root}/{relative}' if self._root else relative  # keys of a key-value backend
+
+    def route(self, town: str, route: str) -> RouteReader:
+        """Give a reader of one route; nothing is opened yet.
+
+        Raises:
+            SampleReadError: A name could lead out of the dataset.
+        """
+        name = f'{check_name(town, "town")}/{check_name(route, "route")}'
+        if self._packed_routes is None:
+            return _RecordedRoute(self, name)
+        return _PackedRoute(self._packed_routes, self.location(f'{name}{SUFFIX}'))
+
+    def read_bytes(self, relative: str) -> bytes:
+        """Read a file, by its path inside the dataset.
+
+        Raises:
+            SampleReadError: It cannot be read; ``missing`` says whether it does not exist.
+        """
+        for part in relative.split('/'):
+            check_name(part, 'file or folder')
+        path = self.location(relative)
+        try:
+            data = self.backend.get(path)
+        except urllib.error.HTTPError as error:
+            missing = error.code in (404, 410)
+            raise SampleReadError(path, f'the server answers {error.code} {error.reason}', missing) from error
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise SampleReadError(path, 'the file does not exist', missing=True) from error
+        except MemoryError:
+            raise
+        # each backend has errors of its own (urllib, lmdb, petrel)
+        except Exception as error:
+            raise SampleReadError(path, f'cannot be read ({type(error).__name__}: {error})') from error
+        if data is None:  # from key-value backends
+            raise SampleReadError(path, 'the key does not exist', missing=True)
+        data = bytes(data)
+        if len(data) > MAX_FILE_BYTES:
+            raise SampleReadError(path, f'{len(data)} bytes, more than {MAX_FILE_BYTES}')
+        return data
+
+    def _check_version(self) -> None:
+        path = self.location(PACKED_FILE)
+        description = parse_json(self.read_bytes(PACKED_FILE), path)
+        version = description.get('format_version') if isinstance(description, dict) else None
+        if version != FORMAT_VERSION:
+            raise SampleReadError(
+                path,
+                f'packed in format {version!r}, this version reads {FORMAT_VERSION}: pack the recorded '
+                'dataset again into a new folder (python tools/pack_dataset.py SOURCE DESTINATION)',
+            )
+
+
+class _RecordedRoute(RouteReader):
+    def __init__(self, storage: DatasetStorage, name: str) -> None:
+        self._storage, self._name = storage, name
+
+    def _relative(self, folder: str, frame: int) -> str:
+        suffix = {'measurements': 'json', 'supervision': 'npy', 'lidar': 'npy'}.get(folder, 'png')
+        return f'{self._name}/{folder}/{int(frame):04d}.{suffix}'
+
+    def _read(self, folder: str, frame: int) -> tuple[bytes, str]:
+        return self._storage.read_bytes(self._relative(folder, frame)), self.path(folder, frame)
+
+    def path(self, folder: str, frame: int) -> str:
+        return self._storage.location(self._relative(folder, frame))
+
+    def measurements(self, frame: int) -> dict[str, Any]:
+        return parse_measurements(*self._read('measurements', frame))
+
+    def supervision(self, frame: int) -> dict[str, Any]:
+        return parse_supervision(*self._read('supervision', frame))
+
+    def points(self, frame: int) -> np.ndarray:
+        return parse_points(*self._read('lidar', frame))
+
+    def rgb(self, folder: str, frame: int, size: tuple[int, int]) -> np.ndarray:
+        return decode_png(*self._read(folder, frame), size)
+
+    def depth_code(self, folder: str, frame: int, size: tuple[int, int]) -> np.ndarray:
+        return decode_png(*self._read(folder, frame), size)
+
+    def class_ids(self, folder: str, frame: int, size: tuple[int, int]) -> np.ndarray:
+        return decode_png(*self._read(folder, frame), size, channels=1)
+
+
+class _PackedRoute(RouteReader):
+    def __init__(self, routes: OpenRoutes, file: str) -> None:
+        self._routes, self._file = routes, file
+
+    def _read(self, folder: str, frame: int) -> tuple[bytes, str]:
+        return self._routes.get(self._file).read(folder, int(frame)), self.path(folder, frame)
+
+    def path(self, folder: str, frame: int) -> str:
+        return member_path(self._file, folder, int(frame))
+
+    def measurements(self, frame: int) -> dict[str, Any]:
+        return parse_measurements(*self._read('measurements', frame))
+
+    def supervision(self, frame: int) -> dict[str, Any]:
+        return decode_supervision(*self._read('supervision', frame))
+
+    def points(self, frame: int) -> np.ndarray:
+        return decode_points(*self._read('lidar', frame))
+
+    def rgb(self, folder: str, frame: int, size: tuple[int, int]) -> np.ndarray:
+        data, name = self._read(folder, frame)
+        decode = decode_png if data.startswith(PNG_SIGNATURE) else decode_jpeg
+        return decode(data, name, size)
+
+    def depth_code(self, folder: str, frame: int, size: tuple[int, int]) -> np.ndarray:
+        return decode_png(*self._read(folder, frame), size, channels=1, bits=16)
+
+    def class_ids(self, folder: str, frame: int, size: tuple[int, int]) -> np.ndarray:
+        return decode_png(*self._read(folder, frame), size, channels=1)
