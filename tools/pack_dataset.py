@@ -14,6 +14,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from tqdm import tqdm
@@ -65,18 +66,6 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def settings_of(options: argparse.Namespace) -> PackSettings:
-    """Collect the options that decide what is kept."""
-    return PackSettings(
-        final_size=tuple(options.final_size),
-        oversampling=options.oversampling,
-        quality=options.quality,
-        lossless_color=options.lossless_color,
-        whole_image=options.whole_image,
-        teacher_levels=tuple(sorted(set(options.teacher_levels))),
-    )
-
-
 def follow(reports: Iterable[RouteReport], total: int, title: str) -> bool:
     """Show progress, then the results; return whether there were no problems."""
     done = list(tqdm(reports, total=total, desc=title, unit='route', file=sys.stderr, disable=None))
@@ -102,7 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     source, destination, where = options.source, options.destination, (options.workers, options.ray)
     try:
         total = len([*load_metadata(DatasetStorage(source), source).routes()])
-        reports = pack_dataset(source, destination, settings_of(options), *where)
+        kept = {field.name: getattr(options, field.name) for field in fields(PackSettings)}
+        reports = pack_dataset(source, destination, PackSettings(**kept), *where)
         is_good = follow(reports, total, 'packed')
         if options.verify and (Path(destination) / JSON_NAME).is_file():
             is_good &= follow(verify_dataset(destination, *where), total, 'verified')

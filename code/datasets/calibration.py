@@ -58,16 +58,6 @@ class CameraCalibration:
         fx, fy, cx, cy = self.intrinsics
         return np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
 
-    @property
-    def ego2img(self) -> np.ndarray:
-        """Projection of ego points to undistorted pixels, before resizing and cropping.
-
-        (4, 4) float64; divide rows 0 and 1 of the product by row 2.
-        """
-        matrix = np.eye(4)
-        matrix[:3, :3] = self.intrinsic_matrix
-        return matrix @ np.linalg.inv(self.cam2ego)
-
 
 @dataclass(frozen=True)
 class Calibration:
@@ -97,18 +87,6 @@ class Calibration:
     bev_y: tuple[float, float]
     lights_split: bool = False
 
-    def camera(self, name: str) -> CameraCalibration:
-        """Find a camera by name, such as ``front``.
-
-        Raises:
-            ValueError: If there is no camera of that name.
-        """
-        for camera in self.cameras:
-            if camera.name == name:
-                return camera
-        names = ', '.join(camera.name for camera in self.cameras)
-        raise ValueError(f'no camera {name!r} in the calibration, it has: {names}')
-
     def select(self, names: Sequence[str] | None) -> 'Calibration':
         """Return the rig reduced to some of its cameras, in the order of the names; None keeps all.
 
@@ -117,10 +95,14 @@ class Calibration:
         """
         if names is None:
             return self
-        try:
-            return replace(self, cameras=tuple(self.camera(name) for name in names))
-        except ValueError as error:
-            raise ConfigError(f'cameras={list(names)}: {error}') from error
+        cameras = {camera.name: camera for camera in self.cameras}
+        for name in names:
+            if name not in cameras:
+                raise ConfigError(
+                    f'cameras={list(names)}: no camera {name!r} in the calibration, it has: '
+                    f'{", ".join(cameras)}'
+                )
+        return replace(self, cameras=tuple(cameras[name] for name in names))
 
 
 def parse_calibration(data: dict[str, Any], path: str) -> Calibration:
@@ -255,9 +237,9 @@ def calibration_to_dict(calibration: Calibration) -> dict[str, Any]:
     }
 
 
-def package_calibration(name: str = 'carla') -> Calibration:
-    """Read a rig included in the package; ``carla`` is that of the 2023 recordings."""
-    file = resources.files('thinktwice.datasets') / 'calibrations' / f'{check_name(name, "calibration")}.json'
+def package_calibration() -> Calibration:
+    """Read the rig of the 2023 recordings, which is included in the package."""
+    file = resources.files('thinktwice.datasets') / 'calibrations/carla.json'
     return parse_calibration(json.loads(file.read_text(encoding='utf-8')), str(file))
 
 

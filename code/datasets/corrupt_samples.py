@@ -18,14 +18,8 @@ class SkippedSampleTally:
     """Count replaced samples from the `metas` of batches.
 
     Each worker process sees only its own samples, so the main process counts: pass the `metas` of
-    every batch to `update`.
-
-    Attributes:
-        num_samples: number of samples loaded so far.
-        num_skips: number of failed reads of samples.
-        num_unknown_commands: number of samples whose navigation command was invalid and was
-            replaced by "follow lane".
-        skipped: replaced samples by sample id.
+    every batch to `update`. `num_skips` counts failed reads, `num_unknown_commands` invalid commands that
+    were replaced by "follow lane"; `skipped` has the replaced samples by sample id.
     """
 
     def __init__(self) -> None:

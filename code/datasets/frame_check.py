@@ -6,8 +6,8 @@ from functools import partial
 from typing import Any
 
 from .calibration import Calibration, load_calibration
+from .labels import read_class_ids
 from .metadata import DatasetMetadata, RouteRecord
-from .pipelines.images import read_class_ids
 from .pipelines.measurements import read_pose
 from .storage import DatasetStorage, RouteReader, SampleReadError
 

@@ -4,6 +4,7 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from typing import Any, TypeVar
 
 import cv2
@@ -23,7 +24,7 @@ def run_tasks(
     """Call a function for every task; results come as they are ready, in any order.
 
     Args:
-        function: At the top level of a module.
+        function: At the top level of a module, or a ``partial`` of one.
         tasks: Arguments that can be pickled.
         workers: Processes on this machine; 1 runs in this one.
         ray_address: Of a Ray cluster (``auto``, ``local``, ``host:port``) that has this package and sees
@@ -41,16 +42,10 @@ def run_tasks(
         yield from _run_on_cores(function, tasks, workers)
 
 
-def _one_core() -> None:
-    cv2.setNumThreads(1)
-
-
-def _run_on_cores(
-    function: Callable[[Task], Result], tasks: Sequence[Task], workers: int
-) -> Iterator[Result]:
+def _run_on_cores(function: Callable, tasks: Sequence, workers: int) -> Iterator:
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload([__name__.rpartition('.')[0]])  # imported once, not once per worker
-    with ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=_one_core) as pool:
+    with ProcessPoolExecutor(min(workers, len(tasks)), context, partial(cv2.setNumThreads, 1)) as pool:
         try:
             for future in as_completed([pool.submit(function, task) for task in tasks]):
                 yield future.result()
@@ -61,7 +56,7 @@ def _run_on_cores(
             raise
 
 
-def _run_on_ray(function: Callable[[Task], Result], tasks: Sequence[Task], address: str) -> Iterator[Result]:
+def _run_on_ray(function: Callable, tasks: Sequence, address: str) -> Iterator:
     try:
         import ray
     except ImportError as error:

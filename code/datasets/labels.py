@@ -9,6 +9,9 @@ from collections.abc import Iterator, Sequence
 import cv2
 import numpy as np
 
+from .calibration import Calibration
+from .storage import RouteReader, SampleReadError
+
 METERS_PER_UNIT = 1000.0 / (256**3 - 1)
 # Packed code: 16-bit, linear. Constant steps compress to half the size of inverse
 # depth and are finer at 40 m, where supervision ends. 0 = no depth.
@@ -50,23 +53,25 @@ def training_id_table(kept_ids: Sequence[int] = KEPT_IDS) -> np.ndarray:
     return table
 
 
-def check_class_ids(class_ids: np.ndarray, lights_split: bool = False) -> None:
-    """Reject ids that CARLA 0.9.10 does not have: the file is damaged or from another version.
-
-    Args:
-        class_ids: (H, W) uint8.
-        lights_split: Allow the ids of red and green lights and the ignored id, as in packed images.
+def read_class_ids(reader: RouteReader, folder: str, frame: int, calibration: Calibration) -> np.ndarray:
+    """Read the class ids of one camera as stored, (H, W) uint8 simulator ids.
 
     Raises:
-        ValueError: If there is any other id.
+        SampleReadError: if the file can't be read, or has an id that CARLA 0.9.10 does not have: it is
+            damaged or from another version. Packed images may also have the ids of lights and 255.
     """
-    highest = int(class_ids.max())
-    if lights_split and highest > GREEN_LIGHT_ID:
-        highest = int(class_ids.max(where=class_ids != IGNORED_ID, initial=0))
-    if highest > (GREEN_LIGHT_ID if lights_split else LAST_RECORDED_ID):
-        raise ValueError(
-            f'holds the class id {highest}; the recorded ids (of CARLA 0.9.10) end at {LAST_RECORDED_ID}'
+    class_ids = reader.class_ids(folder, frame, calibration.stored_size)
+    highest, last = int(class_ids.max()), LAST_RECORDED_ID
+    if calibration.lights_split:
+        last = GREEN_LIGHT_ID
+        if highest > last:
+            highest = int(class_ids.max(where=class_ids != IGNORED_ID, initial=0))
+    if highest > last:
+        raise SampleReadError(
+            reader.path(folder, frame),
+            f'holds the class id {highest}; the recorded ids (of CARLA 0.9.10) end at {LAST_RECORDED_ID}',
         )
+    return class_ids
 
 
 def split_traffic_lights(
@@ -80,12 +85,9 @@ def split_traffic_lights(
     one pass over the ids plus the bounding boxes of the lights.
 
     Args:
-        class_ids: (H, W) uint8, simulator ids.
+        class_ids: (H, W) uint8, simulator ids; returned itself if no light is in view.
         rgb: (H, W, 3) uint8, the same camera and frame.
         red_hues: Ranges of hues that count as red, 0 to 179, both ends included.
-
-    Returns:
-        (H, W) uint8; the input array itself if no light is in view.
     """
     mask = cv2.inRange(class_ids, TRAFFIC_LIGHT_ID, TRAFFIC_LIGHT_ID)
     boxes = list(_occupied_boxes(mask))

@@ -94,15 +94,14 @@ def recording_command(root: str) -> str:
     return f'python tools/record_minitown.py {root} --routes 8 --frames 40'
 
 
-def parse_json(data: bytes | str, path: str) -> DatasetMetadata:
+def parse_json(data: bytes, path: str) -> DatasetMetadata:
     """Parse and check the JSON form, of the file at ``path``.
 
     Raises:
         ValueError: if the text is not JSON, has a key twice, or does not follow this schema.
     """
-    text = data.decode('utf-8-sig') if isinstance(data, bytes) else data
     try:
-        tree = json.loads(text, object_pairs_hook=_unique_keys)
+        tree = json.loads(data.decode('utf-8-sig'), object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as error:
         raise ValueError(f'{path}: not a valid JSON file ({error}); generate it again') from error
     if not isinstance(tree, dict) or not isinstance(tree.get('towns'), dict):
@@ -200,29 +199,13 @@ def _frame_list(record: dict[str, Any], key: str, where: str) -> tuple[int, ...]
     return tuple(sorted({_check_count(frame, f'{where}.{key}') for frame in frames}))
 
 
-def to_json(metadata: DatasetMetadata, **extra: Any) -> str:
-    """Convert metadata to JSON text; `extra` keys are informative and ignored when read."""
-    towns = {
-        town: {
-            route: {key: value for key, value in vars(record).items() if value or key not in FRAME_LISTS}
-            for route, record in routes.items()
-        }
-        for town, routes in metadata.towns.items()
-    }
-    return json.dumps({'schema_version': SCHEMA_VERSION, **extra, 'towns': towns}, indent=1) + '\n'
-
-
-def to_pickle(metadata: DatasetMetadata) -> bytes:
-    """Convert metadata to the 2023 pickle: plain dictionaries, strings and integers."""
-    tree = {
-        town: {f'../{town}/{route}': record.usable for route, record in routes.items()}
-        for town, routes in metadata.towns.items()
-    }
-    return pickle.dumps(tree, protocol=2)
-
-
 def save_metadata(metadata: DatasetMetadata, root: str | Path, **extra: Any) -> tuple[Path, Path]:
-    """Write both forms to a folder, each file atomically; ``extra`` as in `to_json`.
+    """Write both forms to a folder, each file atomically.
+
+    Args:
+        metadata: metadata to write.
+        root: folder to write to; created if necessary.
+        extra: further keys of the JSON, informative and ignored when read.
 
     Returns:
         The paths of the JSON and of the pickle.
@@ -230,7 +213,14 @@ def save_metadata(metadata: DatasetMetadata, root: str | Path, **extra: Any) -> 
     Raises:
         WriteError: if a file can't be written.
     """
+    records: dict[str, dict[str, dict[str, Any]]] = {town: {} for town in metadata.towns}
+    counts: dict[str, dict[str, int]] = {town: {} for town in metadata.towns}
+    for town, route, record in metadata.routes():
+        fields = vars(record).items()
+        records[town][route] = {key: value for key, value in fields if value or key not in FRAME_LISTS}
+        counts[town][f'../{town}/{route}'] = record.usable
+    tree = {'schema_version': SCHEMA_VERSION, **extra, 'towns': records}
     json_path, pickle_path = Path(root) / JSON_NAME, Path(root) / PICKLE_NAME
-    write_atomically(json_path, lambda file: file.write(to_json(metadata, **extra).encode()))
-    write_atomically(pickle_path, lambda file: file.write(to_pickle(metadata)))
+    write_atomically(json_path, lambda file: file.write((json.dumps(tree, indent=1) + '\n').encode()))
+    write_atomically(pickle_path, lambda file: file.write(pickle.dumps(counts, protocol=2)))
     return json_path, pickle_path

@@ -112,16 +112,10 @@ class PixelMap(NamedTuple):
     def sample(
         self, image: np.ndarray, interpolation: int = cv2.INTER_NEAREST, outside: int = 0
     ) -> np.ndarray:
-        """Sample an image, without antialiasing.
+        """Sample an (H, W, 3) or (H, W) image, uint8 or uint16, without antialiasing.
 
-        Args:
-            image: (H, W, 3) or (H, W), uint8 or uint16.
-            interpolation: One of OpenCV's. Labels and depth codes need the nearest pixel: no new value
-                may appear.
-            outside: Value outside the stored image.
-
-        Returns:
-            (H', W', 3) or (H', W'), the same type.
+        Labels and depth codes need the nearest pixel: no new value may appear. ``interpolation`` is one of
+        OpenCV's, ``outside`` the value outside the stored image.
         """
         return cv2.remap(
             image, self.x, self.y, interpolation, borderMode=cv2.BORDER_CONSTANT, borderValue=outside

@@ -37,13 +37,7 @@ ACCIDENTS = ('red_light', 'collisions_pedestrian', 'collisions_vehicle', 'collis
 
 @dataclass(frozen=True)
 class RouteResult:
-    """Score of one recorded route.
-
-    Attributes:
-        score: composed score, 0..100.
-        infractions: types of the infractions that occurred.
-        disturbed_frames: as in ``RouteRecord``.
-    """
+    """Score of one recorded route, 0..100, types of its infractions, frames as in ``RouteRecord``."""
 
     score: float
     infractions: frozenset[str]
@@ -52,12 +46,7 @@ class RouteResult:
 
 @dataclass
 class Results:
-    """Scores of the recording runs.
-
-    Attributes:
-        by_route: scores by route folder.
-        unreadable: reason for each file that could not be read.
-    """
+    """Scores of the recording runs by route folder, and the reason for each file that was unreadable."""
 
     by_route: dict[str, RouteResult] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)

@@ -52,27 +52,22 @@ class SplitSpec:
 
 
 class SampleIndex:
-    """An ordered list of samples (route, key frame), stored as a few numpy arrays.
+    """An ordered list of samples, stored as runs of consecutive key frames of one route.
 
-    A route has one run of consecutive key frames, or several if frames are invalid. Only the
-    runs are stored, so a million frames take kilobytes in every worker.
+    A million samples take kilobytes in every worker.
 
     Args:
-        towns: (R,) town index of each route, such as ``town01_00``.
-        routes: (R,) folder name of each route.
-        runs: (S, 3) route number, first key frame and length of each run.
+        runs: town index such as ``town01_00``, route, first key frame and length of each run.
     """
 
-    def __init__(self, towns: Sequence[str], routes: Sequence[str], runs: Sequence[tuple[int, int, int]]):
-        self._towns = np.array(towns, dtype=np.bytes_)
-        self._routes = np.array(routes, dtype=np.bytes_)
-        table = np.array(runs, dtype=np.int64).reshape(-1, 3)
-        self._run_route = table[:, 0].astype(np.int32)
-        self._run_first = table[:, 1].astype(np.int32)
-        self._run_end = np.cumsum(table[:, 2])
+    def __init__(self, runs: Sequence[tuple[str, str, int, int]]) -> None:
+        self._names = np.array([f'{town}/{route}' for town, route, _, _ in runs], dtype=np.bytes_)
+        bounds = np.array([run[2:] for run in runs], dtype=np.int64)
+        self._end = np.cumsum(bounds[:, 1])
+        self._frame_minus_index = bounds[:, 0] - (self._end - bounds[:, 1])
 
     def __len__(self) -> int:
-        return int(self._run_end[-1]) if len(self._run_end) else 0
+        return int(self._end[-1])
 
     def locate(self, index: int) -> tuple[str, str, int]:
         """Town index, route and key frame of a sample.
@@ -82,11 +77,9 @@ class SampleIndex:
         """
         if not 0 <= index < len(self):
             raise IndexError(f'sample {index} is outside 0..{len(self) - 1}')
-        run = int(np.searchsorted(self._run_end, index, side='right'))
-        before = int(self._run_end[run - 1]) if run else 0
-        route = int(self._run_route[run])
-        frame = int(self._run_first[run]) + index - before
-        return self._towns[route].decode(), self._routes[route].decode(), frame
+        run = int(np.searchsorted(self._end, index, side='right'))
+        town, route = self._names[run].decode().split('/')
+        return town, route, index + int(self._frame_minus_index[run])
 
 
 def town_of(town_index: str) -> str:
@@ -130,24 +123,19 @@ def build_index(
     """
     names = list(metadata.towns) if split is None else split.names()
     room = {town_of(name): split.cap_of(town_of(name)) if split else None for name in names}
-    towns: list[str] = []
-    routes: list[str] = []
-    runs: list[tuple[int, int, int]] = []
+    runs: list[tuple[str, str, int, int]] = []
     for name in names:
+        town = town_of(name)
         for route, record in metadata.towns.get(name, {}).items():
             for first, length in key_frame_runs(record, history, horizon):
-                left = room[town_of(name)]
+                left = room[town]
                 taken = length if left is None else min(length, left)
-                if taken == 0:
-                    continue
+                if taken:
+                    runs.append((name, route, first, taken))
                 if left is not None:
-                    room[town_of(name)] = left - taken
-                if not routes or (towns[-1], routes[-1]) != (name, route):
-                    towns.append(name)
-                    routes.append(route)
-                runs.append((len(routes) - 1, first, taken))
+                    room[town] = left - taken
     _report(metadata, names, has_samples=bool(runs), window=history + 1 + horizon)
-    return SampleIndex(towns, routes, runs)
+    return SampleIndex(runs)
 
 
 def _report(metadata: DatasetMetadata, names: list[str], has_samples: bool, window: int) -> None:

@@ -139,7 +139,8 @@ def test_agent_has_the_cameras_of_the_pipeline_and_the_controller_asked_for(mode
     assert isinstance(agent.controller, BetaController)
     assert agent.calibration == calibration
     one_camera = SimpleNamespace(cfg=load_config(MINITOWN, {'cameras': ['left'], 'num_cameras': 1}))
-    assert init_agent(one_camera, calibration, 0.05).calibration.cameras == (calibration.camera('left'),)
+    left = calibration.select(['left']).cameras
+    assert init_agent(one_camera, calibration, 0.05).calibration.cameras == left
     with pytest.raises(ConfigError, match="beta, pid, fused, got 'mpc'"):
         init_agent(model, calibration, 0.05, 'mpc')
 

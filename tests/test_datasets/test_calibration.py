@@ -37,22 +37,22 @@ def test_the_package_rig_is_the_documented_one() -> None:
         np.testing.assert_allclose(np.linalg.inv(camera.cam2ego)[:3], EGO2CAM[camera.name], atol=1e-12)
         np.testing.assert_allclose(camera.raw_intrinsics, [214.35935394, 214.35935394, 800, 450], atol=1e-7)
         assert not camera.is_pinhole
-    assert rig.camera('front').depth_offset == -0.2 and rig.camera('back').depth_offset == 0
+    assert [camera.depth_offset for camera in rig.cameras] == [-0.2, 0, 0, 0]
 
 
 def test_a_point_projects_to_the_documented_pixel() -> None:
     rig = package_calibration()
     point = np.array([10.0, 2, 1, 1])
-    projected = rig.camera('front').ego2img @ point
+    seen = [(np.linalg.inv(camera.cam2ego) @ point)[:3] for camera in rig.cameras]
+    projected = rig.cameras[0].intrinsic_matrix @ seen[0]
     np.testing.assert_allclose(projected[:2] / projected[2], [859.820871, 488.876950], atol=1e-6)
-    depths = [(np.linalg.inv(rig.camera(name).cam2ego) @ point)[2] for name in EGO2CAM]
-    np.testing.assert_allclose(depths, [8.5, -2.3, 1.7, -11.6], atol=1e-12)
+    np.testing.assert_allclose([z for _, _, z in seen], [8.5, -2.3, 1.7, -11.6], atol=1e-12)
 
 
 def test_some_cameras_are_chosen_in_the_order_asked_for() -> None:
     rig = package_calibration()
     chosen = rig.select(['back', 'front'])
-    assert chosen.cameras == (rig.camera('back'), rig.camera('front'))
+    assert chosen.cameras == (rig.cameras[3], rig.cameras[0])
     assert (chosen.image_size, chosen.lidar_height) == (rig.image_size, rig.lidar_height)
     assert rig.select(None) is rig
     with pytest.raises(ConfigError, match=r"cameras=\['front', 'top'\].*'top'.*: front, left, right, back"):

@@ -91,7 +91,7 @@ def test_missing_metadata_says_how_to_get_data(tmp_path: Path) -> None:
 )
 def test_malformed_json_is_refused_by_name(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
-        parse_json(text, 'root/meta.json')
+        parse_json(text.encode(), 'root/meta.json')
     assert 'root/meta.json' in str(caught.value)
 
 

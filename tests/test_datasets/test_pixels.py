@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from thinktwice.datasets.calibration import CameraCalibration, package_calibration
 from thinktwice.datasets.labels import (
-    check_class_ids,
     compact_depth,
     decode_depth,
+    read_class_ids,
     split_traffic_lights,
     training_id_table,
 )
@@ -24,13 +24,14 @@ from thinktwice.datasets.pixels import (
     draw_augmentation,
     pixel_map,
 )
+from thinktwice.datasets.storage import SampleReadError
 from thinktwice.minitown.recording.frame_writer import encode_depth
 
 RAW_SIZE, FINAL_SIZE = (900, 1600), (448, 896)
 
 
 def front() -> CameraCalibration:
-    return package_calibration().camera('front')
+    return package_calibration().cameras[0]
 
 
 # Depth.
@@ -74,11 +75,29 @@ def test_training_ids_count_from_one_and_end_below_the_heads_outputs() -> None:
     assert cv2.LUT(np.array([24, 25, 255], np.uint8), table).tolist() == [10, 11, 255]
 
 
-def test_unknown_class_ids_are_refused() -> None:
-    check_class_ids(np.array([[22]], np.uint8))
-    with pytest.raises(ValueError, match='class id 23'):
-        check_class_ids(np.array([[23]], np.uint8))
-    check_class_ids(np.array([[25]], np.uint8), lights_split=True)
+class OnePixel:
+    """A reader of images with one class id."""
+
+    def __init__(self, class_id: int) -> None:
+        self.class_id = class_id
+
+    def path(self, folder: str, frame: int) -> str:
+        return 'file'
+
+    def class_ids(self, folder: str, frame: int, size: tuple[int, int]) -> np.ndarray:
+        return np.array([[self.class_id]], np.uint8)
+
+
+@pytest.mark.parametrize(
+    ('is_split', 'allowed', 'refused'), [(False, [22], [23, 255]), (True, [25, 255], [26])]
+)
+def test_unknown_class_ids_are_refused(is_split: bool, allowed: list[int], refused: list[int]) -> None:
+    rig = replace(package_calibration(), lights_split=is_split)
+    for class_id in allowed:
+        assert read_class_ids(OnePixel(class_id), 'seg_front', 0, rig).tolist() == [[class_id]]
+    for class_id in refused:
+        with pytest.raises(SampleReadError, match=f'file: holds the class id {class_id}'):
+            read_class_ids(OnePixel(class_id), 'seg_front', 0, rig)
 
 
 def light_scene(color: tuple[int, int, int], lit: int, size: int = 6) -> tuple[np.ndarray, np.ndarray]:

@@ -105,21 +105,7 @@ class ReducedInfoHook(RuntimeInfoHook):
 class EvaluationTimerHook(IterTimerHook):
     """Time evaluation steps only; ``ReducedInfoHook`` times training steps."""
 
-    def _before_epoch(self, runner: Any, mode: str = 'train') -> None:
-        if mode != 'train':
-            super()._before_epoch(runner, mode)
+    def before_train_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing."""
 
-    def _before_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, mode: str = 'train') -> None:
-        if mode != 'train':
-            super()._before_iter(runner, batch_idx, data_batch, mode)
-
-    def _after_iter(
-        self,
-        runner: Any,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Any = None,
-        mode: str = 'train',
-    ) -> None:
-        if mode != 'train':
-            super()._after_iter(runner, batch_idx, data_batch, outputs, mode)
+    before_train_iter = after_train_iter = before_train_epoch

@@ -25,14 +25,7 @@ OUTSIDE_COLOR = (0, 0, 0)
 
 
 def color_depths(depth: np.ndarray) -> np.ndarray:
-    """Color depths, from near (red) to far (blue).
-
-    Args:
-        depth: (...) meters.
-
-    Returns:
-        (..., 3) uint8 RGB; black where there is no depth.
-    """
+    """Color depths (...) in meters, near red, far blue, none black: (..., 3) uint8 RGB."""
     table = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_TURBO)[:, 0, ::-1]
     nearness = 1 - np.sqrt(np.clip(depth / DEPTH_LIMIT, 0, 1))
     rgb = table[(nearness * 255).astype(np.uint8)]
@@ -40,14 +33,7 @@ def color_depths(depth: np.ndarray) -> np.ndarray:
 
 
 def color_classes(class_ids: np.ndarray) -> np.ndarray:
-    """Color training ids.
-
-    Args:
-        class_ids: (...) uint8, 255 = ignored.
-
-    Returns:
-        (..., 3) uint8 RGB; black where ignored.
-    """
+    """Color training ids (...) uint8, black where ignored (255): (..., 3) uint8 RGB."""
     table = np.zeros((256, 3), np.uint8)
     table[: len(CLASS_COLORS)] = CLASS_COLORS
     table[len(CLASS_COLORS) : 255] = (255, 0, 255)
@@ -77,16 +63,7 @@ def draw_points_on_image(
 
 
 def camera_of(inputs: Mapping[str, Tensor], frame: int, index: int) -> dict[str, np.ndarray]:
-    """Matrices of one camera.
-
-    Args:
-        inputs: Inputs of one sample.
-        frame: Index in the queue.
-        index: Index of the camera.
-
-    Returns:
-        `intrinsics` (3, 3), `cam2ego` and `ida_mats` (4, 4).
-    """
+    """``intrinsics`` (3, 3), ``cam2ego`` and ``ida_mats`` (4, 4) of one camera of one frame of the queue."""
     keys = ('intrinsics', 'cam2ego', 'ida_mats')
     return {key: inputs[key][frame, index].double().cpu().numpy() for key in keys}
 
@@ -116,15 +93,7 @@ def camera_row(sample: Mapping[str, Any], width: int, img: Tensor | None = None)
 
 
 def label_rows(sample: Mapping[str, Any], width: int) -> list[np.ndarray]:
-    """Draw the depth and class labels of the cameras, one row each; no rows without labels.
-
-    Args:
-        sample: Sample of a dataset.
-        width: Width of one camera, pixels.
-
-    Returns:
-        Rows (H', N * width, 3) uint8 RGB.
-    """
+    """Draw the depth and class labels of the cameras, a row (H', N * width, 3) each; none without labels."""
     targets = sample.get('targets') or {}
     rows = []
     for key, paint in (('depth', color_depths), ('seg', color_classes)):
@@ -137,14 +106,7 @@ def label_rows(sample: Mapping[str, Any], width: int) -> list[np.ndarray]:
 
 
 def route_picture(sample: Mapping[str, Any]) -> np.ndarray:
-    """Draw the bird's-eye view: sweeps of the queue, waypoints, target point.
-
-    Args:
-        sample: Sample of a dataset.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
-    """
+    """Draw the bird's-eye view, (H, W, 3): sweeps of the queue, waypoints, target point."""
     canvas = BEVCanvas()
     points = sample['inputs']['points'].cpu().numpy()
     canvas.draw_points(points[points[:, 4] < 0], colors.GRID)
@@ -157,15 +119,7 @@ def route_picture(sample: Mapping[str, Any]) -> np.ndarray:
 
 
 def caption(text: str, width: int) -> np.ndarray:
-    """Draw a line of text as an image strip.
-
-    Args:
-        text: ASCII.
-        width: Pixels.
-
-    Returns:
-        (22, width, 3) uint8 RGB.
-    """
+    """Draw a line of ASCII text as a strip (22, width, 3)."""
     strip = np.full((22, width, 3), colors.BACKGROUND, np.uint8)
     return cv2.putText(strip, text, (6, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.45, colors.TEXT, 1, cv2.LINE_AA)
 
@@ -210,8 +164,8 @@ def browse_picture(
 
 
 def _padded(image: np.ndarray, height: int) -> np.ndarray:
-    missing = np.full((height - len(image), *image.shape[1:]), colors.BACKGROUND, np.uint8)
-    return np.concatenate([image, missing])
+    missing = height - len(image)
+    return cv2.copyMakeBorder(image, 0, missing, 0, 0, cv2.BORDER_CONSTANT, value=colors.BACKGROUND)
 
 
 def _resized(image: np.ndarray, width: int, interpolation: int = cv2.INTER_AREA) -> np.ndarray:

@@ -9,8 +9,7 @@ import cv2
 import numpy as np
 
 from ..calibration import Calibration, CameraCalibration
-from ..labels import IGNORED_ID, compact_depth, split_traffic_lights
-from ..pipelines.images import read_class_ids
+from ..labels import IGNORED_ID, compact_depth, read_class_ids, split_traffic_lights
 from ..pixels import ImageAugmentation, PixelMap, center_augmentation, pixel_map, smallest_scale
 from ..storage import RouteReader, SampleReadError
 from ..storage.frame_files import encode_points, encode_supervision
@@ -46,6 +45,9 @@ class PackSettings:
     teacher_levels: tuple[int, ...] = (2, 3, 4, 5)
 
     def __post_init__(self) -> None:
+        # the same text in the files, however the levels are listed
+        object.__setattr__(self, 'final_size', tuple(self.final_size))
+        object.__setattr__(self, 'teacher_levels', tuple(sorted(set(self.teacher_levels))))
         if min(self.final_size) < 1:
             raise ValueError(f'final_size must be positive, is {self.final_size}')
         if not self.oversampling > 0:

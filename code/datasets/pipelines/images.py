@@ -13,13 +13,12 @@ from ..calibration import Calibration, CameraCalibration
 from ..labels import (
     IGNORED_ID,
     KEPT_IDS,
-    check_class_ids,
     decode_depth,
+    read_class_ids,
     split_traffic_lights,
     training_id_table,
 )
 from ..pixels import SCALE_RANGE, ImageAugmentation, center_augmentation, draw_augmentation, pixel_map
-from ..storage import RouteReader, SampleReadError
 
 Results = dict[str, Any]
 
@@ -166,17 +165,3 @@ def camera_matrices(
         'ida_mats': np.stack([augmentation.matrix() for augmentation in augmentations]),
     }
     return {key: np.stack([value.astype(np.float32)] * num_frames) for key, value in matrices.items()}
-
-
-def read_class_ids(reader: RouteReader, folder: str, frame: int, calibration: Calibration) -> np.ndarray:
-    """Read the class ids of one camera as stored, (H, W) uint8 simulator ids.
-
-    Raises:
-        SampleReadError: if the file can't be read or has an unknown id.
-    """
-    class_ids = reader.class_ids(folder, frame, calibration.stored_size)
-    try:
-        check_class_ids(class_ids, calibration.lights_split)
-    except ValueError as error:
-        raise SampleReadError(reader.path(folder, frame), str(error)) from error
-    return class_ids

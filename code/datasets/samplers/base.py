@@ -19,12 +19,7 @@ class SampleKey(NamedTuple):
 
 
 class RankSampler(Sampler[SampleKey]):
-    """Sampler of one rank.
-
-    Args:
-        dataset: any sized object.
-        rank: rank of this process; None takes it from the process group.
-        num_ranks: world size; None takes it from the process group.
+    """Sampler of one rank; None takes the rank and the world size from the process group.
 
     Raises:
         ValueError: if the dataset is empty or the rank is out of range.

@@ -18,14 +18,7 @@ class EvalSampler(RankSampler):
 
     The loader must keep incomplete batches (``drop_last=False``, the default).
 
-    Args:
-        dataset: any sized object.
-        seed: unused; mmengine's runner passes a seed to every sampler.
-        rank: rank of this process; None takes it from the process group.
-        num_ranks: world size; None takes it from the process group.
-
-    Raises:
-        ValueError: if the dataset is empty or the rank is out of range.
+    Arguments are those of `RankSampler`; mmengine's runner passes a seed to every sampler, unused here.
     """
 
     def __init__(

@@ -26,14 +26,10 @@ class TrainSampler(RankSampler):
 
     Args:
         dataset: any sized object.
-        batch_size: batch size per rank; equal to the loader's.
+        batch_size: batch size per rank, >= 1; equal to the loader's.
         seed: seed of the order, >= 0; None means 0.
-        rank: rank of this process; None takes it from the process group.
-        num_ranks: world size; None takes it from the process group.
-
-    Raises:
-        ValueError: if the dataset is empty, the batch size is below 1 or the rank is out of
-            range.
+        rank: as in `RankSampler`.
+        num_ranks: as in `RankSampler`.
     """
 
     def __init__(
@@ -83,13 +79,10 @@ class TrainSampler(RankSampler):
         self.epoch = epoch
 
     def set_start(self, position: int) -> None:
-        """Start the current epoch at a position, without loading the samples before it.
-
-        Args:
-            position: samples of this rank already used in this epoch, 0..len(self).
+        """Start the current epoch after this many samples of this rank, without loading them.
 
         Raises:
-            ValueError: if the position is outside the epoch.
+            ValueError: if the position is outside the epoch, 0..len(self).
         """
         if not 0 <= position <= len(self):
             raise ValueError(f'TrainSampler: start {position} is outside the epoch of {len(self)} samples')
@@ -106,24 +99,18 @@ class TrainSampler(RankSampler):
             ValueError: if the order of the samples differs from the saved one because the seed,
                 the number of samples, the batch size or the world size changed.
         """
-        changed = {
-            key: (state.get(key), value)
+        changes = [
+            f'{key} was {state.get(key)}, is {value}'
             for key, value in self._order_state().items()
             if state.get(key) != value
-        }
-        if changed:
-            listing = ', '.join(f'{key} was {old}, is {new}' for key, (old, new) in changed.items())
+        ]
+        if changes:
             raise ValueError(
-                f'TrainSampler: the order of samples differs from the saved run ({listing}); '
+                f'TrainSampler: the order of samples differs from the saved run ({", ".join(changes)}); '
                 'restore these values, or restart the epoch without the saved sampler state'
             )
         self.set_epoch(state['epoch'])
         self.set_start(state['start'])
 
     def _order_state(self) -> dict[str, int]:
-        return {
-            'seed': self.seed,
-            'num_samples': self.num_samples,
-            'batch_size': self.batch_size,
-            'num_ranks': self.num_ranks,
-        }
+        return {key: getattr(self, key) for key in ('seed', 'num_samples', 'batch_size', 'num_ranks')}

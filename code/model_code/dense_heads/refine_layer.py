@@ -4,7 +4,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from thinktwice.model_code.dense_heads.interfaces import (
     CONTROL_DIM,
@@ -31,7 +30,6 @@ class RefineLayer(nn.Module):
         measurement_channels: Channels Cm of the encoded measurements.
         embed_channels: Channels E of the temporal embedding.
         hidden_channels: Channels of the feature of each step.
-        with_cp: Whether to use activation checkpointing for the camera look.
     """
 
     def __init__(
@@ -45,10 +43,8 @@ class RefineLayer(nn.Module):
         measurement_channels: int = 128,
         embed_channels: int = 128,
         hidden_channels: int = 512,
-        with_cp: bool = False,
     ) -> None:
         super().__init__()
-        self.with_cp = with_cp
         self.prediction_module = prediction_module
         self.camera_look = camera_look
         self.lidar_look = lidar_look
@@ -115,10 +111,7 @@ class RefineLayer(nn.Module):
         context: LookContext,
     ) -> Float[Tensor, 'B K look_channels']:
         """Retrieve the look features of cameras and LiDAR."""
-        if self.with_cp and torch.is_grad_enabled():
-            image = checkpoint(self.camera_look, waypoints, actions, bev_vector, context, use_reentrant=False)
-        else:
-            image = self.camera_look(waypoints, actions, bev_vector, context)
+        image = self.camera_look(waypoints, actions, bev_vector, context)
         return torch.cat([image, self.lidar_look(waypoints, actions, context)], dim=-1)
 
     def update_scene(

@@ -48,7 +48,6 @@ class ThinkTwiceDecoder(BaseModule):
         y_range: Extent of the LiDAR map along y (right), meters.
         heights: Heights of the camera look queries, meters above the ground.
         fixed_points: x, y of camera look queries in addition to the waypoints, meters.
-        with_cp: Whether to use activation checkpointing for the camera look.
         coarse_head: Config of the coarse head.
         prediction_module: Config of the prediction module of each layer.
         camera_look: Config of the camera look of each layer.
@@ -77,7 +76,6 @@ class ThinkTwiceDecoder(BaseModule):
         y_range: Sequence[float] = (-19.2, 19.2),
         heights: Sequence[float] = tuple(range(-4, 11)),
         fixed_points: Sequence[Sequence[float]] = ((5, 0), (0, -5), (0, 5), (-5, 0)),
-        with_cp: bool = False,
         coarse_head: dict[str, Any] | None = None,
         prediction_module: dict[str, Any] | None = None,
         camera_look: dict[str, Any] | None = None,
@@ -105,7 +103,7 @@ class ThinkTwiceDecoder(BaseModule):
                 'camera_look': _build(camera_look, 'CameraLook', **scene, **steps, **cameras, **points),
                 'lidar_look': _build(lidar_look, 'LidarLook', lidar_channels=lidar_channels, **bounds),
             }
-            layer = _build(refine_layer, 'RefineLayer', **scene, **steps, **bev, **parts, with_cp=with_cp)
+            layer = _build(refine_layer, 'RefineLayer', **scene, **steps, **bev, **parts)
             self.layers.append(layer)
 
         # without refine layers these parameters would be unused and get no gradient

@@ -5,14 +5,22 @@ Each module implements differences from the corrected model as subclasses that o
 docs/reference_quirks.md lists all differences.
 """
 
-from thinktwice.release_2023.model.camera_encoder import ReferenceLSSCameraEncoder
-from thinktwice.release_2023.model.decoder import ReferenceRefineLayer, ReferenceThinkTwiceDecoder
-from thinktwice.release_2023.model.lidar_encoder import ReferenceLidarEncoder
-from thinktwice.release_2023.model.look import ReferenceCameraLook, ReferenceLidarLook
-from thinktwice.release_2023.model.photometric import ReferencePhotometricAugmentation
-from thinktwice.release_2023.model.prediction_module import ReferencePredictionModule
-from thinktwice.release_2023.model.segmentation_loss import ReferenceSegmentationLoss
-from thinktwice.release_2023.model.view_transform import ReferenceLiftSplat
+from thinktwice.release_2023.model.decoder import (
+    ReferenceCameraLook,
+    ReferenceLidarLook,
+    ReferencePredictionModule,
+    ReferenceRefineLayer,
+    ReferenceThinkTwiceDecoder,
+)
+from thinktwice.release_2023.model.encoders import (
+    ReferenceLidarEncoder,
+    ReferenceLiftSplat,
+    ReferenceLSSCameraEncoder,
+)
+from thinktwice.release_2023.model.training import (
+    ReferencePhotometricAugmentation,
+    ReferenceSegmentationLoss,
+)
 
 __all__ = [
     'ReferenceCameraLook',

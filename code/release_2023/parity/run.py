@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from thinktwice.errors import CheckpointError
@@ -44,23 +45,14 @@ def fill_model(
     return model.eval()
 
 
-def run_batch(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def run_batch(model: BaseModel, batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Inference, losses and gradients of one official batch, under the names of a stored file.
 
     The model is set to evaluation mode, and its gradients are replaced.
     """
-    device = next(model.parameters()).device
-    inputs, targets = (_to(part, device) for part in from_official_batch(batch))
+    inputs, targets = model.data_preprocessor.cast_data(from_official_batch(batch))
     model.eval()
     return {**_inference(model, inputs), **_losses_and_gradients(model, inputs, targets)}
-
-
-def _to(value: Any, device: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, dict):
-        return {key: _to(item, device) for key, item in value.items()}
-    return [_to(item, device) for item in value]
 
 
 def from_official_batch(batch: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,5 +1,9 @@
-"""Camera images and labels resampled as in the 2023 code (docs/reference_quirks, Q5 to Q10, Q13)."""
+"""Pipeline steps of the 2023 code (docs/reference_quirks, Q1, Q2, Q5 to Q10, Q13, Q17).
 
+``configs/thinktwice_reference.py`` selects them for the official checkpoint.
+"""
+
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +16,11 @@ from torch.nn import functional as F
 from thinktwice.datasets.calibration import CameraCalibration
 from thinktwice.datasets.labels import IGNORED_ID, decode_depth, split_traffic_lights
 from thinktwice.datasets.pipelines.images import LoadCameras, camera_matrices
+from thinktwice.datasets.pipelines.measurements import LoadMeasurements, LoadWaypoints
+from thinktwice.datasets.pipelines.points import POINT_INTENSITY, POINT_XYZ, LoadPoints
 from thinktwice.datasets.pixels import ImageAugmentation, distort_points, smallest_scale
+from thinktwice.datasets.storage import RouteReader
+from thinktwice.geometry import poses
 from thinktwice.registry import TRANSFORMS
 
 Results = dict[str, Any]
@@ -171,3 +179,83 @@ def blend(image: np.ndarray, grid: Tensor, augmentation: ImageAugmentation) -> n
     cropped = resized[0, :, top : top + height, left : left + width]
     flipped = cropped.flip(-1) if augmentation.flip else cropped
     return (flipped if image.ndim == 3 else flipped[0]).numpy()
+
+
+def read_pose_facing_north(reader: RouteReader, frame: int) -> tuple[dict[str, Any], np.ndarray]:
+    """Read the measurements of a frame and its pose; a missing heading becomes north (Q17).
+
+    North, a yaw of -90 degrees, is arbitrary: waypoints, target point and history of such a sample
+    are rotated by the true heading of the vehicle.
+
+    Args:
+        reader: Reader of the route.
+        frame: Frame number.
+
+    Returns:
+        The measurements and (3,) world x, y in meters and yaw in radians.
+
+    Raises:
+        SampleReadError: If the file can't be read.
+    """
+    values = reader.measurements(frame)
+    theta = 0.0 if math.isnan(values['theta']) else values['theta']
+    position = poses.north_east_to_world(values['x'], values['y'])
+    return values, np.array([*position, poses.compass_to_yaw(theta)])
+
+
+@TRANSFORMS.register_module()
+class ReferenceLoadMeasurements(LoadMeasurements):
+    """Load measurements as the 2023 code did; keys as in :class:`LoadMeasurements`."""
+
+    read_pose = staticmethod(read_pose_facing_north)
+
+
+@TRANSFORMS.register_module()
+class ReferenceLoadWaypoints(LoadWaypoints):
+    """Load waypoints as the 2023 code did; keys as in :class:`LoadWaypoints`."""
+
+    read_pose = staticmethod(read_pose_facing_north)
+
+
+def reference_relative_pose(history: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """Matrix (4, 4) that the 2023 code used as the transform from history to key ego frame (Q1).
+
+    The displacement from history to key, along the key heading as (forward, right), is used as
+    the translation (-right, forward) and then rotated: its axes are swapped, its sign is wrong,
+    and the rotation should use the other heading. Driving 3 m straight on
+    moves history points 3 m to the right instead of 3 m back; over random pairs of poses the
+    error is 8.5 m on average.
+
+    Args:
+        history: (3,) world x, y in meters and yaw in radians of the history frame.
+        key: The same of the key frame.
+    """
+    displacement = key[: poses.POSE_YAW] - history[: poses.POSE_YAW]
+    forward, right = poses.rotation_matrix(key[poses.POSE_YAW]).T @ displacement
+    matrix = np.eye(4)
+    matrix[:2, :2] = poses.rotation_matrix(history[poses.POSE_YAW] - key[poses.POSE_YAW])
+    matrix[:2, 3] = matrix[:2, :2] @ (-right, forward)
+    return matrix
+
+
+@TRANSFORMS.register_module()
+class ReferenceLoadPoints(LoadPoints):
+    """Load the multi-sweep cloud as the 2023 code did; keys as in :class:`LoadPoints`."""
+
+    def align(self, sweep: np.ndarray, history: np.ndarray, key: np.ndarray) -> np.ndarray:
+        """Transform a sweep by the wrong matrix, with the translation scaled by the intensity (Q1, Q2).
+
+        The rows [x, y, z, intensity] were multiplied by the 4x4 matrix, so the intensity, 0.71
+        to 1, took the place of the homogeneous 1.
+
+        Args:
+            sweep: (P, 4) x, y, z, intensity.
+            history: (3,) pose of the sweep's frame.
+            key: (3,) pose of the key frame.
+
+        Returns:
+            (P, 3).
+        """
+        matrix = reference_relative_pose(history, key)
+        intensity = sweep[:, POINT_INTENSITY, None].astype(np.float64)
+        return sweep[:, POINT_XYZ] @ matrix[:3, :3].T + intensity * matrix[:3, 3]

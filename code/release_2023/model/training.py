@@ -1,10 +1,13 @@
-"""Photometric augmentation of 2023 (docs/reference_quirks, Q11, Q12)."""
+"""Photometric augmentation and segmentation loss of 2023 (docs/reference_quirks, M21, Q11, Q12)."""
 
 from dataclasses import replace
 
-from jaxtyping import Float32, Shaped
+import torch
+from jaxtyping import Float, Float32, Int64, Shaped
 from torch import Tensor
+from torch.nn import functional as F
 
+from thinktwice.model_code.losses.segmentation import SegmentationLoss
 from thinktwice.model_code.photometric import PhotometricAugmentation, PhotometricLimits, photometric_limits
 from thinktwice.registry import MODELS
 
@@ -56,3 +59,18 @@ class ReferencePhotometricAugmentation(PhotometricAugmentation):
         """
         limits = photometric_limits(iteration)
         return replace(limits, noise_std=limits.noise_std / 255)
+
+
+@MODELS.register_module()
+class ReferenceSegmentationLoss(SegmentationLoss):
+    """Segmentation loss of the 2023 code; arguments as for :class:`SegmentationLoss`."""
+
+    def pixel_loss(
+        self, logits: Float[Tensor, 'B classes h w'], labels: Int64[Tensor, 'B h w']
+    ) -> Float[Tensor, '']:
+        """Mean cross-entropy of all labeled pixels, times the focal factor of that mean (M21).
+
+        Easy and hard pixels have the same weight; the factor only scales the loss.
+        """
+        cross_entropy = F.cross_entropy(logits.float(), labels, ignore_index=self.ignore_index)
+        return self.alpha * (1 - torch.exp(-cross_entropy)) ** self.gamma * cross_entropy
