@@ -10,7 +10,8 @@ reads. This package knows the keys
 - ``official_extra``: entries of an official checkpoint that this framework's model does not have;
 - ``numerics``: ``'2023'`` for weights that were trained by the computation of the 2023 release.
 
-A ``.safetensors`` file holds the weights, ``official_extra`` and ``numerics``.
+A ``.safetensors`` file holds the weights, ``official_extra`` and ``numerics``. It has no checksums, and
+neither do files of torch before 1.6: a damaged number in them goes unnoticed.
 """
 
 import re
@@ -35,10 +36,12 @@ EXTRA_PREFIX = 'official_extra/'
 MODULE_PREFIX = 'module.'
 #: Type of each part of the training state.
 TRAINING_STATE = {'meta': dict, 'optimizer': dict, 'hooks': dict, 'param_schedulers': list}
-#: First bytes of a zip archive, and of a binary pickle.
-TORCH_FILE_STARTS = (b'PK', b'\x80')
+ZIP_START = b'PK'
+#: First bytes of files of torch.save: a zip archive, before torch 1.6 a pickle.
+TORCH_FILE_STARTS = (ZIP_START, b'\x80')
 #: Attribute bit that makes torch take an archive's record for an empty folder; no checksum covers it.
 FOLDER_BIT = 0x10
+OTHER_COPY_HINT = 'Copy it again, or take another checkpoint'
 
 
 class UntrustedCheckpointError(CheckpointError):
@@ -86,7 +89,7 @@ def load_checkpoint(
 
     Raises:
         FileNotFoundError: There is no such file.
-        CheckpointError: The file is torn, is no checkpoint, or holds no weights.
+        CheckpointError: The file is torn or damaged, is no checkpoint, or holds no weights.
             ``UntrustedCheckpointError`` if it holds more than data.
     """
     path = Path(path)
@@ -107,11 +110,16 @@ def _read(path: Path, trust: bool, **options: Any) -> Any:
         if path.suffix == SAFETENSORS_SUFFIX:
             return _read_safetensors(path, options['map_location'])
         with path.open('rb') as file:
-            if not file.read(2).startswith(TORCH_FILE_STARTS):
-                raise ValueError('it does not start like a file of torch.save')
+            start = file.read(2)
+        if not start.startswith(TORCH_FILE_STARTS):
+            raise ValueError('it does not start like a file of torch.save')
+        if start == ZIP_START:
+            _check_records(path)
         with torch.serialization.safe_globals(safe_globals()):
             return torch.load(path, weights_only=not trust, **options)
-    except Exception as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # a flipped bit can make zipfile and torch raise almost anything
         foreign = re.search(r'GLOBAL:? (\S+)', str(error))
         if foreign and not trust:
             raise UntrustedCheckpointError(
@@ -120,8 +128,29 @@ def _read(path: Path, trust: bool, **options: Any) -> Any:
                 'the state_dict alone with the program that wrote the file.'
             ) from error
         raise CheckpointError(
-            f'{path} cannot be read: it is not a checkpoint, or cut short ({_short_reason(path, error)})'
+            f'{path} cannot be read: it is damaged, cut short or not a checkpoint '
+            f'({_short_reason(path, error)}). {OTHER_COPY_HINT}'
         ) from error
+
+
+def _check_records(path: Path) -> None:
+    """Compare the checksums of an archive's records: ``torch.load`` itself accepts a damaged tensor.
+
+    They do not cover the archive's list of records; the one damage there that stays silent is looked for.
+
+    Raises:
+        CheckpointError: A record is damaged.
+    """
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+        if not any(record.CRC for record in records):
+            return  # torch.serialization.set_crc32_options(False)
+        hidden = [record.filename for record in records if record.external_attr & FOLDER_BIT]
+        damaged = hidden[0] if hidden else archive.testzip()
+    if damaged is not None:
+        raise CheckpointError(
+            f'{path} is damaged: the checksum of its entry {damaged} differs. {OTHER_COPY_HINT}'
+        )
 
 
 def _short_reason(path: Path, error: Exception) -> str:
@@ -243,20 +272,3 @@ def check_training_state(path: str | Path, checkpoint: dict) -> None:
             _check_type(path, part, checkpoint[part], expected)
     for key in ('epoch', 'iter', 'batches_done'):
         _check_type(path, f'meta.{key}', checkpoint.get('meta', {}).get(key, 0), int)
-
-
-def verify_checkpoint_file(path: Path) -> str | None:
-    """What is wrong with a file of ``torch.save``, None if every byte is as written.
-
-    The archive's checksums are recomputed: ``torch.load`` itself accepts a damaged tensor. They do
-    not cover the archive's list of records; the one damage there that stays silent is looked for.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-            hidden = [record.filename for record in archive.infolist() if record.external_attr & FOLDER_BIT]
-    except Exception as error:  # a flipped bit can make zipfile raise almost anything
-        return str(error) or type(error).__name__
-    if damaged or hidden:
-        return f'damaged record {damaged or hidden[0]}'
-    return None

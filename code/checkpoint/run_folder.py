@@ -21,7 +21,6 @@ from thinktwice.checkpoint.file import (
     UntrustedCheckpointError,
     check_training_state,
     load_checkpoint,
-    verify_checkpoint_file,
 )
 from thinktwice.errors import CheckpointError, WriteError
 from thinktwice.files import remove_file, write_atomically
@@ -66,7 +65,7 @@ def find_latest_checkpoint(folder: str | Path) -> Path | None:
         if problem is None:
             return path
         print_log(
-            f'{path} is torn or damaged ({problem}); trying the checkpoint before it',
+            f'{path} is skipped and the checkpoint before it tried, because it {problem}',
             logger='current',
             level=logging.WARNING,
         )
@@ -75,8 +74,6 @@ def find_latest_checkpoint(folder: str | Path) -> Path | None:
 
 def _problem_of(path: Path) -> str | None:
     """Why a run cannot resume from a file, None if it can or if that depends on the user's trust."""
-    if problem := verify_checkpoint_file(path):
-        return problem
     try:
         check_training_state(path, load_checkpoint(path, mmap=True))
     except UntrustedCheckpointError:

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import zipfile
 from collections import OrderedDict
 
 import numpy as np
@@ -210,7 +211,7 @@ def test_stand_ins_for_mmengine_classes_give_no_way_to_code(tmp_path):
 )
 def test_file_that_is_no_checkpoint_is_refused_in_a_few_words(tmp_path, name, content, reason):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(CheckpointError, match=rf'not a checkpoint, or cut short \({reason}\)') as caught:
+    with pytest.raises(CheckpointError, match=rf'cut short or not a checkpoint \({reason}\)') as caught:
         load_checkpoint(tmp_path / name)
     assert not isinstance(caught.value, UntrustedCheckpointError)
     words = str(caught.value).replace(str(tmp_path), '')
@@ -225,6 +226,29 @@ def test_truncated_file_is_refused_with_its_path(tmp_path, weights, name):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(CheckpointError, match=rf'{name} cannot be read'):
         load_checkpoint(path)
+
+
+def test_flipped_bit_of_a_tensor_is_refused_with_its_entry(tmp_path, weights):
+    path = tmp_path / 'w.pth'
+    save_checkpoint({'state_dict': {**weights, 'large': torch.randn(5000)}}, path)
+    with zipfile.ZipFile(path) as archive:
+        record = max(archive.infolist(), key=lambda record: record.file_size)
+        middle = path.read_bytes().index(archive.read(record)) + record.file_size // 2
+    content = bytearray(path.read_bytes())
+    content[middle] ^= 4
+    path.write_bytes(content)
+    for mmap in (False, True):
+        with pytest.raises(CheckpointError, match=rf'w\.pth is damaged: .*{record.filename}') as caught:
+            load_checkpoint(path, mmap=mmap)
+        assert '\n' not in str(caught.value)
+
+
+def test_file_written_without_checksums_is_read(tmp_path, weights, monkeypatch):
+    monkeypatch.setattr(torch.serialization, 'get_crc32_options', lambda: False)
+    torch.save(weights, tmp_path / 'w.pth')
+    with zipfile.ZipFile(tmp_path / 'w.pth') as archive:
+        assert archive.testzip() is not None
+    assert_same(load_checkpoint(tmp_path / 'w.pth')['state_dict'], weights)
 
 
 def test_foreign_content_and_missing_file(tmp_path):
