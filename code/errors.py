@@ -1,7 +1,10 @@
 """Errors that a user can fix: a command shows them as one line, without a traceback."""
 
 import os
-from collections.abc import Iterator
+import re
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 INTERRUPTED_EXIT_CODE = 130
@@ -11,6 +14,11 @@ PREEMPTED_EXIT_CODE = 75
 TRACEBACK_VARIABLE = 'THINKTWICE_TRACEBACK'
 FILE_ERRORS = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 """Built-in errors about files that a command shows as one line, too."""
+OF_WORKER = 'Original Traceback'
+"""In the message of an error that torch raises for one of a loader worker."""
+PACKAGE = os.path.dirname(__file__)
+INSTALLED = (PACKAGE, *(sysconfig.get_path(name) for name in ('stdlib', 'purelib', 'platlib')), '<')
+"""Beginnings of the names of files that are not a user's own code."""
 
 
 class UserError(Exception):
@@ -23,6 +31,10 @@ class ConfigError(UserError, ValueError):
 
 class LaunchError(UserError, RuntimeError):
     """The ranks of a distributed run can't be started or can't connect to each other."""
+
+
+class StartError(UserError, RuntimeError):
+    """A run failed before its first step or evaluation was done: what it was given does not fit."""
 
 
 class RankError(UserError, RuntimeError):
@@ -64,13 +76,14 @@ def describe(error: BaseException) -> str:
 
 @contextmanager
 def as_config_error(where: str = '') -> Iterator[None]:
-    """Convert what building from a config commonly raises: the cause is the config or the data.
+    """Convert what building from a config raises: the cause is the config or the data.
 
     Args:
         where: Key of the config that is built, put in front of the message.
 
     Raises:
-        ConfigError: For any of the usual errors.
+        ConfigError: For errors that follow from the config.
+        StartError: For errors that one rank alone may have.
     """
     place = f'{where}: ' if where else ''
     try:
@@ -79,9 +92,60 @@ def as_config_error(where: str = '') -> Iterator[None]:
         raise ConfigError(f'{place}{describe(error)}') from error
     except UserError:
         raise
-    except (ValueError, TypeError, KeyError, ImportError, NotImplementedError, AssertionError) as error:
-        if traceback_is_wanted():
+    except Exception as error:
+        if _keeps_traceback(error):
             raise
-        raise ConfigError(
-            f'{place}{type(error).__name__}: {describe(error)} (set {TRACEBACK_VARIABLE}=1 for the traceback)'
-        ) from error
+        is_of_rank = isinstance(error, (RuntimeError, MemoryError)) and type(error) is not NotImplementedError
+        raise (StartError if is_of_rank else ConfigError)(place + _cause(error)) from error
+
+
+@contextmanager
+def as_user_error(kind: type[UserError], where: Callable[[], str | None]) -> Iterator[None]:
+    """Convert what fails where config, data or checkpoint are used for the first time.
+
+    Args:
+        kind: Error to raise.
+        where: Says at the time of an error what failed; None leaves the error as it is.
+
+    Raises:
+        UserError: Of the given kind.
+    """
+    try:
+        yield
+    except (UserError, *FILE_ERRORS):
+        raise
+    except Exception as error:
+        place = where()
+        if place is None or _keeps_traceback(error):
+            raise
+        raise kind(f'{place}: {_cause(error)}') from error
+
+
+def _keeps_traceback(error: BaseException | None) -> bool:
+    """Whether the traceback of an error is wanted: it passed through a user's own code, or always.
+
+    An error of a connection is left to those who know the other ranks.
+    """
+    if traceback_is_wanted() or type(error).__module__.startswith('torch.distributed'):
+        return True
+    while error is not None:
+        files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+        if OF_WORKER in str(error):
+            files += re.findall(r'File "(.+?)", line', str(error))
+        if not all(file.startswith(INSTALLED) for file in files):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _cause(error: BaseException) -> str:
+    """Kind and message of an error in one line, and the line of this package that it passed last."""
+    name, text = type(error).__name__, describe(error)
+    if OF_WORKER in str(error):
+        name, _, text = str(error).strip().splitlines()[-1].partition(': ')
+    lines = [
+        f'{os.path.relpath(frame.f_code.co_filename, PACKAGE)}, line {number}, '
+        for frame, number in traceback.walk_tb(error.__traceback__)
+        if frame.f_code.co_filename.startswith(PACKAGE) and frame.f_code.co_filename != __file__
+    ]
+    return f'{name}: {text} ({"".join(lines[-1:])}{TRACEBACK_VARIABLE}=1 shows the traceback)'

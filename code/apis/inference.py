@@ -19,7 +19,7 @@ from thinktwice.config.overrides import check_parts
 from thinktwice.datasets import CarlaDataset
 from thinktwice.datasets.calibration import Calibration
 from thinktwice.datasets.pipelines import LoadCameras
-from thinktwice.errors import ConfigError, as_config_error
+from thinktwice.errors import CheckpointError, ConfigError, as_config_error, as_user_error
 from thinktwice.registry import DATASETS, FUNCTIONS, MODELS, TRANSFORMS
 from thinktwice.release_2023.checkpoint.adaptation import adapt_checkpoint
 
@@ -58,8 +58,9 @@ def init_model(
         model = MODELS.build(cfg.model)
     if checkpoint is not None:
         weights = load_checkpoint(checkpoint, trust=bool(cfg.get('trust_checkpoint')))
-        adapt_checkpoint(weights, model, fine_tuning=False)
-        load_weights(model, weights, str(checkpoint))
+        with as_user_error(CheckpointError, lambda: f'checkpoint {checkpoint} cannot be used'):
+            adapt_checkpoint(weights, model, fine_tuning=False)
+            load_weights(model, weights, str(checkpoint))
     model.cfg = cfg
     return model.to(device or ('cuda' if torch.cuda.is_available() else 'cpu')).eval()
 

@@ -11,7 +11,7 @@ from thinktwice.config.load import choose_work_dir, load_config, make_work_dir, 
 from thinktwice.config.overrides import check_parts
 from thinktwice.core.runner import DrivingRunner
 from thinktwice.distributed.launch import process_group
-from thinktwice.errors import as_config_error
+from thinktwice.errors import StartError, as_config_error, as_user_error
 from thinktwice.release_2023.checkpoint.adaptation import OfficialWeightsHook
 
 
@@ -45,6 +45,7 @@ def test(
         FileNotFoundError: There is no such config or checkpoint.
         CheckpointError: The checkpoint is damaged or does not fit the model.
         LaunchError: The ranks cannot be started.
+        StartError: The evaluation failed: config, data and checkpoint do not fit.
     """
     cfg = load_config(config, cfg_options)
     if not Path(checkpoint).is_file():
@@ -76,4 +77,5 @@ def _evaluate(cfg: Config) -> dict[str, float]:
     with as_config_error():
         runner = DrivingRunner.from_cfg(cfg)
     runner.register_hook(OfficialWeightsHook(fine_tuning=False))
-    return runner.test()
+    with as_user_error(StartError, lambda: 'the evaluation failed'):
+        return runner.test()

@@ -56,6 +56,7 @@ def train(
         FileNotFoundError: There is no such config or checkpoint.
         CheckpointError: The checkpoint is damaged or does not fit.
         LaunchError: The ranks cannot be started.
+        StartError: The first step or evaluation failed: config and data do not fit.
         TrainingDivergedError: Losses or gradients of several steps in a row are not finite.
         RunPreempted: A signal stopped the run; it can be resumed.
     """

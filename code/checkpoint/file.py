@@ -36,6 +36,8 @@ EXTRA_PREFIX = 'official_extra/'
 MODULE_PREFIX = 'module.'
 #: Type of each part of the training state.
 TRAINING_STATE = {'meta': dict, 'optimizer': dict, 'hooks': dict, 'param_schedulers': list}
+#: Type of entries of its ``meta``; numbers are at least 0.
+META = dict.fromkeys(('epoch', 'iter', 'batches_done', 'global_batch_size'), int) | {'cfg': str}
 ZIP_START = b'PK'
 #: First bytes of files of torch.save: a zip archive, before torch 1.6 a pickle.
 TORCH_FILE_STARTS = (ZIP_START, b'\x80')
@@ -270,5 +272,8 @@ def check_training_state(path: str | Path, checkpoint: dict) -> None:
     for part, expected in TRAINING_STATE.items():
         if part in checkpoint:
             _check_type(path, part, checkpoint[part], expected)
-    for key in ('epoch', 'iter', 'batches_done'):
-        _check_type(path, f'meta.{key}', checkpoint.get('meta', {}).get(key, 0), int)
+    for key, value in checkpoint.get('meta', {}).items():
+        if key in META:
+            _check_type(path, f'meta.{key}', value, META[key])
+            if META[key] is int and value < 0:
+                raise CheckpointError(f'{path} is damaged: its meta.{key} is {value}')

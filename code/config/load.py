@@ -8,19 +8,23 @@ import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from mmengine.config import Config
 from mmengine.config import config as mmengine_config
 
-from thinktwice.config.modes import check_counts, resolve_loaders, resolve_modes
-from thinktwice.config.overrides import READ_KEYS, apply_overrides, close_names
+from thinktwice.config.annotations import check_value
+from thinktwice.config.keys import READ_KEYS, ConfigKeys
+from thinktwice.config.modes import resolve_loaders, resolve_modes
+from thinktwice.config.overrides import apply_overrides, close_names
 from thinktwice.config.references import referenced_keys, resolve_references
 from thinktwice.errors import ConfigError, describe
 
 SCOPE = 'thinktwice'
 RESOLVED = '_is_resolved'
 """Attribute of a ``Config`` that has been through ``load_config``."""
+MODE_KEYS = ('is_dev', 'is_full', 'data_modes')
+"""Keys that are read before references are resolved."""
 
 
 def load_config(config: str | Path | Config, options: dict[str, Any] | None = None) -> Config:
@@ -44,13 +48,20 @@ def load_config(config: str | Path | Config, options: dict[str, Any] | None = No
     cfg = copy.deepcopy(config) if isinstance(config, Config) else _read(Path(config))
     apply_overrides(cfg, options or {})
     if RESOLVED not in vars(cfg):
+        _check_types(cfg, MODE_KEYS)
         resolve_modes(cfg)
         resolve_references(cfg)
         cfg.setdefault('default_scope', SCOPE)
         vars(cfg)[RESOLVED] = True
-    check_counts(cfg)
+    _check_types(cfg, READ_KEYS)
     resolve_loaders(cfg)
     return cfg
+
+
+def _check_types(cfg: Config, keys: Iterable[str]) -> None:
+    types = get_type_hints(ConfigKeys, include_extras=True)
+    for key in sorted(cfg.keys() & set(keys)):
+        check_value(key, cfg[key], types[key])
 
 
 def _read(file: Path) -> Config:

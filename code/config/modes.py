@@ -13,28 +13,10 @@ from mmengine.config import Config
 from thinktwice.errors import ConfigError
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-COUNTS = {
-    **{f'{loader}.batch_size': 1 for loader in LOADERS},
-    **{f'{loader}.num_workers': 0 for loader in LOADERS},
-    'train_cfg.max_epochs': 1,
-    'train_cfg.max_iters': 1,
-    'train_cfg.val_interval': 1,
-    'optim_wrapper.accumulative_counts': 1,
-}
-"""Keys that must be whole numbers, and their lowest values."""
-OPTIONAL = ('train_cfg.max_iters',)
-"""Those of them that may also be None."""
 
 
 def chosen_mode(cfg: Config) -> str:
-    """Name of the data mode; ``is_dev`` takes precedence over ``is_full``.
-
-    Raises:
-        ConfigError: One of the switches is not a bool.
-    """
-    for name in ('is_dev', 'is_full'):
-        if cfg.get(name, False) not in (True, False):
-            raise ConfigError(f'{name} must be True or False, got {cfg[name]!r}')
+    """Name of the data mode; ``is_dev`` takes precedence over ``is_full``."""
     if cfg.get('is_dev', False):
         return 'dev'
     return 'full' if cfg.get('is_full', False) else 'default'
@@ -60,7 +42,10 @@ def _fill(node: Any, table: dict, path: str) -> None:
 def leaf_datasets(dataset: dict, path: str) -> Iterator[tuple[str, dict]]:
     """Yield path and config of a dataset, or those of the datasets in a wrapper such as ``ConcatDataset``."""
     inner = {f'{path}.dataset': dataset.get('dataset')}
-    inner |= {f'{path}.datasets.{i}': part for i, part in enumerate(dataset.get('datasets') or ())}
+    parts = dataset.get('datasets')
+    inner |= {
+        f'{path}.datasets.{i}': p for i, p in enumerate(parts if isinstance(parts, (list, tuple)) else ())
+    }
     wrapped = {place: part for place, part in inner.items() if isinstance(part, dict)}
     if not wrapped:
         yield path, dataset
@@ -81,21 +66,6 @@ def resolve_modes(cfg: Config) -> None:
     _fill(cfg, table[mode], '')
 
 
-def check_counts(cfg: Config) -> None:
-    """Refuse numbers of samples, workers, epochs or iterations that cannot be counted to.
-
-    Raises:
-        ConfigError: One of ``COUNTS`` is not a whole number or is too low.
-    """
-    for path, lowest in COUNTS.items():
-        part, key = path.split('.')
-        node = cfg.get(part)
-        if not isinstance(node, dict) or key not in node or (node[key] is None and path in OPTIONAL):
-            continue
-        if type(node[key]) is not int or node[key] < lowest:
-            raise ConfigError(f'{path} must be a whole number >= {lowest}, got {node[key]!r}')
-
-
 def resolve_loaders(cfg: Config) -> None:
     """Make each loader consistent with its number of workers and batch size, in place.
 
@@ -111,7 +81,7 @@ def resolve_loaders(cfg: Config) -> None:
         if not loader.get('num_workers', 0):
             loader['persistent_workers'] = False
             loader.pop('prefetch_factor', None)
-        if 'batch_size' in loader.get('sampler', {}):
+        if 'batch_size' in (loader.get('sampler') or {}):
             loader['sampler']['batch_size'] = loader['batch_size']
         for _, dataset in leaf_datasets(loader.get('dataset', {}), f'{name}.dataset'):
             if 'seed' in dataset and dataset['seed'] is None:

@@ -1,8 +1,7 @@
 """Overrides and the names of keys, parts and arguments: a misspelling is an error, not a new entry."""
 
 import difflib
-import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -12,22 +11,18 @@ from torch.utils.data import DataLoader
 
 from thinktwice import registry
 from thinktwice.command_line import OverrideText, parse_value
+from thinktwice.config.annotations import check_value, parameters_of
+from thinktwice.config.keys import READ_KEYS, RUNNER_KEYS
 from thinktwice.config.references import is_reference
 from thinktwice.errors import ConfigError
 
-RUNNER_KEYS = frozenset({
-    'auto_scale_lr', 'channels_last', 'compile', 'custom_hooks', 'default_hooks', 'ema_momentum', 'env_cfg',
-    'experiment_name', 'is_dev', 'is_full', 'launcher', 'load_from', 'log_level', 'log_processor',
-    'model_wrapper_cfg', 'param_scheduler', 'pretrained_dir', 'randomness', 'recompute', 'resume',
-    'strict_load', 'sync_bn', 'test_cfg', 'trust_checkpoint', 'visualizer', 'work_dir',
-})  # fmt: skip
-"""Top-level keys that the runner reads even where a config does not have them."""
-PART_KEYS = frozenset({
-    'model', 'optim_wrapper', 'test_dataloader', 'test_evaluator', 'train_cfg', 'train_dataloader', 'val_cfg',
-    'val_dataloader', 'val_evaluator',
-})  # fmt: skip
-"""Top-level keys that the runner reads and that a config has to have for it."""
-READ_KEYS = RUNNER_KEYS | PART_KEYS | {'custom_imports', 'data_modes', 'default_scope'}
+BUILDER_ARGUMENTS = {
+    'optim_wrapper': ('constructor', 'paramwise_cfg'),
+    'param_scheduler': ('convert_to_iter_based', 'epoch_length'),
+    'custom_hooks': ('priority',),
+    'default_hooks': ('priority',),
+}
+"""Keys of parts that mmengine reads before it calls their constructors."""
 LIKENESS = 0.8
 """Ratio of ``difflib`` from which on an unknown name counts as a misspelling of a known one."""
 
@@ -57,32 +52,33 @@ def close_names(name: str, known: Iterable[str], likeness: float = LIKENESS) -> 
 def _find(node: Registry, name: str) -> Any:
     """What a registry has under a name; None if nothing, also where mmengine raises for it."""
     try:
-        return node.get(name)
-    except RuntimeError:
+        found = node.get(name)
+    except (RuntimeError, ValueError):
         return None
+    return found if callable(found) else None  # mmengine also takes the name of a module
 
 
-def _accepted_arguments(part: dict) -> set[str] | None:
-    """Constructor arguments of a config dict's ``type``; None if any name may be accepted."""
+def _constructor(part: dict) -> Any:
+    """What a config dict's ``type`` names; None if nothing does."""
     kind = part['type']
-    for node in PART_REGISTRIES:
-        target = _find(node, kind) if isinstance(kind, str) else kind
-        if target is None:
-            continue
-        parameters = inspect.signature(target).parameters.values()
-        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-            return None
-        return {parameter.name for parameter in parameters}
-    return None
+    if not isinstance(kind, str):
+        return kind if callable(kind) else None
+    return next((found for node in _all_registries() if (found := _find(node, kind)) is not None), None)
 
 
-def _is_loader(key: str) -> bool:
-    return key.endswith('_dataloader')
+def _known_arguments(path: str, part: dict) -> tuple[dict[str, Any], bool]:
+    """Annotations of the arguments that a part of the config takes, and whether it takes others, too."""
+    if not _is_loader(path) and 'type' not in part:
+        return {}, False
+    target = DataLoader if _is_loader(path) else _constructor(part)
+    annotations, takes_any = parameters_of(target) if target else ({}, True)
+    extra = BUILDER_ARGUMENTS.get(path.partition('.')[0], ())
+    return annotations | dict.fromkeys(extra, Any), takes_any
 
 
-def _loader_arguments() -> set[str] | None:
-    """Arguments of torch's loader, which a config dict of one names without a ``type``."""
-    return set(inspect.signature(DataLoader).parameters)
+def _is_loader(path: str) -> bool:
+    """Whether a config dict without a ``type`` holds arguments of torch's loader."""
+    return path.endswith('_dataloader')
 
 
 def _all_registries() -> Iterator[Registry]:
@@ -121,36 +117,34 @@ def check_parts(cfg: Config) -> None:
     """Check names of parts and of their arguments in a resolved config, before anything is built.
 
     A key is refused if the constructor has no such parameter but one with a similar name;
-    other keys may be read by the caller of the constructor.
+    other keys may be read by the caller of the constructor. A value is refused if it contradicts
+    the annotation of its parameter.
 
     Raises:
-        ConfigError: With the dotted key and similar names.
+        ConfigError: With the dotted key, and similar names or what the value must be.
     """
     for key in sorted(READ_KEYS & cfg.keys()):
         for path, part in _parts(cfg[key], key):
-            _check_part(f'config {cfg.filename}: {path}', part, _is_loader(path))
+            _check_part(path, part, f'config {cfg.filename}: {path}')
 
 
-def _check_part(where: str, part: dict, is_loader: bool) -> None:
-    if is_loader:
-        accepted = _loader_arguments()
-    elif isinstance(part.get('type'), str):
-        if not any(_find(node, part['type']) is not None for node in _all_registries()):
-            guesses = close_names(part['type'], _registered_names(), 0.6)
-            guess = f'Did you mean {" or ".join(guesses)}? ' if guesses else ''
-            raise ConfigError(
-                f'{where}.type: no part is called {part["type"]!r}. {guess}'
-                'A part of your own has to be imported: name its module in custom_imports'
-            )
-        accepted = _accepted_arguments(part)
-    else:
-        return
-    for key in part.keys() - {'type'} - (accepted or part.keys()):
-        if guesses := close_names(key, accepted or ()):
+def _check_part(path: str, part: dict, where: str) -> None:
+    if 'type' in part and _constructor(part) is None:
+        guesses = close_names(str(part['type']), _registered_names(), 0.6)
+        guess = f'Did you mean {" or ".join(guesses)}? ' if guesses else ''
+        raise ConfigError(
+            f'{where}.type: no part is called {part["type"]!r}. {guess}'
+            'A part of your own has to be imported: name its module in custom_imports'
+        )
+    annotations, takes_any = _known_arguments(path, part)
+    for key, value in part.items():
+        if key in annotations:
+            check_value(f'{where}.{key}', value, annotations[key])
+        elif key != 'type' and not takes_any and (guesses := close_names(key, annotations)):
             raise ConfigError(f'{where} has no argument {key!r}. Did you mean {" or ".join(guesses)}?')
 
 
-def _unknown_key(path: str, key: str, known: set[str]) -> ConfigError:
+def _unknown_key(path: str, key: str, known: Collection[str]) -> ConfigError:
     guesses = close_names(key, known, likeness=0.6)
     hint = f'Did you mean {" or ".join(guesses)}?' if guesses else f'Known there: {", ".join(sorted(known))}.'
     return ConfigError(f'--cfg-options {path}: the config has no key {key!r}. {hint}')
@@ -179,8 +173,8 @@ def _check_type(path: str, old: Any, new: Any) -> None:
         raise ConfigError(f'--cfg-options {path}: expected a number like {old!r}, got {new!r}')
     if isinstance(old, (list, tuple)) and isinstance(new, (bool, int, float, str)) and not is_reference(new):
         raise ConfigError(f'--cfg-options {path}: expected a list like {_short(old)}, got {new!r}')
-    if isinstance(old, dict) and 'type' in old and new is not None and not isinstance(new, dict):
-        raise ConfigError(f'--cfg-options {path}: this is a part; set one of its keys: {", ".join(old)}')
+    if isinstance(old, dict) and new is not None and not isinstance(new, dict) and not is_reference(new):
+        raise ConfigError(f'--cfg-options {path}: this is a dict; set one of its keys: {", ".join(old)}')
 
 
 def _short(values: Any) -> str:
@@ -194,23 +188,19 @@ def _present_value(cfg: Config, path: str) -> Any:
     Raises:
         ConfigError: There is no such key, and the part that it belongs to takes no such argument.
     """
-    *parents, last = path.split('.')
-    if parents and parents[0] in RUNNER_KEYS and parents[0] not in cfg:
-        return None
-    node: Any = cfg
-    for key in parents:
-        node = _step(node, key, path)
-    if not isinstance(node, (dict, Config)) or last in node:
-        return _step(node, last, path)
-    if not parents and last in RUNNER_KEYS:
-        return None
-    known = set(node) | (RUNNER_KEYS if not parents else set())
-    if parents and (_is_loader(parents[-1]) or 'type' in node):
-        accepted = _loader_arguments() if _is_loader(parents[-1]) else _accepted_arguments(node)
-        if accepted is None or last in accepted:
+    node, parents = cfg, ''
+    for key in path.split('.'):
+        if node is None:
             return None
-        known |= accepted
-    raise _unknown_key(path, last, known)
+        if isinstance(node, (dict, Config)) and key not in node:
+            known, takes_any = (
+                (dict.fromkeys(RUNNER_KEYS), False) if node is cfg else _known_arguments(parents, node)
+            )
+            if not takes_any and key not in known:
+                raise _unknown_key(path, key, known.keys() | node.keys())
+            return None
+        node, parents = _step(node, key, path), f'{parents}.{key}'.strip('.')
+    return node
 
 
 def _read_value(text: str, present: Any) -> Any:
@@ -240,14 +230,42 @@ def apply_overrides(cfg: Config, options: dict[str, Any]) -> None:
             present = _present_value(cfg, place)
             new = _read_value(value, present) if isinstance(value, OverrideText) else value
             _check_type(place, present, new)
-            cfg.merge_from_dict({place: ConfigDict(new) if isinstance(new, dict) else new})
+            _replace(cfg, place.split('.'), new)
+
+
+def _replace(node: Any, keys: list[str], value: Any) -> Any:
+    """Set an entry of a config; a dict is merged into a dict, as in config files.
+
+    Returns:
+        ``node``, changed in place; a new one where it is a list, a tuple or None.
+    """
+    if keys and isinstance(node, (list, tuple)):
+        items = list(node)
+        items[int(keys[0])] = _replace(items[int(keys[0])], keys[1:], value)
+        return type(node)(items)
+    if not keys and not isinstance(value, dict):
+        return value
+    changes = {keys[0]: value} if keys else dict(value)
+    if changes.pop('_delete_', False) or not isinstance(node, (dict, Config)):
+        node = ConfigDict()
+    for key, change in changes.items():
+        node[key] = _replace(node.get(key), keys[1:], change)
+    return node
 
 
 def _places(cfg: Config, path: str) -> list[str]:
-    """Keys that an override sets: in the tables of all modes, if the config leaves a parent to them."""
-    node: Any = cfg
-    for key in path.split('.')[:-1]:
-        node = node.get(key, {}) if isinstance(node, (dict, Config)) else {}
-        if node is None:
-            return [f'data_modes.{mode}.{path}' for mode in cfg.get('data_modes', {})] or [path]
+    """Keys that an override sets: in the tables of the modes, if the config leaves a parent to them."""
+    keys, modes = path.split('.'), cfg.get('data_modes')
+    for end in range(1, len(keys)):
+        if _entry(cfg, keys[:end]) is None:
+            tables = modes if isinstance(modes, dict) else {}
+            places = [f'data_modes.{mode}.{path}' for mode in tables if _entry(tables[mode], keys[:end])]
+            return places or [path]
     return [path]
+
+
+def _entry(node: Any, keys: list[str]) -> Any:
+    """The entry of nested dicts, an empty dict if there is none."""
+    for key in keys:
+        node = node.get(key, {}) if isinstance(node, (dict, Config)) else {}
+    return node

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from mmengine.runner import EpochBasedTrainLoop
 
+from thinktwice.errors import StartError, as_user_error
 from thinktwice.registry import LOOPS
 
 
@@ -71,6 +72,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         self._batches_done = 0
         self._iterations_done = 0
         self._last_evaluated_iteration = 0
+        self._stage, self._completed = 'step', set[str]()
         self.data_seconds = 0.0
         self.restore(TrainPosition())
 
@@ -114,18 +116,23 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
     def run(self) -> torch.nn.Module:
         """Train to the end, or until a hook sets ``stop_training``."""
         try:
-            self.runner.call_hook('before_train')
-            self._evaluate_if_due()
-            while not self.is_finished and not self.stop_training:
-                self.run_epoch()
-                if not self.stop_training:
-                    self._evaluate_if_due()
+            with as_user_error(StartError, self._describe_failure):
+                self.runner.call_hook('before_train')
+                self._evaluate_if_due()
+                while not self.is_finished and not self.stop_training:
+                    self.run_epoch()
+                    if not self.stop_training:
+                        self._evaluate_if_due()
             self.runner.call_hook('after_train')
         finally:
             # mmengine has no stage that is reached after an error, too: here hooks end the threads and
             # give back the signals that they took in before_train
             self.runner.call_hook('clean_up')
         return self.runner.model
+
+    def _describe_failure(self) -> str | None:
+        """What failed, where it has never succeeded in this run: its cause is the config or the data."""
+        return None if self._stage in self._completed else f'the first {self._stage} failed'
 
     def run_epoch(self) -> None:
         """Train on the remaining batches of the current epoch."""
@@ -159,6 +166,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         self._iterations_done += 1
         self.runner.call_hook('after_train_iter', batch_idx=idx, data_batch=data_batch, outputs=outputs)
         self._iter += 1
+        self._completed.add(self._stage)
 
     def _timed_batches(self) -> Iterator[dict]:
         """Iterate over the loader, setting ``data_seconds`` for each batch."""
@@ -186,5 +194,8 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
 
     def _evaluate_if_due(self) -> None:
         if self.position.evaluation_is_due:
+            self._stage = 'evaluation'
             self.runner.val_loop.run()
+            self._completed.add(self._stage)
+            self._stage = 'step'
             self._last_evaluated_iteration = self._iterations_done

@@ -32,7 +32,7 @@ from thinktwice.core.training_state import (
 )
 from thinktwice.distributed.collectives import on_rank_0, statistics_of_all
 from thinktwice.environment import collect_environment, write_environment
-from thinktwice.errors import ConfigError, as_config_error
+from thinktwice.errors import CheckpointError, ConfigError, as_config_error, as_user_error
 from thinktwice.tables import format_table
 
 WRAPPER = 'MMDistributedDataParallel'
@@ -229,19 +229,20 @@ class DrivingRunner(Runner):
         Raises:
             CheckpointError: The file cannot be read, or does not fit the model.
         """
-        trust = bool(self.cfg.get('trust_checkpoint', False))
-        checkpoint = load_checkpoint(filename, map_location, trust)
-        if self._resume:
-            check_training_state(filename, checkpoint)
-            select_weights_in_training(self, checkpoint, filename)
-        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
-        strict = self.cfg.get('strict_load', True) if strict is None else strict
-        load_weights(
-            self.bare_model, checkpoint, filename, strict, hint='' if self._resume else STRICT_LOAD_HINT
-        )
-        self._has_loaded = True
-        self.logger.info(f'loaded weights from {filename}')
-        return checkpoint
+        with as_user_error(CheckpointError, lambda: f'checkpoint {filename} cannot be used'):
+            trust = bool(self.cfg.get('trust_checkpoint', False))
+            checkpoint = load_checkpoint(filename, map_location, trust)
+            if self._resume:
+                check_training_state(filename, checkpoint)
+                select_weights_in_training(self, checkpoint, filename)
+            self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+            strict = self.cfg.get('strict_load', True) if strict is None else strict
+            load_weights(
+                self.bare_model, checkpoint, filename, strict, hint='' if self._resume else STRICT_LOAD_HINT
+            )
+            self._has_loaded = True
+            self.logger.info(f'loaded weights from {filename}')
+            return checkpoint
 
     def resume(self, filename: str, map_location: Any = 'cpu') -> None:
         """Resume the run that wrote ``filename`` at the step after its last one.
@@ -251,7 +252,8 @@ class DrivingRunner(Runner):
         """
         self._resume = True
         checkpoint = self.load_checkpoint(filename, map_location, strict=True)
-        restore_training_state(self, checkpoint, filename)
+        with as_user_error(CheckpointError, lambda: f'the state of training in {filename} cannot be used'):
+            restore_training_state(self, checkpoint, filename)
         self.logger.info(f'resumed from {filename}: epoch {self.epoch}, iteration {self.iter}')
 
     @cached_property

@@ -216,9 +216,49 @@ def test_work_dir_that_can_not_be_made_is_named(work_dir, message, tmp_path, mon
     assert_one_error(capsys, message)
 
 
+def test_failure_of_the_first_step_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(REPOSITORY / 'tests' / 'helpers'))
+    config = tmp_path / 'own.py'
+    config.write_text(
+        f'_base_ = [{str(REPOSITORY / TOY_CONFIG)!r}]\n'
+        "custom_hooks = [dict(type='WatchdogHook', minutes=1e30)]\n"
+    )
+    assert run_train([str(config), f'--work-dir={tmp_path}']) == 1
+    assert_one_error(capsys, 'the first step failed: OverflowError')
+
+
+OWN_HOOK = """
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+@HOOKS.register_module(force=True)
+class OwnHook(Hook):
+    def {stage}(self, runner, **unused):
+        {statement}
+"""
+
+
+@pytest.mark.parametrize('statement', ['return 1 / 0', 'return len(3)'])
+@pytest.mark.parametrize('stage', ['before_train', 'after_train_iter'])
+def test_failure_of_a_users_own_code_keeps_its_traceback(stage, statement, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(REPOSITORY / 'tests' / 'helpers'))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / 'own_hook.py').write_text(OWN_HOOK.format(stage=stage, statement=statement))
+    monkeypatch.delitem(sys.modules, 'own_hook', raising=False)
+    config = tmp_path / 'own.py'
+    config.write_text(
+        f'_base_ = [{str(REPOSITORY / TOY_CONFIG)!r}]\n'
+        "custom_imports = dict(_delete_=True, imports=['toy_parts', 'own_hook'])\n"
+        "custom_hooks = [dict(type='OwnHook')]\n"
+    )
+    with pytest.raises(TypeError if 'len' in statement else ZeroDivisionError):
+        run_train([str(config), f'--work-dir={tmp_path}'])
+
+
 DRIVES = """
 _base_ = [{toy!r}]
 data_modes = None
+default_hooks = dict(logger=dict(interval=1))
 train_dataloader = dict(
     dataset=dict(_delete_=True, type='CarlaDataset', data_root={root!r}, pipeline=[], split={split!r})
 )

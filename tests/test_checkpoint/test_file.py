@@ -139,6 +139,8 @@ def test_weights_of_another_kind_are_refused_in_one_line(tmp_path, content, mess
         ({'optimizer': 3}, 'its optimizer is of type int'),
         ({'param_schedulers': {}}, 'its param_schedulers is of type dict, expected list'),
         ({'meta': {'iter': 'six'}}, r'its meta\.iter is of type str, expected int'),
+        ({'meta': {'cfg': True}}, r'its meta\.cfg is of type bool, expected str'),
+        ({'meta': {'batches_done': -1}}, r'its meta\.batches_done is -1'),
     ],
 )
 def test_training_state_of_another_kind_is_refused_in_one_line(content, message):

@@ -92,18 +92,64 @@ def test_references_are_not_shared_objects(config):
         ({'loader.worker': 1}, "no key 'worker'.*Did you mean workers"),
         ({'loader.extra.depht': 1}, 'Did you mean depth'),
         ({'loader.shuffle.deep': 1}, 'not a dict'),
-        ({'hook': 3}, 'this is a part; set one of its keys: type, interval'),
+        ({'hook': 3}, 'this is a dict; set one of its keys: type, interval'),
         ({'loader.extra.depth': 'two'}, "expected a number like 2, got 'two'"),
         ({'loader.shuffle': 'yes'}, "expected True or False, got 'yes'"),
         ({'is_dev': 'yes'}, "is_dev.*expected True or False, got 'yes'"),
         ({'work.nested.3': 1}, 'must be an index below 1'),
         ({'hook.intervall': 1}, 'Did you mean interval'),
         ({'size': 64}, r'size: expected a list like \(4, 8\), got 64'),
+        ({'size.2': 64}, 'must be an index below 2'),
+        ({'size.0.deep': 64}, 'not a dict'),
+        ({'loader.extra': 3}, 'this is a dict; set one of its keys: depth'),
+        ({'data_modes': 3}, 'this is a dict; set one of its keys: default, full, dev'),
     ],
 )
 def test_wrong_override_is_refused_with_a_hint(config, options, message):
     with pytest.raises(ConfigError, match=message):
         load_config(config, options)
+
+
+def test_item_of_a_tuple_can_be_overridden(config):
+    cfg = load_config(config, {'size.0': 16})
+    assert cfg.size == (16, 8)
+    assert cfg.work.height == 16
+
+
+def test_dict_replaces_a_value_and_is_merged_into_a_dict(config):
+    cfg = load_config(
+        config, {'loader.extra': dict(width=3), 'work.height': dict(a=1), 'work.nested.0': dict(b=2)}
+    )
+    assert cfg.loader.extra == dict(depth=2, width=3)
+    assert cfg.work.height == dict(a=1)
+    assert cfg.work.nested == [dict(b=2)]
+    assert load_config(config, {'loader.extra': dict(_delete_=True, width=3)}).loader.extra == dict(width=3)
+
+
+def test_entry_inside_of_none_makes_a_dict(config):
+    Path(config).write_text(f'{CONFIG}compile = None\n')
+    assert load_config(config, {'compile.modules': ['decoder']}).compile == dict(modules=['decoder'])
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        {'optim_wrapper.paramwise_cfg.norm_decay_mult': 0.0},
+        {'optim_wrapper.paramwise_cfg': dict(norm_decay_mult=0.0)},
+        {'custom_hooks.0.priority': 'LOW'},
+    ],
+)
+def test_what_mmengine_reads_beside_the_constructor_may_be_added(config, options):
+    Path(config).write_text(
+        f"{CONFIG}optim_wrapper = dict(type='GuardedOptimWrapper', optimizer=dict(type='AdamW'))\n"
+        "custom_hooks = [dict(type='WatchdogHook')]\n"
+    )
+    cfg = load_config(config, options)
+    check_parts(cfg)
+    if 'custom_hooks.0.priority' in options:
+        assert cfg.custom_hooks[0].priority == 'LOW'
+    else:
+        assert cfg.optim_wrapper.paramwise_cfg == dict(norm_decay_mult=0.0)
 
 
 def test_argument_of_a_registered_part_may_be_added(config):
@@ -198,6 +244,35 @@ def test_number_that_no_loader_takes_is_refused(tmp_path, key, value):
         load_config(str(path))
 
 
+@pytest.mark.parametrize(
+    ('line', 'message'),
+    [
+        ("test_dataloader = 'text'", "test_dataloader must be a dict or None, got 'text'"),
+        ('test_dataloader = dict(sampler=2)', 'test_dataloader.sampler must be a dict or None, got 2'),
+        ('test_dataloader = dict(dataset=[])', 'test_dataloader.dataset must be a dict, got \\[\\]'),
+        ('env_cfg = None', 'env_cfg must be a dict, got None'),
+        ('env_cfg = dict(dist_cfg=2)', 'env_cfg.dist_cfg must be a dict, got 2'),
+        (
+            "env_cfg = dict(dist_cfg=dict(start_minutes='5'))",
+            "dist_cfg.start_minutes must be a number >= 0, got '5'",
+        ),
+        ('data_modes = dict(default=2)', 'data_modes.default must be a dict, got 2'),
+        ('is_dev = 1', 'is_dev must be True or False, got 1'),
+        ('compile = 1e30', r'compile must be True or False or a dict or None, got 1e\+30'),
+        ("train_cfg = dict(max_epochs='3')", "train_cfg.max_epochs must be a whole number >= 1, got '3'"),
+        ('randomness = dict(seed=-1)', 'randomness.seed must be a whole number >= 0 or None, got -1'),
+        ("custom_hooks = ['EMAHook']", "custom_hooks.0 must be a dict, got 'EMAHook'"),
+        ('default_hooks = dict(logger=True)', 'default_hooks.logger must be a dict or None, got True'),
+        ('optim_wrapper = dict(optimizer=1)', 'optim_wrapper.optimizer must be a dict, got 1'),
+    ],
+)
+def test_value_of_the_wrong_type_is_named(tmp_path, line, message):
+    path = tmp_path / 'config.py'
+    path.write_text(line)
+    with pytest.raises(ConfigError, match=message):
+        load_config(path)
+
+
 def test_loader_follows_workers_and_batch_size(tmp_path):
     path = tmp_path / 'config.py'
     path.write_text(
@@ -288,7 +363,7 @@ def test_dict_over_none_says_how_to_replace_it(config, tmp_path):
 def test_max_iters_that_can_not_be_reached_is_refused(config, value):
     Path(config).write_text(f'{CONFIG}train_cfg = dict(max_epochs=1, max_iters=None)\n')
     assert load_config(config, {'train_cfg.max_iters': 3}).train_cfg.max_iters == 3
-    with pytest.raises(ConfigError, match=f'train_cfg.max_iters must be a whole number >= 1, got {value}'):
+    with pytest.raises(ConfigError, match=f'max_iters must be a whole number >= 1 or None, got {value}'):
         load_config(config, {'train_cfg.max_iters': value})
 
 
@@ -298,3 +373,28 @@ def test_unregistered_part_hints_at_custom_imports(config, kind):
     with pytest.raises(ConfigError, match=f"no part is called '{kind}'.*custom_imports") as raised:
         check_parts(cfg)
     assert ('Did you mean LoggerHook' in str(raised.value)) == (kind == 'LogerHook')
+
+
+@pytest.mark.parametrize('kind', ['abc', 'json', 'os.path', {'a': 1}, 2, ''])
+def test_type_that_is_no_part_is_named(config, kind):
+    with pytest.raises(ConfigError, match=r'custom_hooks.0.type: no part is called .*custom_imports'):
+        check_parts(load_config(config, {'custom_hooks': [dict(type=kind)]}))
+
+
+@pytest.mark.parametrize(
+    ('part', 'message'),
+    [
+        (
+            dict(type='AtomicCheckpointHook', interval_iters='abc'),
+            "interval_iters must be a whole number or None, got 'abc'",
+        ),
+        (dict(type='AtomicCheckpointHook', interval=2.5), 'interval must be a whole number, got 2.5'),
+        (dict(type='WatchdogHook', minutes=[]), r'minutes must be a number, got \[\]'),
+        (dict(type='LoggerHook', interval=float('nan')), 'interval must be a whole number, got nan'),
+        (dict(type='PreemptionHook', signals=(2.0, 'SIGTERM')), r'signals.0 must be text, got 2.0'),
+        (dict(type='PreemptionHook', signals='SIGTERM'), "signals must be a list, got 'SIGTERM'"),
+    ],
+)
+def test_argument_that_contradicts_its_annotation_is_named(config, part, message):
+    with pytest.raises(ConfigError, match=f'config .*: custom_hooks.0.{message}'):
+        check_parts(load_config(config, {'custom_hooks': [part]}))

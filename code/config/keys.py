@@ -1,0 +1,123 @@
+"""Top-level keys of a config that the package reads, and their types."""
+
+from typing import Annotated, TypedDict
+
+from thinktwice.config.annotations import AtLeast
+
+Natural = Annotated[int, AtLeast(0)]
+Count = Annotated[int, AtLeast(1)]
+
+
+class DistributedKeys(TypedDict, total=False):
+    """Arguments of ``distributed.launch.start_distributed``."""
+
+    backend: str | None
+    start_minutes: Annotated[float, AtLeast(0)]
+    timeout_minutes: Annotated[float, AtLeast(0)]
+
+
+class EnvironmentKeys(TypedDict, total=False):
+    """Startup of a process."""
+
+    cudnn_benchmark: bool
+    mp_cfg: dict
+    dist_cfg: DistributedKeys
+
+
+class RandomnessKeys(TypedDict, total=False):
+    """Seeds; see mmengine's ``Runner.set_randomness``."""
+
+    seed: Natural | None
+    deterministic: bool
+    diff_rank_seed: bool
+
+
+class ScaleKeys(TypedDict, total=False):
+    """Scaling of the learning rate."""
+
+    enable: bool
+    base_batch_size: Count
+
+
+class LoaderKeys(TypedDict, total=False):
+    """A loader; other keys are arguments of torch's ``DataLoader``."""
+
+    batch_size: Count
+    num_workers: Natural
+    dataset: dict
+    sampler: dict | None
+    collate_fn: dict
+
+
+class TrainKeys(TypedDict, total=False):
+    """The training loop."""
+
+    max_epochs: Count
+    max_iters: Count | None
+    val_interval: Count
+
+
+class OptimKeys(TypedDict, total=False):
+    """The optimizer wrapper."""
+
+    optimizer: dict
+    accumulative_counts: Count
+    clip_grad: dict | None
+    paramwise_cfg: dict | None
+
+
+class RunnerKeys(TypedDict, total=False):
+    """Keys that the runner reads even where a config does not have them."""
+
+    auto_scale_lr: ScaleKeys
+    channels_last: bool
+    compile: bool | dict | None
+    custom_hooks: list[dict] | None
+    default_hooks: dict[str, dict | None]
+    ema_momentum: float | None
+    env_cfg: EnvironmentKeys
+    experiment_name: str | None
+    is_dev: bool
+    is_full: bool
+    launcher: str
+    load_from: str | None
+    log_level: str
+    log_processor: dict | None
+    model_wrapper_cfg: dict | None
+    param_scheduler: dict | list[dict] | None
+    pretrained_dir: str
+    randomness: RandomnessKeys
+    recompute: str | list[str] | None
+    resume: bool | str
+    strict_load: bool
+    sync_bn: str | None
+    test_cfg: dict | None
+    trust_checkpoint: bool
+    visualizer: dict | None
+    work_dir: str | None
+
+
+class PartKeys(TypedDict, total=False):
+    """Keys that the runner reads and that a config has to have for it."""
+
+    model: dict
+    optim_wrapper: OptimKeys | None
+    test_dataloader: LoaderKeys | None
+    test_evaluator: dict | list[dict] | None
+    train_cfg: TrainKeys | None
+    train_dataloader: LoaderKeys | None
+    val_cfg: dict | None
+    val_dataloader: LoaderKeys | None
+    val_evaluator: dict | list[dict] | None
+
+
+class ConfigKeys(RunnerKeys, PartKeys, total=False):
+    """All keys of a config that are read."""
+
+    custom_imports: dict
+    data_modes: dict[str, dict] | None
+    default_scope: str
+
+
+RUNNER_KEYS = frozenset(RunnerKeys.__annotations__)
+READ_KEYS = frozenset(ConfigKeys.__annotations__)

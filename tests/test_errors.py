@@ -1,0 +1,89 @@
+"""What becomes one line for a user, and what keeps its traceback."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from thinktwice import errors
+from thinktwice.errors import CheckpointError, ConfigError, StartError, as_config_error, as_user_error
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take these tests for installed code, not for a user's own."""
+    monkeypatch.setattr(errors, 'INSTALLED', (*errors.INSTALLED, __file__))
+
+
+@pytest.mark.parametrize(
+    ('error', 'expected'),
+    [
+        (ZeroDivisionError('division by zero'), ConfigError),
+        (AttributeError('no depth'), ConfigError),
+        (IndexError('tuple index out of range'), ConfigError),
+        (NotImplementedError('later'), ConfigError),
+        (RuntimeError('out of memory'), StartError),
+        (MemoryError('unable to allocate'), StartError),
+    ],
+)
+@pytest.mark.usefixtures('installed')
+def test_error_of_building_is_one_line_with_its_place(error, expected):
+    with pytest.raises(expected, match=f'^model: {type(error).__name__}: {error} '), as_config_error('model'):
+        raise error
+
+
+@pytest.mark.usefixtures('installed')
+def test_users_errors_stay_and_those_of_files_name_the_key():
+    with pytest.raises(CheckpointError, match='^torn$'), as_config_error('model'):
+        raise CheckpointError('torn')
+    with pytest.raises(ConfigError, match='^model: .*missing.pth'), as_config_error('model'):
+        Path('missing.pth').read_text()
+
+
+def test_own_code_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError), as_config_error('model'):
+        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError), as_user_error(StartError, lambda: 'a step failed'):
+        raise ZeroDivisionError
+
+
+@pytest.mark.usefixtures('installed')
+def test_error_is_converted_only_where_something_is_said_to_have_failed():
+    with (
+        pytest.raises(StartError, match='^a step failed: KeyError: '),
+        as_user_error(StartError, lambda: 'a step failed'),
+    ):
+        raise KeyError('depth')
+    with pytest.raises(KeyError), as_user_error(StartError, lambda: None):
+        raise KeyError('depth')
+
+
+@pytest.mark.usefixtures('installed')
+def test_traceback_on_demand_and_of_a_lost_connection(monkeypatch):
+    with pytest.raises(torch.distributed.DistError), as_config_error():
+        raise torch.distributed.DistNetworkError('connection reset')
+    monkeypatch.setenv(errors.TRACEBACK_VARIABLE, '1')
+    with pytest.raises(KeyError), as_config_error():
+        raise KeyError('depth')
+
+
+def fail(samples: list) -> None:
+    raise ValueError('bad sample')
+
+
+LOAD = """
+with as_user_error(StartError, lambda: 'a step failed'):
+    next(iter(loader))
+"""
+
+
+@pytest.mark.parametrize('is_own', [False, True])
+def test_error_of_a_loader_worker(is_own, monkeypatch):
+    loader = DataLoader([1, 2], num_workers=1, collate_fn=fail)
+    if not is_own:
+        monkeypatch.setattr(errors, 'INSTALLED', (*errors.INSTALLED, __file__))
+    with pytest.raises(ValueError if is_own else StartError) as raised:
+        exec(compile(LOAD, '<installed>', 'exec'), {**globals(), 'loader': loader})
+    if not is_own:
+        assert str(raised.value).startswith('a step failed: ValueError: bad sample (')
