@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int32
-from mmcv.ops import Voxelization
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from thinktwice.geometry.bev_grid import to_teacher_orientation
+from thinktwice.model_code.ops import voxelize_batch
 from thinktwice.registry import MODELS
 
 
@@ -19,8 +19,8 @@ class LidarEncoder(BaseModule):
     """SECOND encoder (Yan et al., 2018) of a point cloud of several sweeps.
 
     Args:
-        voxelize: Arguments of ``mmcv.ops.Voxelization``: ``voxel_size`` and ``point_cloud_range`` in
-            meters, ``max_num_points`` per voxel, ``max_voxels`` per cloud (in training, in evaluation).
+        voxelize: As for ``mmcv.ops.Voxelization``: ``voxel_size`` and ``point_cloud_range`` in meters,
+            ``max_num_points`` per voxel, ``max_voxels`` per cloud (in training, in evaluation).
         voxel_encoder: Config of a registered voxel encoder.
         middle_encoder: Config of a registered sparse encoder.
         backbone: Config of a registered 2D backbone.
@@ -30,6 +30,9 @@ class LidarEncoder(BaseModule):
     Raises:
         ValueError: If the voxel grid and the ``sparse_shape`` of the middle encoder differ in x or y.
     """
+
+    voxel_size: Tensor
+    lower: Tensor
 
     def __init__(
         self,
@@ -43,23 +46,23 @@ class LidarEncoder(BaseModule):
         super().__init__(init_cfg)
         self.voxel_encoder = MODELS.build(voxel_encoder)
         self.middle_encoder = MODELS.build(middle_encoder)
-        self.voxelize = self.build_voxelization(**voxelize)
+        self.set_voxel_grid(**voxelize)
         self.backbone = MODELS.build(backbone)
         self.neck = MODELS.build(neck)
 
-    def build_voxelization(
+    def set_voxel_grid(
         self,
         voxel_size: Sequence[float],
         point_cloud_range: Sequence[float],
         max_num_points: int,
         max_voxels: Sequence[int],
-    ) -> Voxelization:
-        """Build the voxelization, with its range clipped at the top of the sparse grid.
+    ) -> None:
+        """Set the grid of the voxels, with its range clipped at the top of the sparse grid.
 
         In 2023 voxels above the sparse grid reached the encoder and activated cells of the next
         sample in the batch (docs/reference_quirks, M16).
         """
-        lower, upper = list(point_cloud_range[:3]), list(point_cloud_range[3:])
+        lower, upper = point_cloud_range[:3], point_cloud_range[3:]
         cells = [round((upper[i] - lower[i]) / voxel_size[i]) for i in range(3)]
         depth, *plane = (int(size) for size in getattr(self.middle_encoder, 'sparse_shape', cells[::-1]))
         if plane != [cells[1], cells[0]]:
@@ -67,13 +70,11 @@ class LidarEncoder(BaseModule):
                 f'voxelize gives {cells[1]} x {cells[0]} cells (y, x), but sparse_shape of middle_encoder '
                 f'says {plane[0]} x {plane[1]}: change voxel_size, point_cloud_range or sparse_shape'
             )
-        upper[2] = min(upper[2], lower[2] + depth * voxel_size[2])
-        return Voxelization(
-            voxel_size=list(voxel_size),
-            point_cloud_range=[*lower, *upper],
-            max_num_points=max_num_points,
-            max_voxels=tuple(max_voxels),
-        )
+        self.grid_shape = (cells[0], cells[1], min(cells[2], depth))
+        self.max_num_points = max_num_points
+        self.max_voxels = tuple(max_voxels)
+        self.register_buffer('voxel_size', torch.tensor(voxel_size, dtype=torch.float32), persistent=False)
+        self.register_buffer('lower', torch.tensor(lower, dtype=torch.float32), persistent=False)
 
     def init_weights(self) -> None:
         """Initialize the weights, those of sparse convolutions uniformly within 1 / sqrt(fan in).
@@ -117,12 +118,17 @@ class LidarEncoder(BaseModule):
         Returns:
             Features of all voxels of the batch, and their coordinates: sample, z, y, x index.
         """
-        features, coordinates = [], []
-        for sample, cloud in enumerate(points):
-            voxels, indices, counts = self.voxelize(cloud.float())
-            features.append(self.voxel_encoder(voxels, counts, indices))
-            coordinates.append(nn.functional.pad(indices, (1, 0), value=sample))
-        return torch.cat(features), torch.cat(coordinates)
+        max_voxels = self.max_voxels[0 if self.training else 1]
+        voxels, coordinates, counts = voxelize_batch(
+            [cloud.float() for cloud in points],
+            self.voxel_size,
+            self.lower,
+            self.grid_shape,
+            self.max_num_points,
+            max_voxels,
+        )
+        coordinates = coordinates.int()
+        return self.voxel_encoder(voxels, counts, coordinates), coordinates
 
     def orient(self, bev: Float[Tensor, 'B C Y X']) -> Float[Tensor, 'B C X Y']:
         """Rotate an index-ordered map into teacher orientation, without mirroring it."""

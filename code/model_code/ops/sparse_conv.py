@@ -1,14 +1,16 @@
 """The operators of sparse 3D convolution of ``mmcv.ops`` in plain PyTorch.
 
 A sparse convolution is a list of pairs (input row, output row) for each tap of the kernel. The pairs
-are found by sorting keys. The convolution gathers the input rows of all pairs, multiplies them by the
-matrices of their taps and sums the products of each output row in a fixed order, so that results do
-not depend on the number of threads. Signatures are those of mmcv's compiled extension.
+are found by looking up the row of each cell in a dense grid. The convolution gathers the input rows of
+all pairs, multiplies them by the matrices of their taps and sums the products of each output row in a
+fixed order, so that results do not depend on the number of threads. Signatures are those of mmcv's
+compiled extension.
 
 Sizes: N input rows, M output rows, taps of the kernel, P pairs in total. Coordinates are
 (batch, z, y, x).
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -186,11 +188,14 @@ def _gather_plan(
     """Compute the plan of ``pairs``, cached for all convolutions that share them."""
     plan = getattr(pairs, _PLAN, None)
     if plan is None:
-        filled = torch.arange(pairs.shape[2], device=pairs.device) < num.to(pairs.device).unsqueeze(1)
-        sources, targets = pairs[:, 0][filled], pairs[:, 1][filled]
+        counts = num.tolist()
+        sources, targets = (
+            torch.cat([row[:count] for row, count in zip(side, counts, strict=True)])
+            for side in pairs.unbind(1)
+        )
         sizes = rows[::-1] if inverse else rows
         plan = GatherPlan(
-            sources, targets, num.tolist(), _segments(targets, sizes[1]), _segments(sources, sizes[0])
+            sources, targets, counts, _segments(targets, sizes[1]), _segments(sources, sizes[0])
         )
         setattr(pairs, _PLAN, plan)
     if inverse:
@@ -205,28 +210,33 @@ def _segments(rows: Int[Tensor, ' P'], size: int) -> tuple[Int64[Tensor, ' P'], 
     return order, starts
 
 
-def _keys(
-    batch: Int64[Tensor, '*#sites'], position: Int64[Tensor, '*#sites 3'], shape: Sequence[int]
-) -> Int64[Tensor, '*_']:
-    """Number the cells of a grid by batch, z, y, x."""
-    z, y, x = position.unbind(-1)
-    return ((batch * shape[0] + z) * shape[1] + y) * shape[2] + x
-
-
 def _inside(
     batch: Int64[Tensor, '*#sites'],
-    position: Int64[Tensor, '*#sites 3'],
+    position: Sequence[Int64[Tensor, '*#sites']],
     batch_size: int,
     shape: Sequence[int],
 ) -> Bool[Tensor, '*_']:
-    """Whether cells lie in the grid."""
-    limit = torch.tensor(shape, device=position.device)
-    return ((position >= 0) & (position < limit)).all(-1) & (batch >= 0) & (batch < batch_size)
+    """Whether cells, given by batch and z, y, x, lie in the grid."""
+    inside = (batch >= 0) & (batch < batch_size)
+    for coordinate, size in zip(position, shape, strict=True):
+        inside = inside & (coordinate >= 0) & (coordinate < size)
+    return inside
 
 
-def _taps(ksize: Sequence[int], device: torch.device) -> Int64[Tensor, 'taps 3']:
-    """Positions z, y, x of the taps, x fastest."""
-    return torch.cartesian_prod(*(torch.arange(size, device=device) for size in ksize))
+def _flat_index(
+    batch: Int64[Tensor, '*#sites'], position: Sequence[Int64[Tensor, '*#sites']], shape: Sequence[int]
+) -> Int64[Tensor, '*_']:
+    """Number the cells of a grid by batch, z, y, x."""
+    index = batch
+    for coordinate, size in zip(position, shape, strict=True):
+        index = index * size + coordinate
+    return index
+
+
+def _over_taps(values: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Let values of the taps along z, y and x broadcast to all taps of the kernel."""
+    z, y, x = values
+    return z[:, None, None], y[:, None], x
 
 
 def _submanifold_pairs(
@@ -236,23 +246,34 @@ def _submanifold_pairs(
     ksize: Sequence[int],
     dilation: Sequence[int],
 ) -> tuple[Int32[Tensor, 'taps 2 N'], Int64[Tensor, ' taps']]:
-    """Pairs of a submanifold convolution."""
-    device = indices.device
-    batch, position = indices[:, 0].long(), indices[:, 1:].long()
-    active = _inside(batch, position, batch_size, shape)
-    # the key of an inactive row equals that of no neighbor
-    keys = torch.where(active, _keys(batch, position, shape), -1)
-    sorted_keys, order = keys.sort()
+    """Pairs of a submanifold convolution.
 
-    center = torch.tensor([size // 2 for size in ksize], device=device)
-    offsets = (center - _taps(ksize, device)) * torch.tensor(dilation, device=device)
-    target = position + offsets.unsqueeze(1)
-    usable = active & _inside(batch, target, batch_size, shape)
-    target_keys = _keys(batch, target, shape)
-    place = torch.searchsorted(sorted_keys, target_keys).clamp(max=max(len(keys) - 1, 0))
-    usable &= sorted_keys[place] == target_keys
-    tap, source = usable.nonzero(as_tuple=True)
-    return _pack_pairs(tap, source, order[place[tap, source]], len(offsets), len(keys))
+    The grid has a margin of the reach of the kernel, so that in the numbering of its cells a tap is at
+    the same distance from every cell.
+    """
+    device = indices.device
+    batch, *position = indices.long().unbind(1)
+    active = _inside(batch, position, batch_size, shape)
+    margins = [taps // 2 * step for taps, step in zip(ksize, dilation, strict=True)]
+    padded = [size + 2 * margin for size, margin in zip(shape, margins, strict=True)]
+    position = [
+        coordinate.clamp(0, size - 1) + margin
+        for coordinate, size, margin in zip(position, shape, margins, strict=True)
+    ]
+    cell = _flat_index(batch.clamp(0, batch_size - 1), position, padded)
+    strides = (padded[1] * padded[2], padded[2], 1)
+    z, y, x = _over_taps(
+        [
+            (taps // 2 - torch.arange(taps, device=device)) * (step * stride)
+            for taps, step, stride in zip(ksize, dilation, strides, strict=True)
+        ]
+    )
+    num_cells = batch_size * math.prod(padded)
+    rows = torch.full((num_cells + 1,), -1, dtype=torch.int32, device=device)
+    # an additional cell collects the rows outside the grid
+    rows[torch.where(active, cell, num_cells)] = torch.arange(len(cell), dtype=torch.int32, device=device)
+    target = rows[cell + (z + y + x).view(-1, 1)]  # (taps, N), -1 for an empty cell
+    return _pack_pairs((target >= 0) & active, target)
 
 
 def _strided_pairs(
@@ -267,35 +288,42 @@ def _strided_pairs(
 ) -> tuple[Int32[Tensor, 'M 4'], Int32[Tensor, 'taps 2 N'], Int64[Tensor, ' taps']]:
     """Output rows (every cell that an active input reaches) and pairs of a regular convolution."""
     device = indices.device
-    batch, position = indices[:, 0].long(), indices[:, 1:].long()
-    taps = _taps(ksize, device) * torch.tensor(dilation, device=device)
-    step = torch.tensor(stride, device=device)
-    reached = position + torch.tensor(padding, device=device) - taps.unsqueeze(1)
-    target = reached.div(step, rounding_mode='floor')
-    usable = (target * step == reached).all(-1) & _inside(batch, target, batch_size, out_shape)
-    usable &= _inside(batch, position, batch_size, shape)
-    tap, source = usable.nonzero(as_tuple=True)
-    keys = _keys(batch[source], target[tap, source], out_shape)
-    sites, row = torch.unique(keys, return_inverse=True)
-    cells = torch.stack(
-        [
-            sites.div(out_shape[0] * out_shape[1] * out_shape[2], rounding_mode='floor'),
-            sites.div(out_shape[1] * out_shape[2], rounding_mode='floor') % out_shape[0],
-            sites.div(out_shape[2], rounding_mode='floor') % out_shape[1],
-            sites % out_shape[2],
-        ],
-        dim=1,
-    )
-    return cells.to(indices.dtype), *_pack_pairs(tap, source, row, len(taps), len(indices))
+    batch, *position = indices.long().unbind(1)
+    targets, usable = [], []  # (taps, N) each, along one axis
+    for axis in range(3):
+        taps = torch.arange(ksize[axis], device=device).unsqueeze(1)
+        reached = position[axis] + padding[axis] - taps * dilation[axis]
+        target = reached.div(stride[axis], rounding_mode='floor')
+        targets.append(target)
+        in_range = (target >= 0) & (target < out_shape[axis])
+        usable.append(in_range & (target * stride[axis] == reached))
+    cell = _flat_index(batch, _over_taps(targets), out_shape).flatten(0, 2)  # (taps, N)
+    z, y, x = _over_taps(usable)
+    reaches = (z & y & x & _inside(batch, position, batch_size, shape)).flatten(0, 2)
+
+    num_cells = batch_size * math.prod(out_shape)
+    # an additional cell collects what reaches no output
+    cell = torch.where(reaches, cell, num_cells)
+    occupied = torch.zeros(num_cells + 1, dtype=torch.bool, device=indices.device)
+    occupied[cell] = True
+    sites = occupied[:num_cells].nonzero().squeeze(1)
+    rows = torch.zeros(num_cells + 1, dtype=torch.int32, device=indices.device)
+    rows[sites] = torch.arange(len(sites), dtype=torch.int32, device=indices.device)
+    rest, x = sites // out_shape[2], sites % out_shape[2]
+    rest, y = rest // out_shape[1], rest % out_shape[1]
+    batch, z = rest // out_shape[0], rest % out_shape[0]
+    out_indices = torch.stack([batch, z, y, x], dim=1).to(indices.dtype)
+    return out_indices, *_pack_pairs(reaches, rows[cell])
 
 
 def _pack_pairs(
-    tap: Int64[Tensor, ' P'], source: Int64[Tensor, ' P'], target: Int64[Tensor, ' P'], taps: int, rows: int
-) -> tuple[Int32[Tensor, '{taps} 2 {rows}'], Int64[Tensor, ' {taps}']]:
-    """Store pairs, sorted by tap, in one tensor padded with -1, and count them."""
-    num = torch.bincount(tap, minlength=taps)
+    used: Bool[Tensor, 'taps N'], target: Int32[Tensor, 'taps N']
+) -> tuple[Int32[Tensor, 'taps 2 N'], Int64[Tensor, ' taps']]:
+    """Store the used targets of each tap with their input rows in one tensor padded with -1; count them."""
+    tap, source = used.nonzero(as_tuple=True)
+    num = used.sum(1)
     column = torch.arange(len(tap), device=tap.device) - (num.cumsum(0) - num)[tap]
-    pairs = torch.full((taps, 2, rows), -1, dtype=torch.int32, device=tap.device)
+    pairs = torch.full((len(used), 2, used.shape[1]), -1, dtype=torch.int32, device=tap.device)
     pairs[tap, 0, column] = source.int()
-    pairs[tap, 1, column] = target.int()
+    pairs[tap, 1, column] = target[tap, source]
     return pairs, num.cpu()
