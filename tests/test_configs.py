@@ -83,7 +83,7 @@ def test_paper_model_has_the_official_size_without_the_dead_parts():
 
 def test_paper_schedule():
     cfg = load_config(PAPER)
-    assert cfg.optim_wrapper.optimizer == dict(type='AdamW', lr=1e-4, weight_decay=1e-7)
+    assert cfg.optim_wrapper.optimizer == dict(type='AdamW', lr=1e-4, weight_decay=1e-7, fused=True)
     assert cfg.optim_wrapper.clip_grad == dict(max_norm=100)
     assert (cfg.train_cfg.max_epochs, cfg.train_dataloader.batch_size) == (60, 8)
     warmup, cosine = cfg.param_scheduler

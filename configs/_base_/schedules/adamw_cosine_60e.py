@@ -3,7 +3,7 @@
 warmup_iters = 1000  # steps of linear warm-up
 optim_wrapper = dict(
     type='GuardedOptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-4, weight_decay=1e-7),
+    optimizer=dict(type='AdamW', lr=1e-4, weight_decay=1e-7, fused=True),
     clip_grad=dict(max_norm=100),  # L2 norm of all gradients together
     accumulative_counts=1,  # batches per optimizer step
     amp_dtype=None,  # None: float32; 'bfloat16' (--amp) or 'float16'
