@@ -17,6 +17,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--out', metavar='FILE', help='write the metrics to a JSON file')
+    parser.add_argument(
+        '--reliance',
+        action='store_true',
+        help='evaluate again with each input exchanged among the samples (one more pass per input)',
+    )
     add_run_flags(parser)
     return parser.parse_args(argv)
 
@@ -34,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         cfg_options=arguments.cfg_options,
         launcher=arguments.launcher,
         trust_checkpoint=arguments.trust_checkpoint,
+        reliance=arguments.reliance,
     )
 
 

@@ -9,6 +9,7 @@ from mmengine.dist import is_main_process
 
 from thinktwice.config.load import choose_work_dir, load_config, make_work_dir, require_keys
 from thinktwice.config.overrides import check_parts
+from thinktwice.core.evaluation.reliance import ExchangedInputs, exchangeable_inputs, reliance_table
 from thinktwice.core.runner import DrivingRunner
 from thinktwice.distributed.launch import process_group
 from thinktwice.errors import StartError, as_config_error, as_user_error
@@ -24,6 +25,7 @@ def test(
     cfg_options: dict[str, Any] | None = None,
     launcher: str = 'none',
     trust_checkpoint: bool = False,
+    reliance: bool = False,
 ) -> dict[str, float]:
     """Evaluate a checkpoint on the test split, or the validation split if there is no other. Collective.
 
@@ -36,9 +38,12 @@ def test(
         cfg_options: Overrides of the config, dotted keys to values.
         launcher: How the ranks were started: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
         trust_checkpoint: Load checkpoints that hold pickled objects; this can run code of their author.
+        reliance: Evaluate again with each input (see ``exchangeable_inputs``) exchanged among the samples,
+            by the seed of the config: one more pass over the data for each, which reads twice the samples.
 
     Returns:
-        The metrics, equal on all ranks.
+        The metrics, equal on all ranks; those with an exchanged input are named
+        ``reliance/<input>/<metric>``.
 
     Raises:
         ConfigError: The config is wrong, or there is no data.
@@ -67,15 +72,32 @@ def test(
     if out is not None:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
     with process_group(launcher, **cfg.get('env_cfg', {}).get('dist_cfg', {})):
-        metrics = _evaluate(cfg)
+        metrics = _evaluate(cfg, reliance)
         if out is not None and is_main_process():
             Path(out).write_text(json.dumps(metrics, indent=1))
         return metrics
 
 
-def _evaluate(cfg: Config) -> dict[str, float]:
+def _evaluate(cfg: Config, reliance: bool) -> dict[str, float]:
     with as_config_error():
         runner = DrivingRunner.from_cfg(cfg)
     runner.register_hook(OfficialWeightsHook(fine_tuning=False))
     with as_user_error(StartError, lambda: 'the evaluation failed'):
-        return runner.test()
+        metrics = runner.test()
+        return {**metrics, **_exchanged_metrics(runner, metrics)} if reliance else metrics
+
+
+def _exchanged_metrics(runner: DrivingRunner, metrics: dict[str, float]) -> dict[str, float]:
+    """Evaluate a tested runner again with each input exchanged; logs a table of ADE and FDE. Collective."""
+    loop = runner.test_loop
+    dataset = loop.dataloader.dataset
+    results: dict[str, float] = {}
+    for name in exchangeable_inputs(dataset[0]['inputs']):
+        runner.logger.info(f'evaluating with exchanged input: {name}')
+        exchanged = ExchangedInputs(dataset, name, runner.seed)
+        loader = {**runner.cfg.test_dataloader, 'dataset': exchanged, 'persistent_workers': False}
+        loop.dataloader = runner.build_dataloader(loader, runner.seed)
+        results |= {f'reliance/{name}/{key}': value for key, value in loop.run().items()}
+    if 'open_loop/ade' in metrics:
+        runner.logger.info(f'reliance on inputs:\n{reliance_table({**metrics, **results})}')
+    return results

@@ -53,11 +53,20 @@ class ConcatDataset(Dataset):
     def __getitem__(self, key: SampleKey | int) -> Any:
         """Read a sample; see `CarlaDataset.__getitem__`."""
         index, epoch = key if isinstance(key, tuple) else (int(key), 0)
+        dataset, start = self._locate(index)
+        return _shifted(dataset[SampleKey(index - start, epoch)], start)
+
+    def sample_id(self, index: int) -> str:
+        """Name of a sample in its dataset."""
+        dataset, start = self._locate(index)
+        return dataset.sample_id(index - start)
+
+    def _locate(self, index: int) -> tuple[Any, int]:
+        """Dataset of a sample and index of the dataset's first sample."""
         if not 0 <= index < len(self):
             raise IndexError(f'sample {index} is outside 0..{len(self) - 1}')
         number = bisect.bisect_right(self._ends, index)
-        start = self._ends[number - 1] if number else 0
-        return _shifted(self.datasets[number][SampleKey(index - start, epoch)], start)
+        return self.datasets[number], self._ends[number - 1] if number else 0
 
 
 @DATASETS.register_module()
@@ -91,6 +100,10 @@ class RepeatDataset(Dataset):
         # every repetition counts as an epoch of its own, which makes its random numbers different
         sample = self.dataset[SampleKey(inner, epoch * self.times + repetition)]
         return _shifted(sample, index - inner)
+
+    def sample_id(self, index: int) -> str:
+        """Name of a sample, the same in each repetition."""
+        return self.dataset.sample_id(index % len(self.dataset))
 
 
 def _built(dataset: Any) -> Any:

@@ -30,12 +30,16 @@ def test_checkpoint_is_evaluated_alone(tmp_path):
     out = tmp_path / 'a new folder' / 'metrics.json'
     result = run_python(
         *('tools/test.py', config, str(tmp_path / 'epoch_1.pth')),
-        *(f'--work-dir={tmp_path / "test"}', f'--out={out}'),
+        *(f'--work-dir={tmp_path / "test"}', f'--out={out}', '--reliance'),
     )
     assert result.returncode == 0, result.stderr
     scalars = next(tmp_path.glob('*/vis_data/scalars.json')).read_text().splitlines()
     during_training = next(line for line in map(json.loads, scalars) if 'val/open_loop/ade' in line)
-    assert json.loads(out.read_text())['open_loop/ade'] == pytest.approx(during_training['val/open_loop/ade'])
+    metrics = json.loads(out.read_text())
+    assert metrics['open_loop/ade'] == pytest.approx(during_training['val/open_loop/ade'])
+    # the speed is all that a toy model has
+    assert metrics['reliance/speed/open_loop/ade'] > metrics['open_loop/ade']
+    assert 'exchanged input' in result.stdout + result.stderr
 
 
 def test_demo_holds_out_towns_that_training_never_sees():
