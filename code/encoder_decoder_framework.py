@@ -159,7 +159,7 @@ class EncoderDecoder(BaseModel):
         Returns:
             A dict per sample: waypoints (K, 2) in the ego frame in meters, waypoints_stages
             (L + 1, K, 2), alpha and beta (2,) of the current action, action (2,) with acceleration
-            and steer in [-1, 1].
+            and steer in [-1, 1], depth_logits (N, D, h, w) and seg_logits (N, classes, H / 2, W / 2).
         """
         predictions = self.predict_raw(inputs)
         stages = predictions['pred_waypoints'].float()
@@ -173,6 +173,8 @@ class EncoderDecoder(BaseModel):
                 'alpha': alpha[b],
                 'beta': beta[b],
                 'action': action[b],
+                'depth_logits': predictions['depth_logits'][b],
+                'seg_logits': predictions['seg_logits'][b],
             }
             for b in range(len(stages))
         ]

@@ -86,6 +86,8 @@ def test_predictions_are_the_last_stage_and_its_action() -> None:
             'alpha': (2,),
             'beta': (2,),
             'action': (2,),
+            'depth_logits': tuple(raw['depth_logits'][b].shape),
+            'seg_logits': tuple(raw['seg_logits'][b].shape),
         }
         torch.testing.assert_close(prediction['waypoints'], raw['pred_waypoints'][b, -1])
         torch.testing.assert_close(prediction['alpha'], raw['pred_alpha'][b, -1, 0])

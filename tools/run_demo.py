@@ -152,7 +152,7 @@ def evaluate(cfg: 'Config', checkpoint: Path, out: Path) -> dict[str, float]:
 
     interval = init_dataset(cfg).calibration.frame_interval
     cfg.test_evaluator = [
-        dict(type='OpenLoopMetric'),
+        *cfg.val_evaluator,
         dict(type='ConstantVelocityMetric', interval=interval),
         dict(type='MeanPlanMetric', **training_mean(cfg)),
     ]

@@ -150,8 +150,8 @@ def predict(model: nn.Module, samples: Sample | Sequence[Sample]) -> Prediction 
 
     Returns:
         For each sample ``waypoints`` (K, 2) and ``waypoints_stages`` (L + 1, K, 2) in ego meters,
-        ``alpha`` and ``beta`` (2,), and ``action`` (2,), acceleration and steer in [-1, 1]; a dict
-        for a sample, a list for a list.
+        ``alpha`` and ``beta`` (2,), ``action`` (2,), acceleration and steer in [-1, 1], and logits of
+        the auxiliary heads; a dict for a sample, a list for a list.
     """
     if isinstance(samples, dict):
         return predict(model, [samples])[0]

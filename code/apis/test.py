@@ -10,6 +10,7 @@ from mmengine.dist import is_main_process
 from thinktwice.config.load import choose_work_dir, load_config, make_work_dir, require_keys
 from thinktwice.config.overrides import check_parts
 from thinktwice.core.evaluation.reliance import ExchangedInputs, exchangeable_inputs, reliance_table
+from thinktwice.core.evaluation.table import classes_table, parts_table
 from thinktwice.core.runner import DrivingRunner
 from thinktwice.distributed.launch import process_group
 from thinktwice.errors import StartError, as_config_error, as_user_error
@@ -84,6 +85,10 @@ def _evaluate(cfg: Config, reliance: bool) -> dict[str, float]:
     runner.register_hook(OfficialWeightsHook(fine_tuning=False))
     with as_user_error(StartError, lambda: 'the evaluation failed'):
         metrics = runner.test()
+        if 'open_loop/ade' in metrics:
+            runner.logger.info(
+                f'parts of the evaluation:\n{parts_table(metrics)}\n\n{classes_table(metrics)}'
+            )
         return {**metrics, **_exchanged_metrics(runner, metrics)} if reliance else metrics
 
 

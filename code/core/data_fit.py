@@ -22,13 +22,15 @@ def check_data_fits(model: Mapping[str, Any], metainfo: Mapping[str, Any]) -> No
         'SegmentationLoss' in str(loss.get('type')) for loss in model.get('losses', ())
     )
     needed = {
-        'measurement_encoder.num_commands': metainfo.get('num_commands'),
-        'img_encoder.seg_head.num_classes': metainfo.get('num_classes') if has_segmentation_loss else None,
+        'measurement_encoder.num_commands': metainfo.get('commands'),
+        'img_encoder.seg_head.num_classes': metainfo.get('classes') if has_segmentation_loss else None,
     }
-    for path, number in needed.items():
+    for path, names in needed.items():
         node: Any = model
         for key in path.split('.'):
             node = node.get(key) if isinstance(node, Mapping) else None
-        if node is not None and number is not None and node < number:
+        if node is not None and names is not None and node < len(names):
             what = path.rpartition('num_')[2]
-            raise ConfigError(f'model.{path} is {node}, but the data has {number} {what}: set it to {number}')
+            raise ConfigError(
+                f'model.{path} is {node}, but the data has {len(names)} {what}: set it to {len(names)}'
+            )

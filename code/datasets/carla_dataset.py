@@ -11,13 +11,13 @@ from mmengine.logging import print_log
 from torch.utils.data import Dataset
 
 from thinktwice.errors import DamagedDataError
+from thinktwice.geometry.route_planner import RoadOption
 from thinktwice.registry import DATASETS, TRANSFORMS
 
 from .calibration import load_calibration
 from .corrupt_samples import SkippedSample
 from .metadata import load_metadata, recording_command
 from .pipelines import LoadCameras
-from .pipelines.measurements import NUM_COMMANDS
 from .samplers import SampleKey
 from .splits import SplitSpec, build_index
 from .storage import DatasetStorage, SampleReadError, UnusableSampleError
@@ -109,11 +109,11 @@ class CarlaDataset(Dataset):
             split = SplitSpec(**split)
         self._index = build_index(metadata, split, num_frames - 1, horizon if with_targets else 0)
         self.calibration = load_calibration(self.storage, metadata)
-        self._num_classes: int | None = None
+        self._class_names: list[str] | None = None
         for step in self.steps:
             if isinstance(step, LoadCameras):
                 self.calibration = self.calibration.select(step.cameras)
-                self._num_classes = step.num_classes
+                self._class_names = step.class_names
 
     def __len__(self) -> int:
         return len(self._index)
@@ -171,8 +171,8 @@ class CarlaDataset(Dataset):
             'frame_interval': self.calibration.frame_interval,
             'horizon': self.horizon,
             'cameras': [camera.name for camera in self.calibration.cameras],
-            'num_commands': NUM_COMMANDS,
-            'num_classes': self._num_classes,
+            'commands': [option.name.lower() for option in RoadOption],
+            'classes': self._class_names,
         }
 
     def sample_id(self, index: int) -> str:

@@ -18,7 +18,13 @@ METERS_PER_UNIT = 1000.0 / (256**3 - 1)
 COMPACT_STEP = 1.0 / 64.0
 
 IGNORED_ID = 255  # outside the recorded image: no loss
-LAST_RECORDED_ID = 22
+CLASS_NAMES = (
+    *('unlabeled', 'building', 'fence', 'other', 'pedestrian', 'pole', 'road_line', 'road', 'sidewalk'),
+    *('vegetation', 'vehicle', 'wall', 'traffic_sign', 'sky', 'ground', 'bridge', 'rail_track', 'guard_rail'),
+    *('traffic_light', 'static', 'dynamic', 'water', 'terrain'),
+)
+"""Names of the recorded ids."""
+LAST_RECORDED_ID = len(CLASS_NAMES) - 1
 TRAFFIC_LIGHT_ID = 18
 RED_LIGHT_ID = 24
 GREEN_LIGHT_ID = 25
@@ -51,6 +57,12 @@ def training_id_table(kept_ids: Sequence[int] = KEPT_IDS) -> np.ndarray:
         table[GREEN_LIGHT_ID] = len(kept_ids) + 2
     table[IGNORED_ID] = IGNORED_ID
     return table
+
+
+def training_class_names(kept_ids: Sequence[int] = KEPT_IDS) -> list[str]:
+    """Names of the training ids of :func:`training_id_table`, in their order."""
+    names = ['background', *(CLASS_NAMES[kept_id] for kept_id in kept_ids)]
+    return names + (['red_light', 'green_light'] if TRAFFIC_LIGHT_ID in kept_ids else [])
 
 
 def read_class_ids(reader: RouteReader, folder: str, frame: int, calibration: Calibration) -> np.ndarray:

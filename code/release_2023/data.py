@@ -80,6 +80,11 @@ class ReferenceLoadCameras(LoadCameras):
     rule.
     """
 
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the training ids, the first class merged with the background."""
+        return ['background', *super().class_names[2:]]
+
     def __call__(self, results: Results) -> Results:
         """Run the step; see the class.
 

@@ -22,7 +22,7 @@ log_level = 'INFO'
 pretrained_dir = 'ckpt/'  # searched for pretrained weights before they are downloaded
 load_from = None
 resume = False
-log_processor = dict(window_size=1, by_epoch=True, log_with_hierarchy=True)
+log_processor = dict(type='HeadlineLogProcessor', window_size=1, by_epoch=True, log_with_hierarchy=True)
 visualizer = dict(
     type='Visualizer', vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
 )

@@ -11,7 +11,7 @@ from thinktwice.core.runner import DrivingRunner
 from thinktwice.errors import ConfigError
 
 MINITOWN = Path(__file__).resolve().parents[2] / 'configs' / 'thinktwice_minitown.py'
-METAINFO = {'num_commands': 6, 'num_classes': 12}
+METAINFO = {'commands': ['left'] * 6, 'classes': ['road'] * 12}
 
 
 def model(num_commands: int, num_classes: int, loss: str = 'SegmentationLoss') -> dict:

@@ -14,12 +14,14 @@ from thinktwice.core.evaluation.metrics import (
     MeanPlanMetric,
     OpenLoopMetric,
 )
+from thinktwice.core.evaluation.perception import PerceptionMetric
 
 __all__ = [
     'METRIC_NAMES',
     'ConstantVelocityMetric',
     'MeanPlanMetric',
     'OpenLoopMetric',
+    'PerceptionMetric',
     'average_displacement_error',
     'axis_offsets',
     'constant_velocity_plan',

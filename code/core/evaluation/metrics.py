@@ -1,5 +1,7 @@
 """Open-loop metrics, independent of the world size."""
 
+import bisect
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +11,7 @@ from mmengine.evaluator import BaseMetric
 from torch import Tensor
 
 from thinktwice.core.evaluation import functional
+from thinktwice.datasets.splits import town_of
 from thinktwice.errors import ConfigError, TrainingDivergedError
 from thinktwice.model_code.control import beta_mode_action
 from thinktwice.registry import METRICS
@@ -24,21 +27,55 @@ METRIC_NAMES = (
 """Meters for the first four; the last two are differences of controls in [-1, 1]."""
 
 
-@METRICS.register_module()
-class OpenLoopMetric(BaseMetric):
-    """Errors of the last refinement stage: ADE, FDE and the paper's four logged offsets.
+class SampleMetric(BaseMetric):
+    """Base of the metrics that average over samples.
 
     Each sample counts once: samples that the sampler repeated to give all ranks the
     same number, and substitutes of unreadable samples, are left out. Raw values are
-    gathered once and averaged in float64, so the result does not depend on the
-    batch size or the world size.
+    gathered once and reduced in the order of the samples, so the result does not
+    depend on the batch size or the world size.
+    """
+
+    def add(self, metas: Sequence[dict], rows: Sequence[Any]) -> None:
+        """Keep a row per sample, whatever ``compute_metrics`` reads."""
+        for meta, row in zip(metas, rows, strict=True):
+            if meta['index'] == meta.get('requested_index', meta['index']):
+                self.results.append((meta['index'], row))
+
+    def evaluate(self, size: int) -> dict[str, Any]:
+        """Gather the rows of all ranks and reduce them. Collective.
+
+        Args:
+            size: Length of the dataset; unused, since rows contain their index.
+
+        Returns:
+            The metrics, equal on all ranks.
+        """
+        by_index = dict(row for part in all_gather_object(self.results) for row in part)
+        self.results.clear()
+        metrics = self.compute_metrics([by_index[index] for index in sorted(by_index)])
+        return {f'{self.prefix}/{name}': value for name, value in metrics.items()}
+
+
+@METRICS.register_module()
+class OpenLoopMetric(SampleMetric):
+    """Errors of the last refinement stage: ADE, FDE and the paper's four logged offsets.
+
+    ADE and FDE are also averaged over parts of the samples, ``command/<name>``, ``town/<name>`` and
+    ``speed/<band>``, as far as the metas tell these, and given for each stage of a plan in several,
+    ``coarse`` and ``refined_<layer>``.
 
     Args:
+        speed_bands: Increasing bounds between the bands of the recorded speed, m/s.
         prefix: First part of the names of the metrics.
     """
 
     default_prefix = 'open_loop'
     metric_names: tuple[str, ...] = METRIC_NAMES
+
+    def __init__(self, speed_bands: Sequence[float] = (1.0, 3.0, 6.0), **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.speed_bands = tuple(speed_bands)
 
     def plan(self, data_batch: dict, data_samples: Sequence[dict]) -> tuple[Tensor, Tensor | None]:
         """The plan to evaluate.
@@ -48,17 +85,22 @@ class OpenLoopMetric(BaseMetric):
             data_samples: Predictions of the model, one per sample.
 
         Returns:
-            Waypoints (B, K, 2) in meters and controls (B, 2), or None if there are none.
+            Waypoints of all stages (B, stages, K, 2) in meters, the final plan last, and controls (B, 2),
+            or None if there are none.
         """
-        waypoints = torch.stack([torch.as_tensor(sample['waypoints']) for sample in data_samples])
+        stages = [
+            torch.as_tensor(sample.get('waypoints_stages', sample['waypoints'][None]))
+            for sample in data_samples
+        ]
         actions = torch.stack([torch.as_tensor(sample['action']) for sample in data_samples])
-        return waypoints.cpu(), actions.cpu()
+        return torch.stack(stages).cpu(), actions.cpu()
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Add one row per sample: its requested index and its errors in the order of ``metric_names``."""
+        """Add the errors of each sample, in the order of ``names_of``, and the parts that it belongs to."""
         targets = data_batch['targets']
         true = targets['waypoints'].cpu()
-        waypoints, actions = self.plan(data_batch, data_samples)
+        stages, actions = self.plan(data_batch, data_samples)
+        waypoints = stages[:, -1]
         errors = [
             functional.average_displacement_error(waypoints, true)[:, None],
             functional.final_displacement_error(waypoints, true)[:, None],
@@ -67,48 +109,63 @@ class OpenLoopMetric(BaseMetric):
         if actions is not None:
             wanted = beta_mode_action(targets['action_alpha'], targets['action_beta']).cpu()
             errors.append(functional.control_error(actions, wanted))
+        for stage in stages.unbind(dim=1) if stages.shape[1] > 1 else ():
+            errors.append(functional.average_displacement_error(stage, true)[:, None])
+            errors.append(functional.final_displacement_error(stage, true)[:, None])
         rows = torch.cat(errors, dim=1).tolist()
-        for meta, row in zip(data_batch['metas'], rows, strict=True):
-            wanted_index = meta.get('requested_index', meta['index'])
-            if meta['index'] == wanted_index:
-                self.results.append((wanted_index, row))
+        metas = data_batch['metas']
+        self.add(metas, [(row, self.parts_of(meta)) for row, meta in zip(rows, metas, strict=True)])
+
+    def names_of(self, row: Sequence[float]) -> list[str]:
+        """Names of the errors of a row: ``metric_names``, then ADE and FDE of each stage of several."""
+        num_stages = (len(row) - len(self.metric_names)) // 2
+        stages = ['coarse', *(f'refined_{layer}' for layer in range(1, num_stages))][:num_stages]
+        return [*self.metric_names, *(f'{stage}/{error}' for stage in stages for error in ('ade', 'fde'))]
+
+    def parts_of(self, meta: dict) -> list[str]:
+        """Parts of the samples that one belongs to; the metas hold what was recorded, whatever the inputs."""
+        parts = []
+        if 'command' in meta:
+            names = (self.dataset_meta or {}).get('commands')
+            parts.append(f'command/{names[meta["command"]] if names else meta["command"]}')
+        if 'town' in meta:
+            parts.append(f'town/{town_of(meta["town"])}')
+        if 'speed' in meta:
+            band = bisect.bisect_right(self.speed_bands, meta['speed'])
+            low, high = (0.0, *self.speed_bands)[band], (*self.speed_bands, math.inf)[band]
+            parts.append(f'speed/{low:g}_to_{high:g}')
+        return parts
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Mean of each error over the samples.
 
         Args:
-            results: Rows of all ranks, repeated samples included.
+            results: Errors and parts of each sample.
 
         Raises:
             ConfigError: There are no samples.
             TrainingDivergedError: An error is NaN or infinite.
         """
-        by_index = dict(results)
-        if not by_index:
+        if not results:
             raise ConfigError(
                 'the evaluation has no readable sample: is the validation split empty or damaged?'
             )
-        rows = torch.tensor([by_index[index] for index in sorted(by_index)], dtype=torch.float64)
+        rows = torch.tensor([row for row, _ in results], dtype=torch.float64)
         is_bad = ~rows.isfinite().all(dim=1)
         if is_bad.any():
             raise TrainingDivergedError(
                 f'{self.prefix}: predictions of {int(is_bad.sum())} of {len(rows)} samples are not finite: '
                 'the weights are damaged or diverged. Use an earlier checkpoint, or lower the learning rate'
             )
-        return dict(zip(self.metric_names, rows.mean(dim=0).tolist(), strict=True), samples=len(rows))
-
-    def evaluate(self, size: int) -> dict[str, Any]:
-        """Gather the rows of all ranks and average them. Collective.
-
-        Args:
-            size: Length of the dataset; unused, since rows contain their index.
-
-        Returns:
-            The metrics, equal on all ranks.
-        """
-        rows = [row for part in all_gather_object(self.results) for row in part]
-        self.results.clear()
-        return {f'{self.prefix}/{name}': value for name, value in self.compute_metrics(rows).items()}
+        metrics = dict(zip(self.names_of(results[0][0]), rows.mean(dim=0).tolist(), strict=True))
+        members: dict[str, list[int]] = {}
+        for position, (_, parts) in enumerate(results):
+            for part in parts:
+                members.setdefault(part, []).append(position)
+        for part, positions in sorted(members.items()):
+            ade, fde = rows[positions, :2].mean(dim=0).tolist()
+            metrics |= {f'{part}/ade': ade, f'{part}/fde': fde, f'{part}/samples': len(positions)}
+        return {**metrics, 'samples': len(rows)}
 
 
 @METRICS.register_module()
@@ -130,7 +187,7 @@ class ConstantVelocityMetric(OpenLoopMetric):
         """See ``OpenLoopMetric.plan``."""
         speed = data_batch['inputs']['speed'].cpu()
         num_steps = data_batch['targets']['waypoints'].shape[1]
-        return functional.constant_velocity_plan(speed, num_steps, self.interval), None
+        return functional.constant_velocity_plan(speed, num_steps, self.interval)[:, None], None
 
 
 @METRICS.register_module()
@@ -152,4 +209,4 @@ class MeanPlanMetric(OpenLoopMetric):
     def plan(self, data_batch: dict, data_samples: Sequence[dict]) -> tuple[Tensor, Tensor]:
         """See ``OpenLoopMetric.plan``."""
         batch_size = len(data_batch['metas'])
-        return self.waypoints.expand(batch_size, -1, -1), self.action.expand(batch_size, -1)
+        return self.waypoints.expand(batch_size, 1, -1, -1), self.action.expand(batch_size, -1)

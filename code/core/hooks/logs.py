@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import IterTimerHook, LoggerHook, RuntimeInfoHook
+from mmengine.runner import LogProcessor
 from torch import Tensor
 
-from thinktwice.registry import HOOKS
+from thinktwice.registry import HOOKS, LOG_PROCESSORS
 
 
 @HOOKS.register_module()
@@ -99,6 +100,20 @@ class ReducedInfoHook(RuntimeInfoHook):
             self._eta_start = (self._start, done - self._steps)
         start, first = self._eta_start
         return (now - start) / max(done - first, 1) * (runner.max_iters - done)
+
+
+@LOG_PROCESSORS.register_module()
+class HeadlineLogProcessor(LogProcessor):
+    """Leave the metrics of parts, such as ``open_loop/town/town02/ade``, out of the line of an evaluation.
+
+    There can be a hundred of them. The files (``vis_data/scalars.json``, TensorBoard) hold all.
+    """
+
+    def get_log_after_epoch(self, *args: Any, **kwargs: Any) -> tuple[dict, str]:
+        """Values of an evaluation, and its line."""
+        values, line = super().get_log_after_epoch(*args, **kwargs)
+        items = line.split('  ')
+        return values, '  '.join(item for item in items if item.partition(':')[0].count('/') <= 2)
 
 
 @HOOKS.register_module()

@@ -16,6 +16,7 @@ from ..labels import (
     decode_depth,
     read_class_ids,
     split_traffic_lights,
+    training_class_names,
     training_id_table,
 )
 from ..pixels import SCALE_RANGE, ImageAugmentation, center_augmentation, draw_augmentation, pixel_map
@@ -43,9 +44,6 @@ class LoadCameras:
             all others become 0. Red and green lights come after the last.
         cameras: names of the cameras to use, in order; None for all cameras of the
             calibration. Files of other cameras are not read.
-
-    Attributes:
-        num_classes: number of training ids, background included.
 
     Required Keys:
         - reader (RouteReader)
@@ -106,7 +104,12 @@ class LoadCameras:
         self.with_labels = with_labels
         self.cameras = None if cameras is None else tuple(cameras)
         self._training_ids = training_id_table(kept_classes)
-        self.num_classes = int(self._training_ids[:IGNORED_ID].max()) + 1
+        self._kept_classes = kept_classes
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the training ids, background included."""
+        return training_class_names(self._kept_classes)
 
     def __call__(self, results: Results) -> Results:
         """Run the step; see the class."""

@@ -45,6 +45,8 @@ META_KEYS = (
     'test_mode',
     'command_replaced',
     'skipped',
+    'speed',
+    'command',
 )
 
 

@@ -69,7 +69,10 @@ val_dataloader = dict(
     collate_fn=dict(type='thinktwice.collate_samples'),
 )
 test_dataloader = '${val_dataloader}'
-val_evaluator = dict(type='OpenLoopMetric')
+val_evaluator = [
+    dict(type='OpenLoopMetric', speed_bands=(1.0, 3.0, 6.0)),  # bounds between bands, m/s
+    dict(type='PerceptionMetric', depth_bounds='${depth_bounds}', near=15.0),  # near: m, see recall_near
+]
 test_evaluator = '${val_evaluator}'
 
 _indices = ['val', *(f'{index:02d}' for index in range(12))]  # recording runs of each town

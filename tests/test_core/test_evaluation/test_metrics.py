@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,7 +13,7 @@ from thinktwice.core.evaluation import (
     OpenLoopMetric,
     metrics,
 )
-from thinktwice.core.evaluation.table import comparison_table
+from thinktwice.core.evaluation.table import comparison_table, parts_table
 from thinktwice.errors import TrainingDivergedError
 
 N, K = 11, 4
@@ -30,9 +31,15 @@ def make_samples() -> list[tuple[dict, dict]]:
             dict(
                 inputs=dict(speed=10 * draw(())),
                 targets=dict(waypoints=draw(K, 2), action_alpha=1 + draw(2), action_beta=1 + draw(2)),
-                metas=dict(index=index, requested_index=index),
+                metas=dict(
+                    index=index,
+                    requested_index=index,
+                    town=('town01_00', 'town02_00', 'town02_03')[index % 3],
+                    command=index % 2,
+                    speed=float(index),
+                ),
             ),
-            dict(waypoints=draw(K, 2), action=2 * draw(2) - 1),
+            dict(waypoints=(stages := draw(3, K, 2))[-1], waypoints_stages=stages, action=2 * draw(2) - 1),
         )
         for index in range(N)
     ]
@@ -71,6 +78,51 @@ def test_values_equal_a_loop_over_samples():
     assert {f'open_loop/{name}' for name in METRIC_NAMES} < result.keys()
 
 
+def test_stages_and_parts_equal_numpy_over_their_samples():
+    samples = make_samples()
+    metric = OpenLoopMetric(speed_bands=(2.0, 7.5))
+    metric.dataset_meta = {'commands': ['left', 'right']}
+    result = evaluate(metric, samples)
+    true = np.stack([loaded['targets']['waypoints'].numpy() for loaded, _ in samples])
+    stages = np.stack([predicted['waypoints_stages'].numpy() for _, predicted in samples])
+    distance = np.sqrt(((stages - true[:, None]) ** 2).sum(axis=-1))  # (N, stages, K)
+    for number, stage in enumerate(('coarse', 'refined_1', 'refined_2')):
+        assert result[f'open_loop/{stage}/ade'] == pytest.approx(distance[:, number].mean(), rel=1e-6)
+        assert result[f'open_loop/{stage}/fde'] == pytest.approx(distance[:, number, -1].mean(), rel=1e-6)
+    members = {
+        'command/left': [0, 2, 4, 6, 8, 10],
+        'command/right': [1, 3, 5, 7, 9],
+        'town/town01': [0, 3, 6, 9],
+        'town/town02': [1, 2, 4, 5, 7, 8, 10],
+        'speed/0_to_2': [0, 1],
+        'speed/2_to_7.5': [2, 3, 4, 5, 6, 7],
+        'speed/7.5_to_inf': [8, 9, 10],
+    }
+    for part, indices in members.items():
+        assert result[f'open_loop/{part}/samples'] == len(indices)
+        assert result[f'open_loop/{part}/ade'] == pytest.approx(distance[indices, -1].mean(), rel=1e-6)
+        assert result[f'open_loop/{part}/fde'] == pytest.approx(distance[indices, -1, -1].mean(), rel=1e-6)
+    parts = {name.split('/', 1)[1].rpartition('/')[0] for name in result} - {''}
+    assert parts == {'coarse', 'refined_1', 'refined_2', *members}
+
+
+def test_parts_are_those_of_the_metas():
+    samples = make_samples()
+    for loaded, predicted in samples:
+        loaded['metas'] = {key: loaded['metas'][key] for key in ('index', 'requested_index')}
+        del predicted['waypoints_stages']
+    result = evaluate(OpenLoopMetric(), samples)
+    assert not any(key.count('/') > 1 for key in result)
+
+
+def test_table_of_parts_has_a_row_for_each():
+    table = parts_table(evaluate(OpenLoopMetric(), make_samples())).splitlines()
+    rows = {cells[1].strip(): cells[2].strip() for cells in (line.split('|') for line in table[2:])}
+    assert rows['coarse'] == rows['refined_2'] == '11'
+    assert rows['town town01'] == '4'
+    assert rows['speed 6_to_inf'] == '5'
+
+
 @pytest.mark.parametrize(('processes', 'batch_size'), [(1, 1), (1, 3), (2, 4), (3, 2), (4, 8)])
 def test_any_number_of_processes_gives_the_same(monkeypatch, processes, batch_size):
     samples = make_samples()
@@ -92,7 +144,7 @@ def test_any_number_of_processes_gives_the_same(monkeypatch, processes, batch_si
 
 def test_stand_in_for_an_unreadable_sample_is_left_out():
     samples = make_samples()
-    samples[3][0]['metas'] = dict(index=5, requested_index=3)
+    samples[3][0]['metas'] |= dict(index=5, requested_index=3)
     result = evaluate(OpenLoopMetric(), samples)
     assert result['open_loop/samples'] == N - 1
     assert result == evaluate(OpenLoopMetric(), samples[:3] + samples[4:])
@@ -131,6 +183,7 @@ def test_table_shows_every_predictor_on_the_same_samples():
 
 def test_predictions_that_are_not_finite_end_the_evaluation():
     metric = OpenLoopMetric()
-    metric.results = [(0, [float('nan')] * 6), (1, [1.0] * 6), (2, [float('inf')] + [1.0] * 5)]
+    rows = [[float('nan')] * 6, [1.0] * 6, [float('inf')] + [1.0] * 5]
+    metric.results = [(index, (row, [])) for index, row in enumerate(rows)]
     with pytest.raises(TrainingDivergedError, match='open_loop: .* 2 of 3 samples'):
         metric.evaluate(3)
