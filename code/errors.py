@@ -139,13 +139,18 @@ def _keeps_traceback(error: BaseException | None) -> bool:
 
 
 def _cause(error: BaseException) -> str:
-    """Kind and message of an error in one line, and the line of this package that it passed last."""
+    """Kind and message of an error in one line, the part of the config and the line that it came from."""
     name, text = type(error).__name__, describe(error)
+    summary = traceback.extract_tb(error.__traceback__)
     if OF_WORKER in str(error):
         name, _, text = str(error).strip().splitlines()[-1].partition(': ')
-    lines = [
-        f'{os.path.relpath(frame.f_code.co_filename, PACKAGE)}, line {number}, '
-        for frame, number in traceback.walk_tb(error.__traceback__)
-        if frame.f_code.co_filename.startswith(PACKAGE) and frame.f_code.co_filename != __file__
-    ]
-    return f'{name}: {text} ({"".join(lines[-1:])}{TRACEBACK_VARIABLE}=1 shows the traceback)'
+    elif not str(error):
+        text = summary[-1].line or ''  # the condition of an assertion
+    part = line = ''
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        file = frame.f_code.co_filename
+        if frame.f_code.co_name == 'build_from_cfg':  # mmengine's messages do not name the part
+            part = f' in {frame.f_locals["cfg"].get("type")}'
+        if file.startswith(PACKAGE) and file != __file__:
+            line = f'{os.path.relpath(file, PACKAGE)}, line {number}, '
+    return f'{name}: {text}{part} ({line}{TRACEBACK_VARIABLE}=1 shows the traceback)'

@@ -1,5 +1,6 @@
 """What becomes one line for a user, and what keeps its traceback."""
 
+import runpy
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from thinktwice import errors
 from thinktwice.errors import CheckpointError, ConfigError, StartError, as_config_error, as_user_error
+from thinktwice.registry import MODELS
 
 
 @pytest.fixture
@@ -39,6 +41,17 @@ def test_users_errors_stay_and_those_of_files_name_the_key():
         raise CheckpointError('torn')
     with pytest.raises(ConfigError, match='^model: .*missing.pth'), as_config_error('model'):
         Path('missing.pth').read_text()
+
+
+@pytest.mark.usefixtures('installed')
+def test_failed_part_and_assertion_are_named(tmp_path, monkeypatch):
+    path = tmp_path / 'pyramid.py'  # pytest changes the assertions of this file
+    path.write_text('def build(levels):\n    assert levels > 3\n')
+    monkeypatch.setattr(errors, 'INSTALLED', (*errors.INSTALLED, str(path)))
+    monkeypatch.setitem(MODELS.module_dict, 'Pyramid', runpy.run_path(str(path))['build'])
+    message = '^model: AssertionError: assert levels > 3 in Pyramid '
+    with pytest.raises(ConfigError, match=message), as_config_error('model'):
+        MODELS.build(dict(type='Pyramid', levels=2))
 
 
 def test_own_code_keeps_its_traceback():

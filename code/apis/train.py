@@ -13,7 +13,7 @@ from thinktwice.config.load import choose_work_dir, load_config, make_work_dir, 
 from thinktwice.config.overrides import check_parts
 from thinktwice.core.runner import DrivingRunner
 from thinktwice.distributed.launch import process_group
-from thinktwice.errors import ConfigError, RunPreempted, as_config_error
+from thinktwice.errors import ConfigError, RunPreempted, StartError, as_config_error, as_user_error
 from thinktwice.release_2023.checkpoint.adaptation import OfficialWeightsHook
 
 
@@ -56,7 +56,7 @@ def train(
         FileNotFoundError: There is no such config or checkpoint.
         CheckpointError: The checkpoint is damaged or does not fit.
         LaunchError: The ranks cannot be started.
-        StartError: The first step or evaluation failed: config and data do not fit.
+        StartError: The run failed before its first step, or first evaluation, was done.
         TrainingDivergedError: Losses or gradients of several steps in a row are not finite.
         RunPreempted: A signal stopped the run; it can be resumed.
     """
@@ -120,7 +120,8 @@ def _train(cfg: Config) -> None:
         runner.register_hook(OfficialWeightsHook())
         runner.build_all()
     try:
-        runner.train()
+        with as_user_error(StartError, runner.train_loop.describe_failure):
+            runner.train()
     except RuntimeError as error:
         if 'Expected to have finished reduction' not in str(error):
             raise

@@ -22,7 +22,7 @@ def load_weights(
         model: Without its wrapper for distributed training.
         checkpoint: From ``load_checkpoint``.
         source: Name of the checkpoint, for messages.
-        strict: Refuse a checkpoint whose names and shapes are not the model's. If False, what fits
+        strict: Refuse a checkpoint whose names, shapes and types are not the model's. If False, what fits
             is loaded and the rest is named in a warning.
         hint: How to load what fits; appended to the error where only names differ.
 
@@ -65,7 +65,7 @@ def load_weights(
 
 
 def check_same_weights(own: StateDict, weights: StateDict, source: str, hint: str = '') -> None:
-    """Check that weights have the names and shapes of a model's.
+    """Check that weights have the names, shapes and types of a model's.
 
     Args:
         own: State dict of the model.
@@ -84,14 +84,19 @@ def check_same_weights(own: StateDict, weights: StateDict, source: str, hint: st
 
 
 def _misshapen(own: StateDict, weights: StateDict) -> list[str]:
-    return sorted(name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape)
+    """Names of weights of another shape, and of those that copying would round to whole numbers or bools."""
+
+    def differ(first: Tensor, second: Tensor) -> bool:
+        return first.shape != second.shape or first.is_floating_point() != second.is_floating_point()
+
+    return sorted(name for name in own.keys() & weights.keys() if differ(own[name], weights[name]))
 
 
 def _describe_differences(own: StateDict, weights: StateDict) -> str:
     differences = {
         'missing': sorted(own.keys() - weights.keys()),
         'unexpected': sorted(weights.keys() - own.keys()),
-        'of another shape': _misshapen(own, weights),
+        'of another shape or type': _misshapen(own, weights),
     }
     return '; '.join(
         f'{len(names)} {kind} ({_listed(names)})' for kind, names in differences.items() if names

@@ -36,7 +36,9 @@ def parameters_of(target: Callable) -> tuple[dict[str, Any], bool]:
         signature = inspect.signature(target, eval_str=True)
     except (NameError, AttributeError, SyntaxError):  # annotations for type checkers only
         signature = inspect.signature(target)
-    is_accurate = target.__module__.partition('.')[0] in ACCURATE
+    except ValueError:  # some types written in C
+        return {}, True
+    is_accurate = str(getattr(target, '__module__', '')).partition('.')[0] in ACCURATE
     annotations = {}
     for name, parameter in signature.parameters.items():
         is_annotated = is_accurate and parameter.annotation is not parameter.empty

@@ -16,11 +16,18 @@ class DistributedKeys(TypedDict, total=False):
     timeout_minutes: Annotated[float, AtLeast(0)]
 
 
+class MultiprocessingKeys(TypedDict, total=False):
+    """Arguments of mmengine's ``set_multi_processing``."""
+
+    mp_start_method: str
+    opencv_num_threads: int
+
+
 class EnvironmentKeys(TypedDict, total=False):
     """Startup of a process."""
 
     cudnn_benchmark: bool
-    mp_cfg: dict
+    mp_cfg: MultiprocessingKeys
     dist_cfg: DistributedKeys
 
 

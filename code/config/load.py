@@ -5,7 +5,7 @@ import copy
 import difflib
 import os
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -58,9 +58,9 @@ def load_config(config: str | Path | Config, options: dict[str, Any] | None = No
     return cfg
 
 
-def _check_types(cfg: Config, keys: Iterable[str]) -> None:
+def _check_types(cfg: Config, keys: Collection[str]) -> None:
     types = get_type_hints(ConfigKeys, include_extras=True)
-    for key in sorted(cfg.keys() & set(keys)):
+    for key in (key for key in cfg if key in keys):
         check_value(key, cfg[key], types[key])
 
 

@@ -140,7 +140,7 @@ def _check_part(path: str, part: dict, where: str) -> None:
     for key, value in part.items():
         if key in annotations:
             check_value(f'{where}.{key}', value, annotations[key])
-        elif key != 'type' and not takes_any and (guesses := close_names(key, annotations)):
+        elif key != 'type' and not takes_any and (guesses := close_names(str(key), annotations)):
             raise ConfigError(f'{where} has no argument {key!r}. Did you mean {" or ".join(guesses)}?')
 
 
@@ -166,14 +166,16 @@ def _step(node: Any, key: str, path: str) -> Any:
 
 
 def _check_type(path: str, old: Any, new: Any) -> None:
-    """Refuse text for a number, and anything but True and False for a switch."""
+    """Refuse text for a number, anything but True and False for a switch, and a value for a dict or list."""
+    if is_reference(new):
+        return
     if isinstance(old, bool) and not isinstance(new, bool):
         raise ConfigError(f'--cfg-options {path}: expected True or False, got {new!r}')
     if isinstance(old, (int, float)) and isinstance(new, str):
         raise ConfigError(f'--cfg-options {path}: expected a number like {old!r}, got {new!r}')
-    if isinstance(old, (list, tuple)) and isinstance(new, (bool, int, float, str)) and not is_reference(new):
+    if isinstance(old, (list, tuple)) and isinstance(new, (bool, int, float, str)):
         raise ConfigError(f'--cfg-options {path}: expected a list like {_short(old)}, got {new!r}')
-    if isinstance(old, dict) and new is not None and not isinstance(new, dict) and not is_reference(new):
+    if isinstance(old, dict) and new is not None and not isinstance(new, dict):
         raise ConfigError(f'--cfg-options {path}: this is a dict; set one of its keys: {", ".join(old)}')
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from mmengine.runner import EpochBasedTrainLoop
 
-from thinktwice.errors import StartError, as_user_error
 from thinktwice.registry import LOOPS
 
 
@@ -116,13 +115,12 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
     def run(self) -> torch.nn.Module:
         """Train to the end, or until a hook sets ``stop_training``."""
         try:
-            with as_user_error(StartError, self._describe_failure):
-                self.runner.call_hook('before_train')
-                self._evaluate_if_due()
-                while not self.is_finished and not self.stop_training:
-                    self.run_epoch()
-                    if not self.stop_training:
-                        self._evaluate_if_due()
+            self.runner.call_hook('before_train')
+            self._evaluate_if_due()
+            while not self.is_finished and not self.stop_training:
+                self.run_epoch()
+                if not self.stop_training:
+                    self._evaluate_if_due()
             self.runner.call_hook('after_train')
         finally:
             # mmengine has no stage that is reached after an error, too: here hooks end the threads and
@@ -130,9 +128,9 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
             self.runner.call_hook('clean_up')
         return self.runner.model
 
-    def _describe_failure(self) -> str | None:
-        """What failed, where it has never succeeded in this run: its cause is the config or the data."""
-        return None if self._stage in self._completed else f'the first {self._stage} failed'
+    def describe_failure(self) -> str | None:
+        """When an error came, if it came so early that its cause is the config or the data; else None."""
+        return None if self._stage in self._completed else f'failed before the first {self._stage} was done'
 
     def run_epoch(self) -> None:
         """Train on the remaining batches of the current epoch."""

@@ -24,6 +24,7 @@ from thinktwice.core.data_fit import check_data_fits
 from thinktwice.core.hooks.averaging import AveragedWeightsHook
 from thinktwice.core.hooks.checkpoint import AtomicCheckpointHook
 from thinktwice.core.loader_workers import init_worker
+from thinktwice.core.loops import ResumableTrainLoop
 from thinktwice.core.optim_wrapper import check_paramwise
 from thinktwice.core.training_state import (
     collect_training_state,
@@ -168,6 +169,11 @@ class DrivingRunner(Runner):
     def build_all(self) -> None:
         """Build loaders, optimizer and evaluator, so that errors in them appear before training."""
         self._train_loop = self.build_train_loop(self._train_loop)
+        if not isinstance(self._train_loop, ResumableTrainLoop):
+            name = type(self._train_loop).__name__
+            raise ConfigError(
+                f'train_cfg.type={name!r} cannot be resumed: use ResumableTrainLoop or a subclass'
+            )
         self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
         if self._val_loop is not None:
             self._val_loop = self.build_val_loop(self._val_loop)

@@ -216,15 +216,21 @@ def test_work_dir_that_can_not_be_made_is_named(work_dir, message, tmp_path, mon
     assert_one_error(capsys, message)
 
 
-def test_failure_of_the_first_step_is_one_line(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ('part', 'message'),
+    [
+        ("custom_hooks = [dict(type='WatchdogHook', minutes=1e30)]", 'OverflowError'),
+        ("param_scheduler = [dict(type='LinearLR', end=-1)]", 'ValueError: end should be larger than begin'),
+        ("param_scheduler = [dict(type='LinearLR', end=-1)]", ' in LinearLR ('),
+        ("train_cfg = dict(type='EpochBasedTrainLoop')", 'use ResumableTrainLoop'),
+    ],
+)
+def test_failure_before_the_first_step_is_done_is_one_line(part, message, tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(REPOSITORY / 'tests' / 'helpers'))
     config = tmp_path / 'own.py'
-    config.write_text(
-        f'_base_ = [{str(REPOSITORY / TOY_CONFIG)!r}]\n'
-        "custom_hooks = [dict(type='WatchdogHook', minutes=1e30)]\n"
-    )
+    config.write_text(f'_base_ = [{str(REPOSITORY / TOY_CONFIG)!r}]\n{part}\n')
     assert run_train([str(config), f'--work-dir={tmp_path}']) == 1
-    assert_one_error(capsys, 'the first step failed: OverflowError')
+    assert_one_error(capsys, message)
 
 
 OWN_HOOK = """

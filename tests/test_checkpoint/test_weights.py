@@ -57,9 +57,17 @@ def test_names_that_differ_are_refused_with_the_hint(model):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize('dtype', [torch.bool, torch.int64, torch.complex64])
+def test_another_kind_of_numbers_is_refused(model, dtype):
+    weights = other_weights(model, second__weight=torch.ones(1, 3, dtype=dtype))
+    with pytest.raises(CheckpointError, match=r'1 of another shape or type \(second.weight\)'):
+        load_weights(model, {'state_dict': weights}, 'a.pth')
+    load_weights(model, {'state_dict': other_weights(model, second__weight=torch.ones(1, 3).half())}, 'a.pth')
+
+
 def test_another_shape_is_refused_without_the_hint(model):
     weights = other_weights(model, second__weight=torch.ones(2, 3), first__bias=None)
-    with pytest.raises(CheckpointError, match=r'1 of another shape \(second.weight\)') as error:
+    with pytest.raises(CheckpointError, match=r'1 of another shape or type \(second.weight\)') as error:
         load_weights(model, {'state_dict': weights}, 'a.pth', hint=HINT)
     assert HINT not in str(error.value)
 
@@ -69,7 +77,11 @@ def test_what_does_not_fit_is_left_out_and_named_when_asked_for(model, warnings)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     load_weights(model, {'state_dict': weights}, 'a.pth', strict=False)
     (text,) = warnings
-    for part in ('1 missing (first.bias)', '1 unexpected (third)', '1 of another shape (second.weight)'):
+    for part in (
+        '1 missing (first.bias)',
+        '1 unexpected (third)',
+        '1 of another shape or type (second.weight)',
+    ):
         assert part in text
     after = model.state_dict()
     for name in ('second.weight', 'first.bias'):

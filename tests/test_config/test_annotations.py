@@ -1,6 +1,7 @@
 """Values of configs are judged by type annotations as a reader of both would judge them."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal, TypedDict
 
 import pytest
@@ -85,6 +86,8 @@ def test_parameters_of_a_class_and_a_function():
 
     def own(size: int, *, name: str = None, **others: Any) -> None: ...  # type: ignore[assignment]
 
+    assert parameters_of(dict) == ({}, True)  # written in C, its parameters are not known
+    assert parameters_of(partial(own, 3))[1]
     annotations, takes_any = parameters_of(own)
     assert takes_any
     assert annotations['size'] is Any  # a user's own annotations may say less than is taken

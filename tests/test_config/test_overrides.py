@@ -78,6 +78,12 @@ def test_reference_follows_an_override(config):
     assert [tuple(size) for size in work.nested] == [(16, 32)]
 
 
+def test_override_may_be_a_reference(config):
+    cfg = load_config(config, {'loader.extra.depth': '${size.1}', 'loader.shuffle': '${is_dev}'})
+    assert cfg.loader.extra.depth == 8
+    assert cfg.loader.shuffle is False
+
+
 def test_references_are_not_shared_objects(config):
     Path(config).write_text(CONFIG + "other = '${loader}'\n")
     cfg = load_config(config)
