@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
+
+from thinktwice.model_code.ops import bilinear_rows, weighted_rows
 
 
 @dataclass(frozen=True)
@@ -49,38 +50,29 @@ class ImageTokens:
         Returns:
             Rows of the table and their weights.
         """
-        sizes = locations.new_tensor([(w, h) for h, w in self.level_shapes]).unsqueeze(1)  # (levels, 1, 2)
-        pixels = locations * sizes - 0.5
-        first = pixels.floor()
-        fraction = pixels - first
-        steps = locations.new_tensor([(0, 0), (1, 0), (0, 1), (1, 1)])
-        corner = first.unsqueeze(-2) + steps  # (..., levels, P, 4, 2)
-        share = torch.where(steps > 0, fraction.unsqueeze(-2), 1 - fraction.unsqueeze(-2)).prod(-1)
-        last = (sizes - 1).unsqueeze(1)
-        inside = ((corner >= 0) & (corner <= last)).all(-1)
-        share = share * weights.unsqueeze(-1) * inside
-        column_row = torch.minimum(corner.long().clamp(min=0), last.long())
-        widths = torch.tensor([w for _, w in self.level_shapes], device=locations.device).view(-1, 1, 1)
-        rows = column_row[..., 1] * widths + column_row[..., 0] + self._first_rows(rows_like=column_row)
-        return rows.flatten(-2), share.flatten(-2)
+        height, width = self._sizes(locations.device).unbind(-1)  # (levels, 1)
+        x, y = locations[..., 0] * width - 0.5, locations[..., 1] * height - 0.5
+        pixels, shares = bilinear_rows(x, y, width, height)
+        shares = shares * weights.unsqueeze(-1)
+        return (pixels + self._first_rows(pixels)).flatten(-2), shares.flatten(-2)
 
     def gather(
         self, rows: Int64[Tensor, '*queries R'], weights: Float[Tensor, '*queries R']
     ) -> Float[Tensor, '*queries C']:
-        """Weighted sums of R rows each, without a copy of the single rows in memory."""
-        size = rows.shape[-1]
-        summed = F.embedding_bag(
-            rows.reshape(-1, size), self.table, per_sample_weights=weights.reshape(-1, size), mode='sum'
-        )
-        return summed.view(*rows.shape[:-1], -1)
+        """Weighted sums of R rows each."""
+        return weighted_rows(self.table, rows, weights)
+
+    def _sizes(self, device: torch.device) -> Int64[Tensor, 'levels 1 2']:
+        """Height and width of each level."""
+        return torch.tensor(self.level_shapes, device=device).unsqueeze(1)
 
     def _first_rows(
-        self, rows_like: Int64[Tensor, 'B N *queries levels P 4 2']
+        self, pixels: Int64[Tensor, 'B N *queries levels P 4']
     ) -> Int64[Tensor, 'B N *_ levels 1 1']:
         """First row of each sample, camera and level, broadcastable over queries and points."""
         B, N = self.batch_shape
         areas = [h * w for h, w in self.level_shapes]
-        device = rows_like.device
-        cameras = torch.arange(B * N, device=device).view(B, N, *[1] * (rows_like.ndim - 3)) * sum(areas)
+        device = pixels.device
+        cameras = torch.arange(B * N, device=device).view(B, N, *[1] * (pixels.ndim - 2)) * sum(areas)
         level_starts = [sum(areas[:level]) for level in range(len(areas))]
         return cameras + torch.tensor(level_starts, device=device).view(-1, 1, 1)

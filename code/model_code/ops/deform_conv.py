@@ -1,4 +1,4 @@
-"""Deformable convolution (v1) with the operator of torchvision, which supports CPU, CUDA and autograd.
+"""Deformable convolution (v1): samples at shifted taps, multiplied by the weight.
 
 The layer is that of "Deformable Convolutional Networks" (Dai et al., 2017), without modulation.
 """
@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
-from torchvision.ops import deform_conv2d
 
+from thinktwice.model_code.ops.sampling import bilinear_rows, weighted_rows
 from thinktwice.registry import MODELS
 
 
@@ -77,7 +77,7 @@ class DeformConv2dPack(nn.Module):
     def forward(self, x: Float[Tensor, 'B in_channels H W']) -> Float[Tensor, 'B out_channels _ _']:
         """Convolve the input."""
         offset = self.conv_offset(x)  # pixels: dy, dx of each tap, row by row
-        # the operator of torchvision does not support half precision on the CPU and bfloat16 on any device
+        # positions in a large image need full precision
         dtype = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
             out = _convolve(
@@ -99,14 +99,29 @@ def _convolve(
     padding: tuple[int, int],
     dilation: tuple[int, int],
 ) -> Float[Tensor, 'B out_channels h w']:
-    """Apply the operator of torchvision; the output is NaN wherever an offset is NaN.
+    """Convolve ``input`` at the shifted taps; the output is NaN wherever an offset is NaN."""
+    (B, C, H, W), (h, w) = input.shape, offset.shape[2:]
+    groups = C // weight.shape[1]
+    rows, columns = (
+        torch.arange(size, device=input.device).unsqueeze(1) * stride[axis]
+        - padding[axis]
+        + torch.arange(weight.shape[2 + axis], device=input.device) * dilation[axis]
+        for axis, size in enumerate((h, w))
+    )  # (h, kH) and (w, kW)
+    shifts = offset.view(B, -1, *weight.shape[2:], 2, h, w).permute(4, 0, 5, 6, 2, 3, 1)
+    y = shifts[0] + rows[:, None, :, None, None]  # (B, h, w, kH, kW, deformable groups)
+    x = shifts[1] + columns[:, None, :, None]
+    pixels, shares = bilinear_rows(x, y, columns.new_full((), W), columns.new_full((), H))
 
-    The CPU kernel of torchvision uses a NaN offset as an index and crashes the process. An infinite
-    offset samples the zeros outside the image.
-    """
-    is_nan = offset.isnan()
-    out = deform_conv2d(input, offset.masked_fill(is_nan, torch.inf), weight, None, stride, padding, dilation)
-    return out.masked_fill(is_nan.any(dim=1, keepdim=True), torch.nan)
+    # one row of the table per image, pixel and deformable group
+    deform_groups = y.shape[-1]
+    images = torch.arange(B, device=input.device).view(-1, *[1] * y.dim())
+    table_rows = (pixels + images * (H * W)) * deform_groups
+    table_rows += torch.arange(deform_groups, device=input.device).unsqueeze(1)
+    table = input.permute(0, 2, 3, 1).reshape(B * H * W * deform_groups, -1)
+    samples = weighted_rows(table, table_rows, shares).flatten(-2).unflatten(-1, (groups, -1))
+    out = torch.einsum('bhwijgc,gocij->bgohw', samples, weight.unflatten(0, (groups, -1)))
+    return out.flatten(1, 2)
 
 
 def deform_conv_forward(

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torchvision.ops import deform_conv2d
 
 import thinktwice.model_code  # noqa: F401  (puts the portable operators into place)
 from thinktwice.model_code.ops import DeformConv2dPack
@@ -142,3 +143,21 @@ def test_offset_beyond_the_image_samples_zeros(offset: float) -> None:
     layer = DeformConv2dPack(4, 8, 3)
     layer.conv_offset.bias.data.fill_(offset)
     assert torch.equal(layer(torch.randn(1, 4, 5, 5)), torch.zeros(1, 8, 5, 5))
+
+
+@pytest.mark.parametrize('offset', [0.0, 0.3])
+def test_output_and_gradients_equal_those_of_torchvision(offset: float) -> None:
+    # at offset 0, where training starts, all samples lie on the kinks between pixels
+    layer = DeformConv2dPack(4, 6, 3, stride=2, padding=1, groups=2)
+    torch.nn.init.constant_(layer.conv_offset.bias, offset)
+    image = torch.randn(2, 4, 7, 6)
+    results = []
+    for ours in (True, False):
+        leaf = image.clone().requires_grad_()
+        shifts = layer.conv_offset(leaf)
+        output = layer(leaf) if ours else deform_conv2d(leaf, shifts, layer.weight, None, 2, 1)
+        layer.zero_grad()
+        output.square().sum().backward()
+        results.append([output, leaf.grad, *(parameter.grad for parameter in layer.parameters())])
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-5)
