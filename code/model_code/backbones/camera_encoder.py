@@ -160,7 +160,10 @@ class LSSCameraEncoder(BaseModule):
     def encode_frame(self, img: Float[Tensor, 'B N 3 H W'], cameras: FrameCameras) -> CameraFeatures:
         """Encode one frame; the ``bev`` of the result is index-ordered."""
         B, N = img.shape[:2]
-        features = self.backbone(img.flatten(0, 1))
+        images = img.flatten(0, 1)
+        if images.device.type == 'cpu':  # the layers keep this format, which is faster with few channels
+            images = images.contiguous(memory_format=torch.channels_last)
+        features = self.backbone(images)
         check_neck_channels(self.neck, features)
         levels = self.neck(features)
         check_image_size(levels, (img.shape[-2], img.shape[-1]))
