@@ -1,5 +1,7 @@
 """Small layers shared by the decoder's heads."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -51,13 +53,26 @@ def conv_with_broadcast(
         spatial: Feature map.
         constant: Channels that are the same at all pixels.
     """
-    channels = spatial.shape[1]
-    weight_map, weight_constant = conv.weight[:, :channels], conv.weight[:, channels:]
-    taps = F.linear(constant, weight_constant.permute(0, 2, 3, 1).flatten(0, 2))  # (B, outputs * kernel)
-    kernel = conv.weight.shape[2] * conv.weight.shape[3]
-    ones = spatial.new_ones(1, 1, *spatial.shape[2:])
-    identity = torch.eye(kernel, dtype=ones.dtype, device=ones.device).view(kernel, 1, *conv.kernel_size)
-    inside = F.conv2d(ones, identity, None, conv.stride, conv.padding).flatten(2)  # (1, kernel, H' * W')
+    weight_map, weight_constant = conv.weight.split([spatial.shape[1], constant.shape[1]], dim=1)
     result = F.conv2d(spatial, weight_map, conv.bias, conv.stride, conv.padding)
-    broadcast = taps.view(len(constant), -1, kernel) @ inside[0].to(taps.dtype)
-    return result + broadcast.view_as(result)
+    size = (spatial.shape[2], spatial.shape[3])
+    assert not isinstance(conv.padding, str)
+    return result + conv_constant(weight_constant, constant, size, conv.stride, conv.padding)
+
+
+def conv_constant(
+    weight: Float[Tensor, 'outputs V kH kW'],
+    constant: Float[Tensor, 'B V'],
+    size: tuple[int, int],
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0),
+) -> Float[Tensor, 'B outputs _ _']:
+    """Convolve channels that are the same at all pixels of a map of the given size, padded with zeros."""
+    kernel = (weight.shape[2], weight.shape[3])
+    num_taps = kernel[0] * kernel[1]
+    taps = F.linear(constant, weight.permute(0, 2, 3, 1).flatten(0, 2))  # (B, outputs * taps)
+    ones = taps.new_ones(1, 1, *size)
+    identity = torch.eye(num_taps, dtype=ones.dtype, device=ones.device).view(num_taps, 1, *kernel)
+    inside = F.conv2d(ones, identity, None, stride, padding)  # (1, taps, H', W'): whether a tap is in the map
+    result = taps.view(len(constant), -1, num_taps) @ inside[0].flatten(1).to(taps.dtype)
+    return result.unflatten(-1, inside.shape[2:])

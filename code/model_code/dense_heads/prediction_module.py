@@ -1,11 +1,12 @@
 """Future BEV maps conditioned on a plan."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from thinktwice.model_code.dense_heads.interfaces import CONTROL_DIM, WAYPOINT_DIM
-from thinktwice.model_code.dense_heads.layers import double_conv
+from thinktwice.model_code.dense_heads.layers import conv_constant, double_conv
 from thinktwice.registry import MODELS
 
 
@@ -39,16 +40,40 @@ class SpatialGRU(nn.Module):
         Returns:
             The decoded state after each input.
         """
-        outputs = []
-        for step in inputs.unbind(dim=1):
-            expanded = step[:, :, None, None].expand(-1, -1, *state.shape[2:])
-            joint = torch.cat([expanded, state], dim=1)
-            update = torch.sigmoid(self.conv_update(joint))
-            reset = torch.sigmoid(self.conv_reset(joint))
-            candidate = self.conv_state_tilde(torch.cat([expanded, (1 - reset) * state], dim=1))
+        B, K = inputs.shape[:2]
+        update_gate, reset_gate, candidate_of = (
+            _InputsAndState(block, inputs, (state.shape[2], state.shape[3]))
+            for block in (self.conv_update, self.conv_reset, self.conv_state_tilde)
+        )
+        states = []
+        for step in range(K):
+            update = torch.sigmoid(update_gate(step, state))
+            reset = torch.sigmoid(reset_gate(step, state))
+            candidate = candidate_of(step, (1 - reset) * state)
             state = (1 - update) * state + update * candidate
-            outputs.append(self.conv_decoder(state))
-        return torch.stack(outputs, dim=1)
+            states.append(state)
+        return self.conv_decoder(torch.cat(states)).unflatten(0, (K, B)).transpose(0, 1)
+
+
+class _InputsAndState:
+    """A double convolution of the inputs of a step, expanded to all pixels, and the state.
+
+    The part of the inputs is computed for all steps at once, without expanding them.
+    """
+
+    def __init__(
+        self, block: nn.Sequential, inputs: Float[Tensor, 'B K input_channels'], size: tuple[int, int]
+    ) -> None:
+        first, self.second = block[0], block[2]
+        assert isinstance(first, nn.Conv2d)
+        of_inputs, of_state = first.weight.tensor_split([inputs.shape[2]], dim=1)
+        response = conv_constant(of_inputs, inputs.flatten(0, 1), size, padding=(1, 1))
+        self.responses = response.unflatten(0, inputs.shape[:2]).unbind(dim=1)
+        self.weight, self.bias = of_state, first.bias
+
+    def __call__(self, step: int, state: Float[Tensor, 'B C X Y']) -> Float[Tensor, 'B C X Y']:
+        hidden = F.conv2d(state, self.weight, self.bias, padding=1) + self.responses[step]
+        return self.second(hidden.relu())
 
 
 @MODELS.register_module()
