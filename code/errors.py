@@ -14,10 +14,12 @@ PREEMPTED_EXIT_CODE = 75
 TRACEBACK_VARIABLE = 'THINKTWICE_TRACEBACK'
 FILE_ERRORS = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 """Built-in errors about files that a command shows as one line, too."""
+MOST_CHARACTERS = 500
+"""Of the message of an error that was not written for users; some hold whole configs."""
 OF_WORKER = 'Original Traceback'
 """In the message of an error that torch raises for one of a loader worker."""
 PACKAGE = os.path.dirname(__file__)
-INSTALLED = (PACKAGE, *(sysconfig.get_path(name) for name in ('stdlib', 'purelib', 'platlib')), '<')
+INSTALLED = (PACKAGE, *(sysconfig.get_path(name) for name in ('stdlib', 'purelib', 'platlib')))
 """Beginnings of the names of files that are not a user's own code."""
 
 
@@ -132,7 +134,8 @@ def _keeps_traceback(error: BaseException | None) -> bool:
         files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
         if OF_WORKER in str(error):
             files += re.findall(r'File "(.+?)", line', str(error))
-        if not all(file.startswith(INSTALLED) for file in files):
+        # what is compiled, or made by exec, names files that do not exist
+        if any(os.path.exists(file) and not file.startswith(INSTALLED) for file in files):
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -153,4 +156,4 @@ def _cause(error: BaseException) -> str:
             part = f' in {frame.f_locals["cfg"].get("type")}'
         if file.startswith(PACKAGE) and file != __file__:
             line = f'{os.path.relpath(file, PACKAGE)}, line {number}, '
-    return f'{name}: {text}{part} ({line}{TRACEBACK_VARIABLE}=1 shows the traceback)'
+    return f'{name}: {text[:MOST_CHARACTERS]}{part} ({line}{TRACEBACK_VARIABLE}=1 shows the traceback)'

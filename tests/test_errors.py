@@ -3,6 +3,7 @@
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -41,6 +42,15 @@ def test_users_errors_stay_and_those_of_files_name_the_key():
         raise CheckpointError('torn')
     with pytest.raises(ConfigError, match='^model: .*missing.pth'), as_config_error('model'):
         Path('missing.pth').read_text()
+
+
+@pytest.mark.usefixtures('installed')
+def test_error_of_compiled_code_and_a_long_message_are_one_line():
+    with pytest.raises(ConfigError, match='ValueError: Seed must be between'), as_config_error():
+        np.random.seed(2**40)  # its traceback names numpy's source files
+    with pytest.raises(ConfigError) as raised, as_config_error():
+        raise ValueError('x' * 10_000)
+    assert len(str(raised.value)) < 700
 
 
 @pytest.mark.usefixtures('installed')

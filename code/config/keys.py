@@ -1,6 +1,6 @@
 """Top-level keys of a config that the package reads, and their types."""
 
-from typing import Annotated, TypedDict
+from typing import Annotated, Literal, TypedDict
 
 from thinktwice.config.annotations import AtLeast
 
@@ -46,6 +46,12 @@ class ScaleKeys(TypedDict, total=False):
     base_batch_size: Count
 
 
+class CompileKeys(TypedDict, total=False):
+    """What to compile; other keys are arguments of ``torch.compile``."""
+
+    modules: str | list[str]
+
+
 class LoaderKeys(TypedDict, total=False):
     """A loader; other keys are arguments of torch's ``DataLoader``."""
 
@@ -78,7 +84,7 @@ class RunnerKeys(TypedDict, total=False):
 
     auto_scale_lr: ScaleKeys
     channels_last: bool
-    compile: bool | dict | None
+    compile: bool | CompileKeys | None
     custom_hooks: list[dict] | None
     default_hooks: dict[str, dict | None]
     ema_momentum: float | None
@@ -88,7 +94,7 @@ class RunnerKeys(TypedDict, total=False):
     is_full: bool
     launcher: str
     load_from: str | None
-    log_level: str
+    log_level: Literal['DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL']
     log_processor: dict | None
     model_wrapper_cfg: dict | None
     param_scheduler: dict | list[dict] | None

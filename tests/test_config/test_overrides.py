@@ -267,6 +267,8 @@ def test_number_that_no_loader_takes_is_refused(tmp_path, key, value):
         ('compile = 1e30', r'compile must be True or False or a dict or None, got 1e\+30'),
         ("train_cfg = dict(max_epochs='3')", "train_cfg.max_epochs must be a whole number >= 1, got '3'"),
         ('randomness = dict(seed=-1)', 'randomness.seed must be a whole number >= 0 or None, got -1'),
+        ("log_level = 'LOUD'", "log_level must be 'DEBUG' or 'INFO' .*, got 'LOUD'"),
+        ('compile = dict(modules=3)', 'compile.modules must be text or a list, got 3'),
         ("custom_hooks = ['EMAHook']", "custom_hooks.0 must be a dict, got 'EMAHook'"),
         ('default_hooks = dict(logger=True)', 'default_hooks.logger must be a dict or None, got True'),
         ('optim_wrapper = dict(optimizer=1)', 'optim_wrapper.optimizer must be a dict, got 1'),
