@@ -97,9 +97,8 @@ class BEVGrid:
         Returns:
             Indices along x, y, z; negative below the range.
         """
-        lower = points.new_tensor(self.lower)
-        size = points.new_tensor(self.cell_size)
-        return torch.floor((points - lower) / size).long()
+        axes = zip(points.unbind(-1), self.lower, self.cell_size, strict=True)
+        return torch.stack([torch.floor((values - lower) / size).long() for values, lower, size in axes], -1)
 
     def cell_index(self, points: Float[Tensor, '*points 3']) -> Int64[Tensor, '*points']:
         """Flat index of the cell that contains each point, in index order.
@@ -110,11 +109,9 @@ class BEVGrid:
         Returns:
             ``y index * num_x + x index``, or -1 for a point outside the x, y or z range.
         """
-        indices = self.axis_indices(points)
-        counts = indices.new_tensor((self.num_x, self.num_y, self.num_z))
-        inside = ((indices >= 0) & (indices < counts)).all(dim=-1)
-        flat = indices[..., 1] * self.num_x + indices[..., 0]
-        return torch.where(inside, flat, -1)
+        x, y, z = self.axis_indices(points).unbind(-1)
+        inside = (x >= 0) & (x < self.num_x) & (y >= 0) & (y < self.num_y) & (z >= 0) & (z < self.num_z)
+        return torch.where(inside, y * self.num_x + x, -1)
 
     def cell_centers(self) -> Float32[Tensor, '{self.num_x} {self.num_y} 2']:
         """x, y in meters of all cell centers of a map in teacher orientation."""

@@ -4,7 +4,6 @@ import torch
 from jaxtyping import Float, Int64
 from mmengine.model import BaseModule
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from thinktwice.errors import ConfigError
 from thinktwice.registry import MODELS
@@ -56,5 +55,6 @@ class MeasurementEncoder(BaseModule):
             target_point: x, y in the ego frame, meters.
             command: 0 to num_commands - 1.
         """
-        one_hot = F.one_hot(command, self.num_commands).to(speed)
+        # F.one_hot waits for the device to check the range
+        one_hot = (command[:, None] == torch.arange(self.num_commands, device=command.device)).to(speed)
         return self.layers(torch.cat((speed[:, None] / self.speed_scale, target_point, one_hot), dim=1))

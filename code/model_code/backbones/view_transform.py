@@ -93,10 +93,10 @@ class LiftSplat(nn.Module):
         v, u = torch.meshgrid(rows, columns, indexing='ij')
         pixels = torch.stack((u, v), dim=-1).view(-1, 2).to(intrinsics)
         # invert the image augmentation: pixels of the raw image, (B, N, h * w, 2)
-        raw = (pixels - ida_mats[..., None, :2, 3]) @ ida_mats[..., :2, :2].inverse().transpose(-2, -1)
+        raw = (pixels - ida_mats[..., None, :2, 3]) @ _inverse(ida_mats[..., :2, :2]).transpose(-2, -1)
         homogeneous = torch.cat((raw, torch.ones_like(raw[..., :1])), dim=-1)
         # the depth of a ray's direction is 1, so the point at depth d is d times the direction
-        pixel2ray = cam2key[..., :3, :3] @ intrinsics.inverse()
+        pixel2ray = cam2key[..., :3, :3] @ _inverse(intrinsics)
         rays = homogeneous @ pixel2ray.transpose(-2, -1)
         rays = rays.unflatten(-2, map_size)[:, :, None]  # (B, N, 1, h, w, 3)
         origin = cam2key[:, :, None, None, None, :3, 3]
@@ -132,3 +132,8 @@ class LiftSplat(nn.Module):
                 depth.float(), features.float(), self.bev_grid.cell_index(points), self.bev_grid.num_cells
             )
         return pooled.unflatten(-1, self.bev_grid.index_shape)
+
+
+def _inverse(matrices: Float[Tensor, '*batch n n']) -> Float[Tensor, '*batch n n']:
+    """Invert camera matrices without waiting for the device to report singular ones."""
+    return torch.linalg.inv_ex(matrices).inverse

@@ -93,7 +93,7 @@ class DeformableAttention(nn.Module):
         shape = (*queries.shape[:3], self.num_heads, self.num_levels, self.num_points)
         offsets = self.sampling_offsets(queries).view(*shape, 2)
         weights = self.attention_weights(queries).view(*shape[:4], -1).softmax(-1).view(shape)
-        sizes = offsets.new_tensor([(w, h) for h, w in tokens.level_shapes]).unsqueeze(1)
+        sizes = tokens.levels[:, :2].flip(-1).unsqueeze(1)  # width, height
         return references[:, :, :, None, None, None, :] + offsets / sizes, weights
 
     def _project(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int64
@@ -50,7 +51,7 @@ class ImageTokens:
         Returns:
             Rows of the table and their weights.
         """
-        height, width = self._sizes(locations.device).unbind(-1)  # (levels, 1)
+        height, width, _ = self.levels.unsqueeze(1).unbind(-1)  # (levels, 1)
         x, y = locations[..., 0] * width - 0.5, locations[..., 1] * height - 0.5
         pixels, shares = bilinear_rows(x, y, width, height)
         shares = shares * weights.unsqueeze(-1)
@@ -62,17 +63,17 @@ class ImageTokens:
         """Weighted sums of R rows each."""
         return weighted_rows(self.table, rows, weights)
 
-    def _sizes(self, device: torch.device) -> Int64[Tensor, 'levels 1 2']:
-        """Height and width of each level."""
-        return torch.tensor(self.level_shapes, device=device).unsqueeze(1)
+    @cached_property
+    def levels(self) -> Int64[Tensor, 'levels 3']:
+        """Height and width of each level, and its first row among those of a camera."""
+        areas = [h * w for h, w in self.level_shapes]
+        table = [(*shape, sum(areas[:level])) for level, shape in enumerate(self.level_shapes)]
+        return torch.tensor(table, device=self.table.device)
 
     def _first_rows(
         self, pixels: Int64[Tensor, 'B N *queries levels P 4']
     ) -> Int64[Tensor, 'B N *_ levels 1 1']:
         """First row of each sample, camera and level, broadcastable over queries and points."""
         B, N = self.batch_shape
-        areas = [h * w for h, w in self.level_shapes]
-        device = pixels.device
-        cameras = torch.arange(B * N, device=device).view(B, N, *[1] * (pixels.ndim - 2)) * sum(areas)
-        level_starts = [sum(areas[:level]) for level in range(len(areas))]
-        return cameras + torch.tensor(level_starts, device=device).view(-1, 1, 1)
+        cameras = torch.arange(B * N, device=pixels.device).view(B, N, *[1] * (pixels.ndim - 2))
+        return cameras * sum(h * w for h, w in self.level_shapes) + self.levels[:, 2, None, None]

@@ -22,7 +22,7 @@ def ego_to_image(
     # products and sums, because a matrix product may run in reduced precision
     ego2img[..., :3, :3] = (intrinsics.unsqueeze(-1) * rotation.unsqueeze(-3)).sum(-2)
     ego2img[..., :3, 3] = _multiply(intrinsics, translation)
-    ego2img[..., 3, 3] = 1
+    ego2img[..., 3, 3].fill_(1)
     return ego2img
 
 
@@ -50,7 +50,7 @@ def project_to_cameras(
     raw = torch.cat([scaled[..., :2] / depth.clamp(min=MIN_DEPTH), depth, torch.ones_like(depth)], dim=-1)
     pixels = _multiply(ida_mats.unsqueeze(2), raw)[..., :2]
     H, W = image_size
-    locations = pixels / pixels.new_tensor([W, H])
+    locations = torch.stack([pixels[..., 0] / W, pixels[..., 1] / H], dim=-1)
     visible = (depth[..., 0] > MIN_DEPTH) & ((locations > 0) & (locations < 1)).all(-1)
     return locations, visible
 

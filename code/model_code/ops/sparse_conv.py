@@ -305,7 +305,7 @@ def _strided_pairs(
     # an additional cell collects what reaches no output
     cell = torch.where(reaches, cell, num_cells)
     occupied = torch.zeros(num_cells + 1, dtype=torch.bool, device=indices.device)
-    occupied[cell] = True
+    occupied.index_fill_(0, cell.flatten(), True)
     sites = occupied[:num_cells].nonzero().squeeze(1)
     rows = torch.zeros(num_cells + 1, dtype=torch.int32, device=indices.device)
     rows[sites] = torch.arange(len(sites), dtype=torch.int32, device=indices.device)
