@@ -11,7 +11,7 @@ from typing import Any
 from thinktwice.command_line import run_command
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PYTHONPATH = os.pathsep.join(filter(None, ['tests/helpers', os.environ.get('PYTHONPATH')]))
+PYTHONPATH = os.pathsep.join(filter(None, ['tests', 'tests/helpers', os.environ.get('PYTHONPATH')]))
 
 
 def run_python(*arguments: str, timeout: float = 600) -> subprocess.CompletedProcess:

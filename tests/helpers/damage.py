@@ -77,7 +77,7 @@ def edit(tree: Any, rng: random.Random, path: tuple) -> str:
         kind = rng.choice(sorted(ARRAY_CHANGES))
         with np.errstate(invalid='ignore'):
             new = np.array(ARRAY_CHANGES[kind](np.asarray(old)))
-        if isinstance(old, torch.Tensor) and rng.random() < 0.9:
+        if isinstance(old, torch.Tensor) and new.dtype != object and rng.random() < 0.9:
             new = torch.from_numpy(new) if rng.random() < 0.9 else old.to_sparse()
     elif kind == 'scale' and type(old) in (int, float):
         new = old * rng.choice((-1, 0, 0.5, 2, 3, 100))
@@ -114,7 +114,7 @@ def damaged_content(path: Path, rng: random.Random) -> str:
         array = np.load(path, allow_pickle=True)
         tree = array.item() if array.dtype == object else {'array': array}
         change = edit(tree, rng, rng.choice(paths_of(tree)))
-        np.save(path, np.array(tree if array.dtype == object else tree.get('array'), dtype=array.dtype))
+        np.save(path, np.array(tree) if array.dtype == object else np.asarray(tree.get('array')))
     elif path.suffix == '.pth':
         tree = torch.load(path, weights_only=True)
         part = rng.choice([key for key in ('meta', 'state_dict', 'optimizer', 'hooks') if tree[key]])
