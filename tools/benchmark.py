@@ -16,16 +16,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from mmengine.dist import is_main_process
-from mmengine.registry import init_default_scope
-
-from thinktwice.benchmark.loader import format_timings, measure_loader
-from thinktwice.benchmark.scaling import ScalingFigures, format_figures, measure_scaling
 from thinktwice.command_line import Parser, add_override_flag, natural, positive, run_command
-from thinktwice.config.load import load_config
-from thinktwice.datasets import collate_samples
-from thinktwice.distributed.launch import process_group
 from thinktwice.distributed.ranks import LAUNCHERS
+from thinktwice.errors import UserError
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -66,6 +59,12 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def run_loader(options: argparse.Namespace) -> None:
     """Time each dataset with each number of workers."""
+    from mmengine.registry import init_default_scope
+
+    from thinktwice.benchmark.loader import format_timings, measure_loader
+    from thinktwice.config.load import load_config
+    from thinktwice.datasets import collate_samples
+
     config = load_config(options.config, options.cfg_options)
     init_default_scope(config.default_scope)
     dataset = config.train_dataloader.dataset.to_dict()
@@ -81,6 +80,12 @@ def run_loader(options: argparse.Namespace) -> None:
 
 def run_scaling(options: argparse.Namespace) -> None:
     """Time training with the world size of the launcher. Collective."""
+    from mmengine.dist import is_main_process
+
+    from thinktwice.benchmark.scaling import format_figures, measure_scaling
+    from thinktwice.config.load import load_config
+    from thinktwice.distributed.launch import process_group
+
     cfg = load_config(options.config, options.cfg_options)
     cfg.launcher, cfg.log_level = options.launcher, 'WARNING'
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
@@ -96,7 +101,17 @@ def run_scaling(options: argparse.Namespace) -> None:
 
 def run_compare(options: argparse.Namespace) -> None:
     """Print the figures of several runs in one table."""
-    print(format_figures([ScalingFigures(**json.loads(file.read_text())) for file in options.files]))
+    from thinktwice.benchmark.scaling import ScalingFigures, format_figures
+
+    figures = []
+    for file in options.files:
+        try:
+            figures.append(ScalingFigures(**json.loads(file.read_text(encoding='utf-8'))))
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f'{file} is not a file of `tools/benchmark.py scaling --json`: {error}'
+            ) from error
+    print(format_figures(figures))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

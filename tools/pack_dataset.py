@@ -16,18 +16,15 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING
 
 from thinktwice.command_line import Parser, positive, run_command
-from thinktwice.datasets.metadata import JSON_NAME, load_metadata
-from thinktwice.datasets.packing.datasets import RouteReport, pack_dataset, verify_dataset
-from thinktwice.datasets.packing.frames import PackSettings
-from thinktwice.datasets.storage import DatasetStorage
 from thinktwice.errors import UserError
 
+if TYPE_CHECKING:
+    from thinktwice.datasets.packing.datasets import RouteReport
+
 MAX_LISTED = 20
-DEFAULTS = PackSettings()
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -37,37 +34,37 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('destination', help='folder to write')
     parser.add_argument('--workers', type=positive, default=os.cpu_count() or 1, help='processes (all cores)')
     parser.add_argument('--ray', metavar='ADDRESS', help='work on a Ray cluster: auto, local or host:port')
-    group = parser.add_argument_group('what to keep')
+    # what is not given has no attribute: PackSettings holds the defaults
+    group = parser.add_argument_group('what to keep', argument_default=argparse.SUPPRESS)
     group.add_argument(
         '--final-size',
         type=int,
         nargs=2,
-        default=DEFAULTS.final_size,
         metavar=('H', 'W'),
         help='largest network input to be trained, pixels (448 896); rows its crops never reach are dropped',
     )
     group.add_argument(
         '--oversampling',
         type=float,
-        default=DEFAULTS.oversampling,
         help='stored scale over the smallest scale that fills the input; training draws up to 1.117 (1.43)',
     )
-    group.add_argument('--quality', type=int, default=DEFAULTS.quality, help='of the JPEG images (92)')
+    group.add_argument('--quality', type=int, help='of the JPEG images (92)')
     group.add_argument('--lossless-color', action='store_true', help='PNG instead of JPEG')
     group.add_argument('--whole-image', action='store_true', help='keep all rows')
     group.add_argument(
         '--teacher-levels',
         type=int,
         nargs='+',
-        default=DEFAULTS.teacher_levels,
         help='levels of the teacher maps to keep, of 0 to 5 (2 3 4 5)',
     )
     parser.add_argument('--verify', action='store_true', help='afterwards read every file as training would')
     return parser.parse_args(argv)
 
 
-def follow(reports: Iterable[RouteReport], total: int, title: str) -> bool:
+def follow(reports: 'Iterable[RouteReport]', total: int, title: str) -> bool:
     """Show progress, then the results; return whether there were no problems."""
+    from tqdm import tqdm
+
     done = list(tqdm(reports, total=total, desc=title, unit='route', file=sys.stderr, disable=None))
     frames, size = sum(report.frames for report in done), sum(report.size for report in done)
     per_frame = f', {size / frames / 1e6:.2f} MB per frame' if size and frames else ''
@@ -88,10 +85,16 @@ def follow(reports: Iterable[RouteReport], total: int, title: str) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns 1 if something could not be packed or read."""
     options = parse_arguments(argv)
+    from thinktwice.datasets.metadata import JSON_NAME, load_metadata
+    from thinktwice.datasets.packing.datasets import pack_dataset, verify_dataset
+    from thinktwice.datasets.packing.frames import PackSettings
+    from thinktwice.datasets.storage import DatasetStorage
+
     source, destination, where = options.source, options.destination, (options.workers, options.ray)
     try:
         total = len([*load_metadata(DatasetStorage(source), source).routes()])
-        kept = {field.name: getattr(options, field.name) for field in fields(PackSettings)}
+        names = {field.name for field in fields(PackSettings)}
+        kept = {name: value for name, value in vars(options).items() if name in names}
         reports = pack_dataset(source, destination, PackSettings(**kept), *where)
         is_good = follow(reports, total, 'packed')
         if options.verify and (Path(destination) / JSON_NAME).is_file():

@@ -4,15 +4,12 @@ Example:
     python tools/print_env.py
 """
 
-import argparse
+from thinktwice.command_line import Parser
 
 
 def main() -> None:
     """Print the same table that a run writes to its log."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.parse_args()
+    Parser(__doc__).parse_args()
 
     from thinktwice.environment import collect_environment, find_problems
 

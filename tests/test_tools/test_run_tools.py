@@ -1,11 +1,42 @@
 """Commands around training as users type them."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from helpers.commands import REPOSITORY, command, load_command, run_python
 
 MINITOWN = str(REPOSITORY / 'configs' / 'thinktwice_minitown.py')
+#: All but the agent, which the leaderboard imports.
+COMMANDS = ['train.py', *sorted({f'tools/{path.name}' for path in (REPOSITORY / 'tools').glob('*.py')})]
+COMMANDS.remove('tools/carla_agent.py')
+RUN_AND_LIST_IMPORTS = """
+import atexit, runpy, sys
+atexit.register(lambda: sys.stderr.write('imported: ' + ' '.join(sys.modules)))
+runpy.run_path(sys.argv[1], run_name='__main__')
+"""
+
+
+@pytest.mark.parametrize('path', COMMANDS)
+def test_help_and_wrong_flags_are_answered_before_torch_is_imported(path):
+    for flag, code in (('--help', 0), ('--no-such-flag', 2)):
+        result = subprocess.run(
+            [sys.executable, '-c', RUN_AND_LIST_IMPORTS.replace('sys.argv[1]', repr(path)), flag],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        messages, _, imported = result.stderr.partition('imported: ')
+        assert result.returncode == code, result.stderr
+        assert {'torch', 'numpy', 'mmengine', 'cv2'}.isdisjoint(imported.split())
+        assert 'thinktwice.command_line' in imported.split()
+        if code:
+            assert messages.startswith('error: ')
+            assert messages.count('\n') == 1
+        else:
+            assert result.stdout.startswith('usage: ')
 
 
 def test_print_config_shows_what_a_run_would_use(capsys, tmp_path):
