@@ -3,6 +3,7 @@
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Protocol
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from thinktwice.closed_loop.environment import TOWNS, MinitownEnv, RouteRequest
 from thinktwice.closed_loop.policies import Moment, Policy
 from thinktwice.closed_loop.scoring import RouteResult
+from thinktwice.errors import UserError
 
 GROUP_SIZE = 5
 """Routes that are driven in one batch. Fixed, since the last bits of a forward pass depend on its batch."""
@@ -105,6 +107,9 @@ def drive_routes(
 
     Yields:
         Number of a route and its result, in the order in which they are done.
+
+    Raises:
+        UserError: A process was killed. What ``make_policy`` raises is raised as it is.
     """
     groups = [list(range(i, min(i + GROUP_SIZE, len(requests)))) for i in range(0, len(requests), GROUP_SIZE)]
     work = [([requests[i] for i in group], frequency, route_length, make_watcher) for group in groups]
@@ -124,19 +129,25 @@ def drive_routes(
                 done, _ = wait(pending, return_when=FIRST_COMPLETED)
                 for future in done:
                     yield from zip(pending.pop(future), future.result(), strict=True)
+        except BrokenProcessPool as error:
+            raise UserError('a driving process was killed (out of memory?): use fewer --processes') from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
+_make_policy: Callable[[], Policy]
 _policy: Policy | None = None
 
 
 def _start_process(make_policy: Callable[[], Policy]) -> None:
-    """Make the policy of this process; one thread, since sums over several differ in their last bits."""
-    global _policy
+    """Use one thread, since sums over several differ in their last bits.
+
+    The policy is made by the first group that is driven: an error here would not reach the parent process.
+    """
+    global _make_policy, _policy
     torch.set_num_threads(1)
-    _policy = make_policy()
+    _make_policy, _policy = make_policy, None
 
 
 def _drive_in_process(
@@ -145,6 +156,8 @@ def _drive_in_process(
     route_length: float,
     make_watcher: Callable[[Sequence[RouteRequest]], Watcher] | None,
 ) -> list[RouteResult]:
-    assert _policy is not None
+    global _policy
+    if _policy is None:
+        _policy = _make_policy()
     watcher = make_watcher(requests) if make_watcher is not None else None
     return drive_group(_policy, requests, frequency, route_length, watcher)

@@ -55,6 +55,12 @@ def test_what_makes_no_drive_is_one_line(flags, code, message, capsys):
     assert message in last
 
 
+def test_what_fails_in_one_of_several_processes_is_one_line():
+    finished = run_python('tools/drive_minitown.py', MINITOWN, 'missing.pth', '--processes', '2')
+    assert finished.returncode == 1
+    assert finished.stderr == 'error: checkpoint missing.pth does not exist\n'
+
+
 @pytest.fixture(scope='module')
 def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A dataset and a checkpoint of random weights."""
