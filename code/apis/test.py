@@ -11,6 +11,7 @@ from thinktwice.config.load import choose_work_dir, load_config, make_work_dir, 
 from thinktwice.config.overrides import check_parts
 from thinktwice.core.evaluation.reliance import ExchangedInputs, exchangeable_inputs, reliance_table
 from thinktwice.core.evaluation.table import classes_table, parts_table
+from thinktwice.core.hooks import HealthHook
 from thinktwice.core.runner import DrivingRunner
 from thinktwice.distributed.launch import process_group
 from thinktwice.errors import StartError, as_config_error, as_user_error
@@ -67,7 +68,8 @@ def test(
     # the parts that only training needs
     cfg.train_dataloader = cfg.train_cfg = cfg.optim_wrapper = cfg.param_scheduler = None
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
-    cfg.custom_hooks = []
+    hooks = cfg.get('custom_hooks') or []
+    cfg.custom_hooks = [hook for hook in hooks if hook.get('type') == 'HealthHook']
     cfg.default_hooks = {**cfg.get('default_hooks', {}), 'checkpoint': None, 'param_scheduler': None}
     make_work_dir(cfg.work_dir)
     if out is not None:
@@ -95,6 +97,7 @@ def _evaluate(cfg: Config, reliance: bool) -> dict[str, float]:
 def _exchanged_metrics(runner: DrivingRunner, metrics: dict[str, float]) -> dict[str, float]:
     """Evaluate a tested runner again with each input exchanged; logs a table of ADE and FDE. Collective."""
     loop = runner.test_loop
+    runner._hooks = [hook for hook in runner.hooks if not isinstance(hook, HealthHook)]
     dataset = loop.dataloader.dataset
     results: dict[str, float] = {}
     for name in exchangeable_inputs(dataset[0]['inputs']):

@@ -47,6 +47,7 @@ custom_hooks = [
     dict(type='StepSetupHook'),
     dict(type='BroadcastBuffersHook'),
     dict(type='SkippedSamplesHook', max_share=0.01),  # largest share of unreadable samples
+    dict(type='HealthHook'),
     dict(type='WatchdogHook', minutes=30.0),  # minutes without a completed step
     dict(type='PreemptionHook', signals=('SIGTERM', 'SIGUSR1')),
 ]

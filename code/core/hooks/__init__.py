@@ -3,6 +3,7 @@
 from thinktwice.core.hooks.averaging import AveragedWeightsHook
 from thinktwice.core.hooks.checkpoint import AtomicCheckpointHook
 from thinktwice.core.hooks.guards import NonFiniteGuardHook, SkippedSamplesHook, WatchdogHook
+from thinktwice.core.hooks.health import HealthHook
 from thinktwice.core.hooks.logs import EvaluationTimerHook, ReducedInfoHook
 from thinktwice.core.hooks.preemption import PreemptionHook
 from thinktwice.core.hooks.step import BroadcastBuffersHook, StepSetupHook
@@ -12,6 +13,7 @@ __all__ = [
     'AveragedWeightsHook',
     'BroadcastBuffersHook',
     'EvaluationTimerHook',
+    'HealthHook',
     'NonFiniteGuardHook',
     'PreemptionHook',
     'ReducedInfoHook',
