@@ -12,6 +12,7 @@ from thinktwice.config.overrides import check_parts
 from thinktwice.core.evaluation.reliance import ExchangedInputs, exchangeable_inputs, reliance_table
 from thinktwice.core.evaluation.table import classes_table, parts_table
 from thinktwice.core.hooks import HealthHook
+from thinktwice.core.loader_workers import with_hints
 from thinktwice.core.runner import DrivingRunner
 from thinktwice.distributed.launch import process_group
 from thinktwice.errors import StartError, as_config_error, as_user_error
@@ -85,7 +86,7 @@ def _evaluate(cfg: Config, reliance: bool) -> dict[str, float]:
     with as_config_error():
         runner = DrivingRunner.from_cfg(cfg)
     runner.register_hook(OfficialWeightsHook(fine_tuning=False))
-    with as_user_error(StartError, lambda: 'the evaluation failed'):
+    with as_user_error(StartError, lambda: 'the evaluation failed'), with_hints():
         metrics = runner.test()
         if 'open_loop/ade' in metrics:
             runner.logger.info(

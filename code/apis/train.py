@@ -11,6 +11,7 @@ from thinktwice.command_line import find_interrupt
 from thinktwice.config.differences import check_same_config
 from thinktwice.config.load import choose_work_dir, load_config, make_work_dir, require_keys
 from thinktwice.config.overrides import check_parts
+from thinktwice.core.loader_workers import with_hints
 from thinktwice.core.runner import DrivingRunner
 from thinktwice.distributed.launch import process_group
 from thinktwice.errors import ConfigError, RunPreempted, StartError, as_config_error, as_user_error
@@ -120,7 +121,7 @@ def _train(cfg: Config) -> None:
         runner.register_hook(OfficialWeightsHook())
         runner.build_all()
     try:
-        with as_user_error(StartError, runner.train_loop.describe_failure):
+        with as_user_error(StartError, runner.train_loop.describe_failure), with_hints():
             runner.train()
     except RuntimeError as error:
         if 'Expected to have finished reduction' not in str(error):
