@@ -1,36 +1,66 @@
-"""Check before the first step that the sizes of a model fit its dataset."""
+"""Check before the first step that a model fits its dataset."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from thinktwice.errors import ConfigError
 
+#: Losses that compare BEV maps of the model with those of the teacher, cell by cell.
+MAP_LOSSES = ('BEVFeatureLoss', 'RefineFeatureLoss', 'TeacherForcingFeatureLoss')
 
-def check_data_fits(model: Mapping[str, Any], metainfo: Mapping[str, Any]) -> None:
-    """Compare the numbers of commands and classes in a model config with those of the data.
 
-    In the first step, a smaller number would be an index error, on a GPU a device-side assert.
+def check_data_fits(model: Mapping[str, Any], metainfo: Mapping[str, Any], trains: bool) -> None:
+    """Compare the numbers of commands and classes and the BEV range of a model config with the data's.
+
+    In the first step, a smaller number would be an index error, on a GPU a device-side assert. Another range
+    would be no error: the model would learn maps of other places.
 
     Args:
         model: Config of the model.
         metainfo: ``metainfo`` of the dataset.
+        trains: Whether the losses of the model are used.
 
     Raises:
-        ConfigError: The model has fewer commands than the data, or its segmentation loss fewer classes.
+        ConfigError: The model has fewer commands than the data, or its segmentation loss fewer classes, or
+            its BEV range is not that of the teacher's maps, and a loss compares them.
     """
-    has_segmentation_loss = any(
-        'SegmentationLoss' in str(loss.get('type')) for loss in model.get('losses', ())
-    )
+    losses = [str(loss.get('type')) for loss in model.get('losses', ())]
+    has_segmentation_loss = any('SegmentationLoss' in name for name in losses)
     needed = {
         'measurement_encoder.num_commands': metainfo.get('commands'),
         'img_encoder.seg_head.num_classes': metainfo.get('classes') if has_segmentation_loss else None,
     }
     for path, names in needed.items():
-        node: Any = model
-        for key in path.split('.'):
-            node = node.get(key) if isinstance(node, Mapping) else None
+        node = _entry(model, path)
         if node is not None and names is not None and node < len(names):
             what = path.rpartition('num_')[2]
             raise ConfigError(
                 f'model.{path} is {node}, but the data has {len(names)} {what}: set it to {len(names)}'
             )
+    map_losses = [name for name in losses if name.rpartition('.')[2] in MAP_LOSSES]
+    if trains and map_losses:
+        _check_bev_range(model, metainfo.get('bev', {}), map_losses[0])
+
+
+def _check_bev_range(model: Mapping[str, Any], ranges: Mapping[str, Any], loss: str) -> None:
+    for axis, expected in ranges.items():
+        bounds = _entry(model, f'img_encoder.view_transform.bev_grid.{axis}_bounds')
+        if bounds is not None and not all(map(_is_close, bounds[:2], expected)):
+            raise ConfigError(
+                f'{axis}_range is {tuple(bounds[:2])} m, but the maps of the teacher cover {tuple(expected)} '
+                f'm (bev in calibration.json of the dataset): make them equal, or leave out {loss} and the '
+                'other losses of these maps'
+            )
+
+
+def _is_close(first: float, second: float) -> bool:
+    return math.isclose(first, second, abs_tol=1e-3)
+
+
+def _entry(model: Mapping[str, Any], path: str) -> Any:
+    """An entry of a config by its dotted key, None if it has none."""
+    node: Any = model
+    for key in path.split('.'):
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return node

@@ -163,7 +163,8 @@ class DrivingRunner(Runner):
             workers = dict(num_workers=dataloader.get('num_workers', 0), rank=get_rank(), seed=seed or 0)
             dataloader = {'worker_init_fn': dict(type=init_worker, **workers), **dataloader}
         loader = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
-        check_data_fits(self.cfg.get('model', {}), getattr(loader.dataset, 'metainfo', {}))
+        metainfo = getattr(loader.dataset, 'metainfo', {})
+        check_data_fits(self.cfg.get('model', {}), metainfo, self._train_dataloader is not None)
         return loader
 
     def build_all(self) -> None:

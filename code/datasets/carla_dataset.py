@@ -170,6 +170,7 @@ class CarlaDataset(Dataset):
             'data_root': self.data_root,
             'frame_interval': self.calibration.frame_interval,
             'horizon': self.horizon,
+            'bev': {'x': self.calibration.bev_x, 'y': self.calibration.bev_y},
             'cameras': [camera.name for camera in self.calibration.cameras],
             'commands': [option.name.lower() for option in RoadOption],
             'classes': self._class_names,

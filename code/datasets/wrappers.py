@@ -24,7 +24,7 @@ class ConcatDataset(Dataset):
 
     Raises:
         ConfigError: if there is no dataset, or the datasets differ in cameras, horizon, frame
-            interval or number of classes.
+            interval, BEV range or classes.
     """
 
     def __init__(self, datasets: Sequence[Any]) -> None:

@@ -11,7 +11,11 @@ from thinktwice.core.runner import DrivingRunner
 from thinktwice.errors import ConfigError
 
 MINITOWN = Path(__file__).resolve().parents[2] / 'configs' / 'thinktwice_minitown.py'
-METAINFO = {'commands': ['left'] * 6, 'classes': ['road'] * 12}
+METAINFO = {
+    'commands': ['left'] * 6,
+    'classes': ['road'] * 12,
+    'bev': {'x': (-8.0, 30.4), 'y': (-19.2, 19.2)},
+}
 
 
 def model(num_commands: int, num_classes: int, loss: str = 'SegmentationLoss') -> dict:
@@ -31,15 +35,34 @@ def model(num_commands: int, num_classes: int, loss: str = 'SegmentationLoss') -
 )
 def test_smaller_numbers_are_refused_by_key(config: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        check_data_fits(config, METAINFO)
+        check_data_fits(config, METAINFO, trains=False)
 
 
 def test_numbers_that_can_not_fail_are_accepted() -> None:
-    check_data_fits(model(6, 12), METAINFO)
-    check_data_fits(model(7, 20), METAINFO)
-    check_data_fits(model(6, 8, loss='WaypointLoss'), METAINFO)
-    check_data_fits({'type': 'SomeOtherModel'}, METAINFO)
-    check_data_fits(model(3, 8), {})
+    check_data_fits(model(6, 12), METAINFO, trains=True)
+    check_data_fits(model(7, 20), METAINFO, trains=True)
+    check_data_fits(model(6, 8, loss='WaypointLoss'), METAINFO, trains=True)
+    check_data_fits({'type': 'SomeOtherModel'}, METAINFO, trains=True)
+    check_data_fits(model(3, 8), {}, trains=True)
+
+
+def bev_model(x: tuple, y: tuple, loss: str = 'BEVFeatureLoss') -> dict:
+    grid = {'x_bounds': (*x, 0.4), 'y_bounds': (*y, 0.4)}
+    return {'img_encoder': {'view_transform': {'bev_grid': grid}}, 'losses': [{'type': loss}]}
+
+
+def test_another_bev_range_than_that_of_the_teacher_is_refused_where_a_loss_compares_maps() -> None:
+    right = ((-8.0, 30.4), (-19.2, 19.2))
+    other_x, other_y = ((-16.0, 22.4), right[1]), (right[0], (-20.0, 18.4))
+    for loss in ('BEVFeatureLoss', 'RefineFeatureLoss', 'thinktwice.TeacherForcingFeatureLoss'):
+        check_data_fits(bev_model(*right, loss), METAINFO, trains=True)
+        with pytest.raises(ConfigError, match=rf'x_range is \(-16.*\(-8.0, 30.4\) m.*{loss}'):
+            check_data_fits(bev_model(*other_x, loss), METAINFO, trains=True)
+        with pytest.raises(ConfigError, match=r'y_range is \(-20.*\(-19.2, 19.2\) m'):
+            check_data_fits(bev_model(*other_y, loss), METAINFO, trains=True)
+    check_data_fits(bev_model(*other_x, 'FeatureLoss'), METAINFO, trains=True)
+    check_data_fits(bev_model(*other_x), METAINFO, trains=False)
+    check_data_fits(bev_model(*other_x), {}, trains=True)
 
 
 @pytest.mark.slow
