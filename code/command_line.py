@@ -211,6 +211,7 @@ def run_command(
     """
     try:
         check_environment()
+        _check_encoding([*(sys.argv[1:] if argv is None else argv), os.getcwd()])
         return command(argv) or 0
     except BaseException as error:
         if interrupt := find_interrupt(error):
@@ -220,6 +221,18 @@ def run_command(
         if isinstance(error, (UserError, *FILE_ERRORS)):
             return _report(error)
         raise
+
+
+def _check_encoding(texts: Sequence[str]) -> None:
+    """Refuse paths whose bytes Python cannot decode: logs, checkpoints and TensorBoard cannot name them."""
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f'{ascii(text)} is not text in the encoding {sys.getfilesystemencoding()} of this locale: '
+                'set PYTHONUTF8=1, or rename it'
+            ) from error
 
 
 def find_interrupt(error: BaseException) -> KeyboardInterrupt | None:

@@ -1,6 +1,7 @@
 """Commands around training as users type them."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -37,6 +38,25 @@ def test_help_and_wrong_flags_are_answered_before_torch_is_imported(path):
             assert messages.count('\n') == 1
         else:
             assert result.stdout.startswith('usage: ')
+
+
+@pytest.mark.parametrize('place', ['argument', 'current folder'])
+def test_path_that_the_locale_cannot_decode_is_one_line(tmp_path, place):
+    folder = tmp_path / 'données'
+    folder.mkdir()
+    arguments = [MINITOWN, '--out', str(folder / 'out.py')] if place == 'argument' else [MINITOWN]
+    result = subprocess.run(
+        [sys.executable, str(REPOSITORY / 'tools' / 'print_config.py'), *arguments],
+        cwd=folder if place == 'current folder' else REPOSITORY,
+        env={**os.environ, 'LC_ALL': 'C', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert 'set PYTHONUTF8=1' in line
+    assert 'donn' in line
 
 
 def test_print_config_shows_what_a_run_would_use(capsys, tmp_path):
