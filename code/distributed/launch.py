@@ -22,11 +22,15 @@ from typing import Any
 import torch
 from torch import distributed
 
+from thinktwice.distributed.liveness import Liveness
 from thinktwice.distributed.ranks import STARTED_VARIABLE, RankInfo, rank_info
-from thinktwice.errors import LaunchError, RankError
+from thinktwice.errors import LaunchError, RankError, RunPreempted, describe
 
 CONNECT_TIME = timedelta(seconds=5)
 """For one attempt to connect to a store; torch makes two of them."""
+NOTICE_SECONDS = 2.0
+"""In which a rank learns which other rank has failed, once its own connections are lost."""
+_liveness: Liveness | None = None
 
 
 @contextmanager
@@ -43,11 +47,16 @@ def process_group(launcher: str, **options: Any) -> Iterator[None]:
     start_distributed(launcher, **options)
     try:
         yield
-    except BaseException as error:
-        stop_distributed(failed=True)
-        if isinstance(error, distributed.DistError) or '/gloo/' in str(error):
-            raise RankError(f'another rank has failed, its log says why ({_cause(error)})') from error
+    except RunPreempted:
+        stop_distributed()  # all ranks stop
         raise
+    except BaseException as error:
+        if not isinstance(error, distributed.DistError) and '/gloo/' not in str(error):
+            stop_distributed(f'{type(error).__name__}: {describe(error)}')
+            raise
+        first = _liveness.wait_for_failure(NOTICE_SECONDS) if _liveness is not None else None
+        stop_distributed(f'lost its connections ({_cause(error)})' if first is None else '')
+        raise RankError(f'another rank has failed, its log says why ({first or _cause(error)})') from error
     stop_distributed()
 
 
@@ -65,6 +74,7 @@ def start_distributed(
     Raises:
         LaunchError: The environment does not fit, a port is in use or ranks are missing.
     """
+    global _liveness
     info = rank_info(launcher, os.environ)
     if info is None:
         return
@@ -93,9 +103,11 @@ def start_distributed(
             timeout=timedelta(minutes=start_minutes),  # a rank that dies now is noticed sooner
             device_id=torch.device('cuda', torch.cuda.current_device()) if backend == 'nccl' else None,
         )
+        if info.agent_attempt is None and info.world_size > 1:  # else the launcher ends all ranks
+            _liveness = Liveness(store, info.rank, info.world_size, info.address)
     except distributed.DistNetworkError as error:
         raise _no_answer(info, error) from error
-    except distributed.DistError as error:
+    except (distributed.DistError, OSError) as error:
         raise LaunchError(
             f'cannot connect to the other {info.world_size - 1} ranks ({_cause(error)}): is one of them '
             'missing or has it ended (its log says why), or is there a firewall between the machines?'
@@ -104,18 +116,23 @@ def start_distributed(
     os.environ[STARTED_VARIABLE] = '1'
 
 
-def stop_distributed(failed: bool = False) -> None:
+def stop_distributed(failure: str | None = None) -> None:
     """Destroy the process group, if there is one.
 
     Args:
-        failed: Do not wait for collectives that the other ranks may never join.
+        failure: Why this rank fails, for the other ranks; empty if they know. Collectives that they may
+            never join are not waited for.
     """
+    global _liveness
+    if _liveness is not None:
+        _liveness.close(failure or None)
+        _liveness = None
     if not distributed.is_initialized():
         return
     # A wrapped model that is part of a cycle keeps the group's threads until the interpreter is gone,
     # which now and then ended a finished run by SIGABRT.
     gc.collect()
-    if failed and distributed.get_backend() == 'nccl':
+    if failure is not None and distributed.get_backend() == 'nccl':
         distributed.distributed_c10d._abort_process_group()
     else:
         distributed.destroy_process_group()

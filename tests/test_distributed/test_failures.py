@@ -139,7 +139,7 @@ def train_and_catch(work_dir: Path, seconds: float) -> list[tuple[set[str], list
     options = {
         'visualizer.vis_backends': [{'type': 'LocalVisBackend'}]
     }  # TensorBoard's writer keeps its thread
-    options['custom_hooks.4.minutes'] = 0.6 * seconds / 60
+    options['custom_hooks.5.minutes'] = 0.6 * seconds / 60
 
     def command(unused):
         train_from_python(TOY_CONFIG, work_dir=work_dir, cfg_options=options)
@@ -187,7 +187,7 @@ def test_unreadable_samples_of_one_rank_stop_all_at_the_same_step(tmp_path):
 
 
 def test_hang_of_one_process_ends_both_with_the_stacks_of_each(tmp_path):
-    ranks, codes = train(tmp_path, 'custom_hooks.4.minutes=0.03', moment=('hang', 'step', 2), rank=1)
+    ranks, codes = train(tmp_path, 'custom_hooks.5.minutes=0.03', moment=('hang', 'step', 2), rank=1)
     assert codes == [1, 1], ranks.logs()
     stacks = [(tmp_path / 'run' / 'watchdog' / f'stacks_rank_{rank}.txt').read_text() for rank in (0, 1)]
     assert 'Timeout' in stacks[0] and 'loops.py' in stacks[0]  # waits for the other inside its step
