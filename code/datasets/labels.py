@@ -31,6 +31,8 @@ GREEN_LIGHT_ID = 25
 # building, pedestrian, pole, road line, road, sidewalk, vehicle, sign, light
 KEPT_IDS = (1, 4, 5, 6, 7, 8, 10, 12, TRAFFIC_LIGHT_ID)
 
+# Of images of CARLA's size; fewer in smaller ones, in proportion to their area.
+RECORDED_PIXELS = 900 * 1600
 MIN_LIGHT_PIXELS = 20
 MIN_LIT_PIXELS = 3
 MIN_LIT_VALUE = 140
@@ -93,7 +95,8 @@ def split_traffic_lights(
 
     Each 8-connected component of at least ``MIN_LIGHT_PIXELS`` becomes red (24),
     green (25) or stays 18 (yellow or undecided); smaller ones become
-    background. Works on the recorded image, before any resampling. The cost is
+    background. In images smaller than CARLA's these counts shrink with the area,
+    but not below ``MIN_LIT_PIXELS`` and 1. Works on the recorded image, before any resampling. The cost is
     one pass over the ids plus the bounding boxes of the lights.
 
     Args:
@@ -105,6 +108,9 @@ def split_traffic_lights(
     boxes = list(_occupied_boxes(mask))
     if not boxes:
         return class_ids
+    shrink = min(1.0, class_ids.size / RECORDED_PIXELS)
+    min_pixels = max(MIN_LIT_PIXELS, round(shrink * MIN_LIGHT_PIXELS))
+    min_lit = max(1, round(shrink * MIN_LIT_PIXELS))
     split = class_ids.copy()
     for rows, columns in boxes:
         count, components, stats, _ = cv2.connectedComponentsWithStats(mask[rows, columns], connectivity=8)
@@ -113,7 +119,9 @@ def split_traffic_lights(
             inner = np.s_[top : top + height, left : left + width]
             selected = components[inner] == component
             color = rgb[rows, columns][inner]
-            split[rows, columns][inner][selected] = _light_id(color, selected, pixels, red_hues)
+            is_small = pixels < min_pixels
+            light_id = 0 if is_small else _light_id(color, selected, min_lit, red_hues)
+            split[rows, columns][inner][selected] = light_id
     return split
 
 
@@ -130,9 +138,9 @@ def _runs(occupied: np.ndarray) -> Iterator[slice]:
         yield slice(int(start), int(stop))
 
 
-def _light_id(rgb: np.ndarray, selected: np.ndarray, pixels: int, red_hues: Sequence[tuple[int, int]]) -> int:
-    if pixels < MIN_LIGHT_PIXELS:
-        return 0
+def _light_id(
+    rgb: np.ndarray, selected: np.ndarray, min_lit: int, red_hues: Sequence[tuple[int, int]]
+) -> int:
     hsv = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2HSV)[selected]
     hue, saturation, value = hsv.T
     lit = saturation >= int(SATURATION_FACTOR * int(saturation.mean()))
@@ -141,7 +149,7 @@ def _light_id(rgb: np.ndarray, selected: np.ndarray, pixels: int, red_hues: Sequ
         sum(int(((hue >= low) & (hue <= high) & lit).sum()) for low, high in hues)
         for hues in (red_hues, GREEN_HUES)
     )
-    if red < MIN_LIT_PIXELS and green < MIN_LIT_PIXELS:
+    if red < min_lit and green < min_lit:
         return TRAFFIC_LIGHT_ID
     return RED_LIGHT_ID if red >= green else GREEN_LIGHT_ID
 

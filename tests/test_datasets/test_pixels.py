@@ -101,9 +101,9 @@ def test_unknown_class_ids_are_refused(is_split: bool, allowed: list[int], refus
 
 
 def light_scene(color: tuple[int, int, int], lit: int, size: int = 6) -> tuple[np.ndarray, np.ndarray]:
-    """A light of size x size dark pixels, `lit` of them of a color."""
-    class_ids = np.zeros((40, 60), np.uint8)
-    rgb = np.full((40, 60, 3), 90, np.uint8)
+    """An image of CARLA's size with a light of size x size dark pixels, `lit` of them of a color."""
+    class_ids = np.zeros((900, 1600), np.uint8)
+    rgb = np.full((900, 1600, 3), 90, np.uint8)
     class_ids[10 : 10 + size, 20 : 20 + size] = 18
     rgb[10 : 10 + size, 20 : 20 + size] = (40, 38, 36)
     for i in range(lit):
@@ -145,14 +145,26 @@ def test_small_lights_become_background_and_diagonal_pixels_are_connected() -> N
     assert (split[class_ids == 18] == 24).all()
 
 
+def test_the_counts_shrink_with_the_image() -> None:
+    class_ids, rgb = light_scene((255, 0, 0), lit=1, size=2)
+    rgb[10, 20] = (255, 0, 0)
+    small, small_rgb = class_ids[:90, :160], rgb[:90, :160]  # 1% of the area: 3 pixels, one of them lit
+    assert (split_traffic_lights(small, small_rgb)[small == 18] == 24).all()
+    assert not split_traffic_lights(class_ids, rgb).any()
+    small = small.copy()
+    small[11, 20:22] = 0  # two pixels are left
+    assert not split_traffic_lights(small, small_rgb).any()
+
+
 def brute_force_split(class_ids: np.ndarray, rgb: np.ndarray) -> np.ndarray:
     """The documented rule, step by step on the whole image."""
     count, components = cv2.connectedComponents((class_ids == 18).astype(np.uint8), connectivity=8)
     hsv = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV).astype(int)
     split = class_ids.copy()
+    area = class_ids.size / (900 * 1600)
     for component in range(1, count):
         pixels = hsv[components == component]
-        if len(pixels) < 20:
+        if len(pixels) < max(3, round(20 * area)):
             split[components == component] = 0
             continue
         low = int(1.1 * int(pixels[:, 1].mean()))
@@ -161,7 +173,7 @@ def brute_force_split(class_ids: np.ndarray, rgb: np.ndarray) -> np.ndarray:
             if low <= s <= 255 and 140 <= v <= 255:
                 counts['green'] += 70 <= h <= 100
                 counts['red'] += 0 <= h <= 10 or 150 <= h <= 180
-        if max(counts.values()) >= 3:
+        if max(counts.values()) >= max(1, round(3 * area)):
             split[components == component] = 24 if counts['red'] >= counts['green'] else 25
     return split
 
