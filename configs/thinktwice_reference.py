@@ -6,6 +6,9 @@ to ``thinktwice.py``, and ``tools/check_parity.py`` compares with stored outputs
 
 _base_ = ['thinktwice.py']
 
+x_range = (-8.0, 30.4)  # m
+y_range = (-19.2, 19.2)  # m
+bev_cell = 1.8285  # m
 load_measurements, load_waypoints = 'ReferenceLoadMeasurements', 'ReferenceLoadWaypoints'
 load_points, load_cameras = 'ReferenceLoadPoints', 'ReferenceLoadCameras'
 segmentation_loss = 'ReferenceSegmentationLoss'
@@ -19,7 +22,10 @@ model = dict(
         type='ReferenceLSSCameraEncoder',
         view_transform=dict(type='ReferenceLiftSplat'),
     ),
-    lidar_encoder=dict(type='ReferenceLidarEncoder'),
+    lidar_encoder=dict(
+        type='ReferenceLidarEncoder',
+        voxelize=dict(voxel_size=(0.0571428, 0.0571428, 0.2)),
+    ),
     decoder=dict(
         type='ReferenceThinkTwiceDecoder',
         prediction_module=dict(type='ReferencePredictionModule'),

@@ -57,6 +57,7 @@ HELD_BY = {
     'M31': (LOSSES, 'test_every_weight_of_the_config_is_used'),
     'M32': (f'{DATASETS}/test_samplers.py', 'test_metric_over_three_processes_sees_every_sample_once'),
     'M33': (FRAMEWORK, 'test_every_parameter_is_reached_in_the_first_two_steps'),
+    'M35': ('test_quirks/test_teacher_grid.py', 'test_cells_are_where_those_of_the_teacher_are'),
     'M34': (LOSSES, 'test_targets_of_zero_stay_finite'),
     'Q1': (LIDAR, 'test_static_point_aligns_across_frames'),
     'Q2': (LIDAR, 'test_static_point_aligns_across_frames'),

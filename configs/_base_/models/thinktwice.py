@@ -2,10 +2,12 @@
 
 # When changing these, also change lidar_encoder.voxelize.voxel_size, flatten_head.bev_size and
 # lidar_encoder.middle_encoder.sparse_shape; the losses on the teacher's maps need 21 x 21 cells.
-x_range = (-8.0, 30.4)  # m, BEV range along x (forward)
-y_range = (-19.2, 19.2)  # m, BEV range along y (right)
+# The cells of the BEV map lie where those of the teacher's 21 x 21 map are, whose convolutions have no
+# padding and so leave a margin of its 38.4 m (docs/reference_quirks.md, M35).
+x_range = (-5.3864, 28.3896)  # m, BEV range along x (forward)
+y_range = (-17.1896, 16.5864)  # m, BEV range along y (right)
 z_range = (-4.0, 10.0)  # m above the ground
-bev_cell = 1.8285  # m, cell of the camera BEV: 21 x 21 cells
+bev_cell = 1.60838  # m, cell of the camera BEV: 21 x 21 cells
 depth_bounds = (1.0, 41.0, 0.5)  # m: first, last, width of a depth bin
 num_seg_classes = 12
 num_cameras = 4  # cameras of a sample; `cameras` in the dataset config selects them
@@ -75,7 +77,7 @@ model = dict(
     lidar_encoder=dict(
         type='LidarEncoder',
         voxelize=dict(
-            voxel_size=(0.0571428, 0.0571428, 0.2),  # m
+            voxel_size=(0.050262, 0.050262, 0.2),  # m
             point_cloud_range=(
                 '${x_range.0}',
                 '${y_range.0}',
