@@ -44,5 +44,5 @@ setup(
         'thinktwice.requirements',
         *(f'thinktwice.{name}' for name in find_packages('code')),
     ],
-    package_data={'': ['py.typed', '*.json', '*/*.json', '*.txt']},
+    package_data={'': ['py.typed', '*.json', '*/*.json', '*.npz', '*.txt']},
 )

@@ -1,4 +1,4 @@
-"""The teacher's masks and the network that replaces the teacher."""
+"""The teacher's masks and the teacher's network."""
 
 import numpy as np
 import pytest
@@ -104,12 +104,11 @@ def test_dense_equals_the_matrix_product():
     np.testing.assert_allclose(dense(values, weight, bias), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_maps_have_the_teachers_shapes_and_depend_on_scene_and_state():
+def test_maps_have_the_teachers_shapes_and_depend_on_scene_and_speed():
     network = teacher_network()
     masks = np.zeros((15, 192, 192), dtype=np.uint8)
     masks[0, :, 60:130] = 255
-    state = np.array([0.5, 0.0, 0.0, 1.0, 5.0, 0.0])
-    levels, features = network.encode(masks, state)
+    levels, features = network.encode(masks, 5.0)
     shapes = [(8, 94, 94), (16, 45, 45), (32, 21, 21), (64, 10, 10), (128, 4, 4), (256, 2, 2)]
     assert [level.shape for level in levels] == shapes
     assert len(LAYERS) == len(shapes)
@@ -119,8 +118,7 @@ def test_maps_have_the_teachers_shapes_and_depend_on_scene_and_state():
         assert values.min() >= 0
         assert 0.01 < values.mean() < 10
     masks[6, 60:80, 90:100] = 255
-    moved, moved_features = network.encode(masks, state)
+    moved, moved_features = network.encode(masks, 5.0)
     assert all(not np.array_equal(one, two) for one, two in zip(levels, moved, strict=True))
     assert not np.array_equal(features, moved_features)
-    state[4] = 0.0
-    assert not np.array_equal(network.encode(masks, state)[1], moved_features)
+    assert not np.array_equal(network.encode(masks, 0.0)[1], moved_features)

@@ -1,12 +1,13 @@
-"""A network with fixed random weights over the BEV masks, in place of the driving teacher.
+"""A small driving teacher over the BEV masks: the source of the recorded feature maps.
 
-CARLA recordings contain the feature maps of a reinforcement-learning teacher (Roach), which
-is not part of this project. This network has the same output shapes and encodes the same
-masks. Its features depend on the scene and can be learned, so the distillation losses can be
-exercised; they carry no further meaning.
+CARLA recordings contain the feature maps of a reinforcement-learning teacher (Roach), which is not
+part of this project. This network has the same output shapes and reads the same masks. It was trained
+to predict the expert's control and value from masks and speed (tools/train_teacher.py), and its last
+layer is left out: what remains are features of the scene that matter for driving.
 """
 
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from numba import njit
@@ -14,9 +15,10 @@ from numba import njit
 # Output channels, kernel and stride of each layer on 15x192x192 masks.
 LAYERS = ((8, 5, 2), (16, 5, 2), (32, 5, 2), (64, 3, 2), (128, 3, 2), (256, 3, 1))
 NUM_MASKS = 15
-NUM_STATES = 6
+NUM_HIDDEN = 128
 NUM_FEATURES = 256
-_SEED = 20235
+SPEED_SCALE = 10.0  # m/s
+WEIGHTS_FILE = Path(__file__).with_name('teacher_weights.npz')
 
 
 @njit(cache=True)
@@ -73,59 +75,49 @@ def dense(values, weight, bias):  # type: ignore[no-untyped-def]
     return np.maximum(sums, np.float32(0.0))
 
 
+def quantize(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Round weights (..., O) to int8, with a float32 scale (O,) for each output."""
+    scale = np.maximum(np.abs(weight).reshape(-1, weight.shape[-1]).max(axis=0), 1e-8) / 127
+    return np.round(weight / scale).astype(np.int8), scale.astype(np.float32)
+
+
 class TeacherNetwork:
-    """The network; `teacher_network()` returns the instance shared within a process."""
+    """The network; `teacher_network()` returns the instance shared within a process.
 
-    def __init__(self) -> None:
-        rng = np.random.default_rng(_SEED)
+    Args:
+        arrays: ``weight0``, ``scale0``, ``bias0`` of the first layer, and so on: the convolutions of
+            `LAYERS` as (C, k, k, O), then two linear layers as (I, O).
+    """
 
-        def draw(shape: tuple[int, ...], inputs: int, gain: float = 1.0) -> np.ndarray:
-            return (rng.standard_normal(shape) * gain * np.sqrt(2.0 / inputs)).astype(np.float32)
-
-        self.layers = []
-        channels = NUM_MASKS
-        for outputs, kernel, stride in LAYERS:
-            # The masks are sparse, so the first layers need a gain to keep the activations from vanishing.
-            gain = 1.6 if channels == NUM_MASKS else 1.1
-            weight = draw((channels, kernel, kernel, outputs), channels * kernel * kernel, gain)
-            bias = np.abs(rng.standard_normal(outputs) * 0.02).astype(np.float32)
-            self.layers.append((weight, bias, stride))
-            channels = outputs
-        zero = np.zeros(NUM_FEATURES, dtype=np.float32)
-        self.state_layers = [
-            (draw((NUM_STATES, 256), NUM_STATES), zero),
-            (draw((256, 256), 256), zero),
+    def __init__(self, arrays: dict[str, np.ndarray]) -> None:
+        layers = [
+            (arrays[f'weight{i}'] * arrays[f'scale{i}'], arrays[f'bias{i}']) for i in range(len(LAYERS) + 2)
         ]
-        self.head_layers = [
-            (draw((4 * 256 + 256, 512), 1280), np.zeros(512, dtype=np.float32)),
-            (draw((512, NUM_FEATURES), 512), zero),
-        ]
+        self.convolutions, self.linear_layers = layers[: len(LAYERS)], layers[len(LAYERS) :]
 
-    def encode(self, masks: np.ndarray, state: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    def encode(self, masks: np.ndarray, speed: float) -> tuple[list[np.ndarray], np.ndarray]:
         """Return the six feature maps and the feature vector, all >= 0.
 
         Args:
             masks: (15, 192, 192) uint8.
-            state: (6,) throttle, steer, brake, gear, forward and rightward speed.
+            speed: Of the ego, m/s.
 
         Returns:
             Maps 8x94x94, 16x45x45, 32x21x21, 64x10x10, 128x4x4, 256x2x2 and (256,), float32.
         """
         maps = masks.astype(np.float32) / np.float32(255.0)
         levels = []
-        for weight, bias, stride in self.layers:
+        for (weight, bias), (_, _, stride) in zip(self.convolutions, LAYERS, strict=True):
             maps = convolve(maps, weight, bias, stride)
             levels.append(maps)
-        values = state.astype(np.float32)
-        for weight, bias in self.state_layers:
-            values = dense(values, weight, bias)
-        values = np.concatenate([maps.ravel(), values])
-        for weight, bias in self.head_layers:
+        values = np.append(maps.ravel(), np.float32(speed / SPEED_SCALE))
+        for weight, bias in self.linear_layers:
             values = dense(values, weight, bias)
         return levels, values
 
 
 @lru_cache(maxsize=1)
 def teacher_network() -> TeacherNetwork:
-    """Return the network, built once per process."""
-    return TeacherNetwork()
+    """Return the trained network, loaded once per process."""
+    with np.load(WEIGHTS_FILE, allow_pickle=False) as arrays:
+        return TeacherNetwork(dict(arrays))

@@ -35,9 +35,7 @@ def make_supervision(drive: Drive, masks: np.ndarray, measurements: dict[str, An
     decision = drive.decision
     control = decision.control
     teacher_brake = max(0.0, -decision.pedal)
-    gear = 1.0 if drive.ego.speed > 0.1 else 0.0
-    state = np.array([control.throttle, control.steer, control.brake, gear, drive.ego.speed, 0.0])
-    levels, features = teacher_network().encode(masks, state)
+    levels, features = teacher_network().encode(masks, drive.ego.speed)
     return {
         'action': np.array([control.throttle, control.steer, control.brake], dtype=np.float32),
         'action_mu': decision.alpha,
