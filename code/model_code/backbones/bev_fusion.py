@@ -29,6 +29,9 @@ class BEVFusion(BaseModule):
         out_channels: Channels of the fused map.
         lidar_strides: Strides of the convolutions that bring the LiDAR map to the size of the camera
             map. Any remaining difference in size is interpolated bilinearly.
+        reduce_norm: Whether the convolution that reduces the channels has a batch norm. The paper's has
+            none: if training begins by shrinking the map to the size of the teacher's, most of its units
+            fall silent for every sample and stay so.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class BEVFusion(BaseModule):
         lidar_channels: int,
         out_channels: int,
         lidar_strides: Sequence[int] = (2, 2),
+        reduce_norm: bool = False,
     ) -> None:
         super().__init__(init_cfg={'type': 'Xavier', 'layer': 'Conv2d', 'distribution': 'normal'})
         C = camera_channels
@@ -47,6 +51,7 @@ class BEVFusion(BaseModule):
         self.lidar_conv = nn.Sequential(*lidar_layers)
         self.fusion_conv = nn.Sequential(*_conv_norm(2 * C, C), nn.ReLU(inplace=True), *_conv_norm(C, C))
         self.reduce_conv = nn.Conv2d(C, out_channels, 3, padding=1)
+        self.reduce_norm = nn.BatchNorm2d(out_channels) if reduce_norm else nn.Identity()
         self.refine_block = SqueezeExciteBlock(out_channels)
 
     def forward(
@@ -61,4 +66,4 @@ class BEVFusion(BaseModule):
             lidar = F.interpolate(lidar, camera.shape[-2:], mode='bilinear', align_corners=False)
         fused = self.fusion_conv(torch.cat((camera, lidar), dim=1))
         fused = (fused + camera + lidar).relu()
-        return self.refine_block(self.reduce_conv(fused).relu())
+        return self.refine_block(self.reduce_norm(self.reduce_conv(fused)).relu())

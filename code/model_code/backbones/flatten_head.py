@@ -26,8 +26,10 @@ class BEVFlattenHead(BaseModule):
         level_strides: Stride of the unpadded 3x3 convolution that leads to each level.
         hidden_channels: Channels of the hidden layer before the vector.
         out_channels: Channels of the vector.
-        norm: ``'batch'``, as in the paper, shares statistics between observed and predicted maps;
-            ``'group'`` normalizes each map by itself (docs/reference_quirks, M30).
+        norm: ``'batch'``, as in the paper, or ``'group'``, which normalizes each map by itself but keeps
+            the constant part of each channel, so that little of what differs between samples is left.
+        separate_norms: Whether predicted maps have normalization layers of their own; the paper shares
+            them with observed maps, whose statistics differ (docs/reference_quirks, M30).
 
     Raises:
         ValueError: If channels and strides differ in number, a level would be empty, or
@@ -43,6 +45,7 @@ class BEVFlattenHead(BaseModule):
         hidden_channels: int = 512,
         out_channels: int = 256,
         norm: str = 'batch',
+        separate_norms: bool = False,
     ) -> None:
         super().__init__(init_cfg={'type': 'Xavier', 'layer': ['Conv2d', 'Linear'], 'distribution': 'normal'})
         if len(level_channels) != len(level_strides):
@@ -55,7 +58,9 @@ class BEVFlattenHead(BaseModule):
         self.downsample_convs = nn.ModuleList(
             nn.Conv2d(channels[i], channels[i + 1], KERNEL, stride) for i, stride in enumerate(level_strides)
         )
-        self.blocks = nn.ModuleList(SqueezeExciteBlock(width, norm) for width in level_channels)
+        self.blocks = nn.ModuleList(
+            SqueezeExciteBlock(width, norm, separate_norms) for width in level_channels
+        )
         rows, columns = self.level_sizes[-1]
         self.vector_head = nn.Sequential(
             nn.Linear(channels[-1] * rows * columns, hidden_channels),
@@ -65,9 +70,12 @@ class BEVFlattenHead(BaseModule):
             nn.Linear(hidden_channels, out_channels),
             nn.ReLU(inplace=True),
         )
+        self.predicted_vector_norm = (
+            build_norm(norm, hidden_channels, spatial=False) if separate_norms else None
+        )
 
     def forward(
-        self, bev: Float[Tensor, 'B C X Y']
+        self, bev: Float[Tensor, 'B C X Y'], predicted: bool = False
     ) -> tuple[Float[Tensor, 'B Cv'], list[Float[Tensor, 'B _ _ _']]]:
         """Flatten an observed or predicted BEV feature map.
 
@@ -77,9 +85,14 @@ class BEVFlattenHead(BaseModule):
         """
         levels: list[Tensor] = []
         for downsample, block in zip(self.downsample_convs, self.blocks, strict=True):
-            bev = block(downsample(bev).relu())
+            bev = block(downsample(bev).relu(), predicted)
             levels.append(bev)
-        return self.vector_head(bev.flatten(1)), levels
+        linear, relu, norm, *rest = self.vector_head
+        vector = relu(linear(bev.flatten(1)))
+        vector = (self.predicted_vector_norm if predicted and self.predicted_vector_norm else norm)(vector)
+        for module in rest:
+            vector = module(vector)
+        return vector, levels
 
 
 def _level_sizes(bev_size: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int]]:

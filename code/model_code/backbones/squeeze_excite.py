@@ -56,19 +56,27 @@ class SqueezeExciteBlock(nn.Module):
     Args:
         channels: Channels of input and output; the hidden layer has twice as many.
         norm: Kind of normalization, see :func:`build_norm`.
+        separate_norms: Whether predicted maps have normalization layers of their own.
     """
 
-    def __init__(self, channels: int, norm: str = 'batch') -> None:
+    def __init__(self, channels: int, norm: str = 'batch', separate_norms: bool = False) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, 2 * channels, 3, padding=1)
         self.bn1 = build_norm(norm, 2 * channels, spatial=True)
         self.conv2 = nn.Conv2d(2 * channels, channels, 3, padding=1)
         self.bn2 = build_norm(norm, channels, spatial=True)
+        self.predicted_bn1: nn.Module | None = None
+        self.predicted_bn2: nn.Module | None = None
+        if separate_norms:
+            self.predicted_bn1 = build_norm(norm, 2 * channels, spatial=True)
+            self.predicted_bn2 = build_norm(norm, channels, spatial=True)
         self.gate = ChannelGate(channels)
         self.relu = nn.ReLU(inplace=True)
 
-    def forward(self, x: Float[Tensor, 'B C H W']) -> Float[Tensor, 'B C H W']:
-        """Apply the block."""
-        y = self.relu(self.bn1(self.conv1(x)))
-        y = self.relu(self.bn2(self.conv2(y)))
+    def forward(self, x: Float[Tensor, 'B C H W'], predicted: bool = False) -> Float[Tensor, 'B C H W']:
+        """Apply the block to an observed or predicted map."""
+        bn1 = (predicted and self.predicted_bn1) or self.bn1
+        bn2 = (predicted and self.predicted_bn2) or self.bn2
+        y = self.relu(bn1(self.conv1(x)))
+        y = self.relu(bn2(self.conv2(y)))
         return (self.gate(y) + x).relu()

@@ -87,7 +87,7 @@ class RefineLayer(nn.Module):
         B, K, _ = waypoints.shape
         actions = F.softplus(controls)
         future = self.prediction_module(state.bev_map, waypoints, actions, state.future_bev_map)
-        future_vectors = flatten_head(future.flatten(0, 1))[0].unflatten(0, (B, K))
+        future_vectors = flatten_head(future.flatten(0, 1), predicted=True)[0].unflatten(0, (B, K))
         features = torch.cat(
             [
                 future_vectors,

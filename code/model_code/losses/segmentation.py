@@ -1,5 +1,7 @@
 """Loss of the auxiliary semantic segmentation."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64, Shaped
@@ -16,6 +18,7 @@ def focal_cross_entropy(
     gamma: float,
     ignore_index: int,
     count: Shaped[Tensor, ''] | None = None,
+    class_weights: Float[Tensor, ' classes'] | None = None,
 ) -> Float[Tensor, '']:
     """Focal loss (Lin et al., 2017): alpha (1 - p)^gamma (-log p), p the probability of the label.
 
@@ -26,12 +29,16 @@ def focal_cross_entropy(
         gamma: Exponent that reduces the weight of well classified pixels.
         ignore_index: Label of the pixels to ignore.
         count: The sum over pixels is divided by this; None for the number of labeled pixels, at least 1.
+        class_weights: Factor of the pixels of each class; None for 1.
     """
     cross_entropy = F.cross_entropy(logits.float(), labels, ignore_index=ignore_index, reduction='none')
     focus = (1 - torch.exp(-cross_entropy)).pow(gamma)
     if count is None:
         count = (labels != ignore_index).sum().clamp(min=1)
-    return alpha * (focus * cross_entropy).sum() / count
+    loss = focus * cross_entropy
+    if class_weights is not None:
+        loss = loss * class_weights[torch.where(labels == ignore_index, 0, labels)]
+    return alpha * loss.sum() / count
 
 
 def nearest_labels(
@@ -53,12 +60,23 @@ class SegmentationLoss(DrivingLoss):
         alpha: See :func:`focal_cross_entropy`.
         gamma: See :func:`focal_cross_entropy`.
         ignore_index: Label of the pixels to ignore.
+        class_weights: Factor of the pixels of each class, for classes of few pixels; None for 1.
     """
 
     target_keys = ('seg',)
+    class_weights: Tensor | None
 
-    def __init__(self, weight: float, alpha: float, gamma: float, ignore_index: int) -> None:
+    def __init__(
+        self,
+        weight: float,
+        alpha: float,
+        gamma: float,
+        ignore_index: int,
+        class_weights: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
+        values = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer('class_weights', values, persistent=False)
         self.weight = weight
         self.alpha = alpha
         self.gamma = gamma
@@ -75,4 +93,6 @@ class SegmentationLoss(DrivingLoss):
     ) -> Float[Tensor, '']:
         """Focal loss with a factor per pixel; 2023 used one for the batch (docs/reference_quirks, M21)."""
         count = self.label_count(labels != self.ignore_index)
-        return focal_cross_entropy(logits, labels, self.alpha, self.gamma, self.ignore_index, count)
+        return focal_cross_entropy(
+            logits, labels, self.alpha, self.gamma, self.ignore_index, count, self.class_weights
+        )

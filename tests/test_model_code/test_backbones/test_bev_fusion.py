@@ -87,6 +87,30 @@ def test_flatten_head_without_batch_statistics_treats_each_map_alone():
         BEVFlattenHead((21, 21), norm='layer')
 
 
+def test_predicted_maps_have_statistics_of_their_own_where_asked():
+    for separate in (False, True):
+        head = BEVFlattenHead((12, 9), 4, (6, 8), (2, 2), separate_norms=separate).train()
+        before = {name: value.clone() for name, value in head.named_buffers()}
+        head(torch.randn(3, 4, 12, 9), predicted=True)
+        changed = {name for name, value in head.named_buffers() if not torch.equal(value, before[name])}
+        observed = {name for name in before if 'predicted' not in name}
+        assert changed == (set(before) - observed if separate else observed)
+        assert bool(set(before) - observed) == separate
+
+
+def test_a_norm_before_the_relu_keeps_the_fused_map_alive():
+    camera, lidar = torch.rand(4, 8, 12, 9), torch.rand(4, 6, 12, 9)
+    alive = []
+    for reduce_norm in (False, True):
+        fusion = BEVFusion(8, 6, 4, (1,), reduce_norm=reduce_norm).train()
+        torch.nn.init.constant_(fusion.reduce_conv.bias, -100.0)  # as if training had shrunk the map
+        seen = []
+        fusion.refine_block.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
+        fusion(camera, lidar)
+        alive.append(bool((seen[0] > 0).any()))
+    assert alive == [False, True]
+
+
 def test_flatten_head_names_what_does_not_fit():
     with pytest.raises(ValueError, match='too small'):
         BEVFlattenHead((6, 6))
@@ -118,3 +142,16 @@ def test_weights_start_from_a_xavier_normal_and_biases_from_zero():
     weight = fusion.fusion_conv[0].weight
     assert weight.std().item() == pytest.approx((2 / (9 * (64 + 32))) ** 0.5, rel=0.05)
     assert fusion.reduce_conv.bias.abs().sum() == 0
+
+
+def test_the_speed_is_dropped_in_training_only():
+    encoder = MeasurementEncoder(speed_dropout=0.5, target_scale=10.0)
+    seen = []
+    encoder.layers.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    inputs = torch.full((4000,), 6.0), torch.full((4000, 2), 30.0), torch.zeros(4000, dtype=torch.long)
+    encoder.train()(*inputs)
+    encoder.eval()(*inputs)
+    assert set(seen[0][:, 0].tolist()) == {0.0, 0.5}
+    assert 0.45 < (seen[0][:, 0] == 0).float().mean() < 0.55
+    assert (seen[1][:, 0] == 0.5).all()
+    assert (seen[1][:, 1:3] == 3.0).all()

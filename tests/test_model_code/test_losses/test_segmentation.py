@@ -28,6 +28,21 @@ def test_without_focus_it_is_the_cross_entropy_over_labeled_pixels() -> None:
     torch.testing.assert_close(loss, 10 * F.cross_entropy(logits.flatten(0, 1), small, ignore_index=255))
 
 
+def test_the_pixels_of_a_class_are_weighted() -> None:
+    logits, labels = torch.randn(2, 3, 4, 5, 6), torch.randint(0, 4, (2, 3, 5, 6))
+    labels[0, 0, :2] = 255
+    weights = [1.0, 3.0, 0.0, 0.5]
+    loss = seg_loss(class_weights=weights)({'seg_logits': logits}, {'seg': labels})['seg_loss']
+    probabilities = logits.softmax(2)
+    total, count = 0.0, 0
+    for b, n, y, x in (labels != 255).nonzero().tolist():
+        label = int(labels[b, n, y, x])
+        p = float(probabilities[b, n, label, y, x])
+        total += weights[label] * 0.5 * (1 - p) ** 2 * -math.log(p)
+        count += 1
+    assert loss.item() == pytest.approx(total / count, rel=1e-5)
+
+
 def test_ignored_pixels_change_nothing_and_all_ignored_is_zero() -> None:
     logits = torch.randn(1, 2, 4, 5, 6, requires_grad=True)
     labels = torch.randint(0, 4, (1, 2, 5, 6))
