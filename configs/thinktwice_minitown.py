@@ -15,6 +15,7 @@ is_full = False  # True: all towns; False: towns 01, 03, 04, 06 to train and 02,
 
 data_root = 'dataset/minitown'
 image_size = (64, 128)  # height and width of the network input, pixels
+scale_range, flip_probability = (1.0, 1.0), 0.0  # a short training learns faster without augmentation
 batch_size = 8  # per rank
 
 data_modes = dict(

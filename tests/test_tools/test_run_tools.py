@@ -112,7 +112,7 @@ def test_demo_holds_out_towns_that_training_never_sees():
 def test_demo_from_nothing_to_pictures_and_again(tmp_path):
     command = (
         *('tools/run_demo.py', '--data', str(tmp_path / 'data'), '--out', str(tmp_path / 'out')),
-        *('--routes', '5', '--frames', '14', '--size', '72x128', '--pictures', '2'),
+        *('--routes', '5', '--frames', '14', '--size', '72x128', '--pictures', '2', '--drives', '1'),
         *('--cfg-options', 'train_cfg.max_epochs=1', 'train_cfg.max_iters=2'),
     )
     result = run_python(*command)
@@ -123,6 +123,13 @@ def test_demo_from_nothing_to_pictures_and_again(tmp_path):
     assert 'The model does not beat: constant velocity' in output
     assert results['open_loop/samples'] == results['constant_velocity/samples'] > 0
     assert len(list((tmp_path / 'out' / 'pictures').glob('*.png'))) == 2
-    assert 'constant velocity' in (tmp_path / 'out' / 'results.txt').read_text()
+    assert results['ego_mlp/ade'] > 0
+    assert results['reliance/images/open_loop/ade'] > 0
+    tables = (tmp_path / 'out' / 'results.txt').read_text()
+    assert 'constant velocity' in tables and 'driving score' in tables
+    for policy in ('expert', 'agent', 'ego_mlp', 'lane', 'constant'):
+        scores = json.loads((tmp_path / 'out' / 'driving' / f'{policy}.json').read_text())
+        assert len(scores['_checkpoint']['records']) == 1
+    assert list((tmp_path / 'out' / 'driving' / 'videos').glob('*.mp4'))
     again = run_python(*command)
     assert 'holds drives already' in again.stdout

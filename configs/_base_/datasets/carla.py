@@ -6,6 +6,8 @@ horizon = 4  # future frames that are predicted and supervised
 image_size = (448, 896)  # height and width of the network input, pixels
 cameras = None  # names of the cameras to use, in order; None: all cameras of the calibration
 batch_size = 8  # per rank
+scale_range = (1.0, 0.6255 / 0.56)  # of training images, relative to the smallest: 0.56..0.6255 for 1600x900
+flip_probability = 0.5  # of training images
 # pipeline steps that thinktwice_reference.py replaces
 load_measurements, load_waypoints = 'LoadMeasurements', 'LoadWaypoints'
 load_points, load_cameras = 'LoadPoints', 'LoadCameras'
@@ -18,8 +20,8 @@ train_pipeline = [
         image_size='${image_size}',
         cameras='${cameras}',
         training=True,
-        scale_range=(1.0, 0.6255 / 0.56),  # relative to the smallest scale: 0.56..0.6255 for 1600x900
-        flip_probability=0.5,
+        scale_range='${scale_range}',
+        flip_probability='${flip_probability}',
     ),
     dict(type='${load_waypoints}'),
     dict(type='LoadSupervision', levels=(2, 3, 4, 5), future_level=2, brake_alpha=0.8, brake_beta=5.5),

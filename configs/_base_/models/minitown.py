@@ -3,7 +3,7 @@
 _base_ = ['thinktwice.py']
 
 num_refine_layers = 1
-speed_scale = 1.0  # m/s: with a larger unit, a short training hardly learns to use the speed
+speed_scale = 1.0  # m/s, unit of the predicted speed
 model = dict(
     data_preprocessor=dict(photometric=None),
     img_encoder=dict(
@@ -24,7 +24,7 @@ model = dict(
     ),
     lidar_encoder=dict(
         voxelize=dict(
-            voxel_size=(0.9142848, 0.9142848, 0.5),  # m
+            voxel_size=(0.80419, 0.80419, 0.5),  # m
             max_num_points=5,
             max_voxels=(4000, 4000),
         ),
@@ -38,9 +38,12 @@ model = dict(
         backbone=dict(in_channels=64, out_channels=[32, 32], layer_nums=[1, 1], layer_strides=[1, 1]),
         neck=dict(in_channels=[32, 32], out_channels=[32, 32], upsample_strides=[1, 1]),
     ),
-    bev_fusion=dict(camera_channels=64, lidar_channels=64, lidar_strides=(1, 1)),
+    # without the norm, most units of the BEV map are zero for all samples after a short training
+    bev_fusion=dict(camera_channels=64, lidar_channels=64, lidar_strides=(1, 1), reduce_norm=True),
     # the statistics of observed and predicted maps differ, and their mixture harms a short training
-    flatten_head=dict(norm='group'),
+    flatten_head=dict(separate_norms=True),
+    # inputs of about 1 are learned first; a speed that is missing at times makes the model look
+    measurement_encoder=dict(speed_scale=0.25, target_scale=10.0, speed_dropout=0.25),
     decoder=dict(
         fpn_channels=32,
         image_channels=64,
@@ -51,4 +54,37 @@ model = dict(
         coarse_head=dict(hidden_channels=256),
         refine_layer=dict(hidden_channels=128),
     ),
+    # the town's own teacher deserves more weight than the paper's config gives to CARLA's
+    losses=[
+        dict(type='ActionLoss', weight=15.0, future_weight=15.0 * 0.25),
+        dict(type='WaypointLoss', weight=15.0),
+        dict(type='SpeedLoss', weight=1.0, speed_scale='${speed_scale}'),
+        dict(type='ValueLoss', weight=0.1),
+        dict(type='FeatureLoss', weight=1.0),
+        dict(type='BEVFeatureLoss', levels=(2, 3, 4, 5), weights=(4.0, 2.0, 1.0, 1.0), max_error=5.0),
+        dict(type='RefineFeatureLoss', map_weight=1.0, vector_weight=0.5, level=2, max_error=5.0),
+        dict(type='TeacherForcingOffsetLoss', waypoint_weight=1.0, action_weight=1.0),
+        dict(
+            type='TeacherForcingFeatureLoss',
+            future_weight=2.0,
+            map_weight=1.0,
+            vector_weight=0.5,
+            level=2,
+            max_error=5.0,
+        ),
+        dict(
+            type='${segmentation_loss}',
+            weight=10.0,
+            alpha=0.5,
+            gamma=2.0,
+            ignore_index=255,
+            # background, building, pedestrian, pole, line, road, sidewalk, vehicle, sign, lights
+            class_weights=(1.0, 1.0, 5.0, 2.0, 1.0, 1.0, 1.0, 2.0, 2.0, 5.0, 15.0, 15.0),
+        ),
+        # lift-splat uses the softmax of the logits; trained as such, depth is learned sooner
+        dict(
+            type='DepthLoss', weight=1.0, depth_bounds='${depth_bounds}', pooling='min', objective='softmax'
+        ),
+        dict(type='PlanOffsets'),  # logged only
+    ],
 )
