@@ -73,3 +73,11 @@ def test_training_ends_at_the_start(tmp_path: Path, option: dict) -> None:
     cfg.work_dir, cfg.launcher = str(tmp_path / 'run'), 'none'
     with pytest.raises(ConfigError, match='but the data has'):
         DrivingRunner.from_cfg(cfg).build_all()
+
+
+def test_the_cells_of_an_unpadded_teacher_begin_inside_of_its_range() -> None:
+    check_data_fits(bev_model((-5.3864, 28.3896), (-17.1896, 16.5864)), METAINFO, trains=True)
+    with pytest.raises(ConfigError, match='x_range'):
+        check_data_fits(bev_model((-5.0, 28.3896), (-17.1896, 16.5864)), METAINFO, trains=True)
+    with pytest.raises(ConfigError, match='y_range'):
+        check_data_fits(bev_model((-8.0, 30.4), (-19.5, 19.2)), METAINFO, trains=True)
