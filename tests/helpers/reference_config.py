@@ -8,7 +8,8 @@ MAIN = """
 _base_ = [{base!r}]
 model = dict(
     img_encoder=dict(depth_net=dict(camera_norm='batch')),
-    flatten_head=dict(norm='batch'),
+    bev_fusion=dict(reduce_norm=False),
+    flatten_head=dict(separate_norms=False),
 )
 """
 REFERENCE = """
