@@ -149,7 +149,11 @@ def test_evaluation_of_2023_weights_needs_the_reference_config(reference, main):
 def test_training_and_evaluation_register_the_hook(monkeypatch, tmp_path):
     hooks = []
     runner = SimpleNamespace(
-        register_hook=hooks.append, build_all=lambda: None, train=lambda: None, test=lambda: {'ade': 1.0}
+        register_hook=hooks.append,
+        build_all=lambda: None,
+        train=lambda: None,
+        test=lambda: {'ade': 1.0},
+        train_loop=SimpleNamespace(describe_failure=lambda: ''),
     )
     monkeypatch.setattr(DrivingRunner, 'from_cfg', lambda cfg: runner)
     config = str(REPOSITORY / 'configs' / 'thinktwice_minitown.py')
