@@ -101,14 +101,11 @@ def make_ego_mlp_policy(
     from thinktwice.apis import init_dataset
     from thinktwice.closed_loop.agent import DrivingAgent
     from thinktwice.closed_loop.controllers import CONTROLLERS
-    from thinktwice.closed_loop.ego_mlp import LABEL_STEPS, train_ego_mlp
+    from thinktwice.closed_loop.ego_mlp import train_ego_mlp
     from thinktwice.closed_loop.policies import AgentPolicy
-    from thinktwice.config.load import load_config
 
     torch.set_num_threads(1)
-    cfg = load_config(config, cfg_options)
-    steps = [step for step in cfg.train_dataloader.dataset.pipeline if step['type'] in LABEL_STEPS]
-    dataset = init_dataset(cfg, 'train', {'train_dataloader.dataset.pipeline': steps})
+    dataset = init_dataset(config, 'train', cfg_options, labels_only=True)
     mlp = train_ego_mlp([dataset[index] for index in range(len(dataset))])
 
     def make_agent() -> DrivingAgent:

@@ -20,11 +20,9 @@ from thinktwice.errors import UserError
 
 if TYPE_CHECKING:
     from mmengine.config import Config
-    from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = 'example: python tools/run_demo.py --out work_dirs/demo'
-LABEL_STEPS = ('LoadMeasurements', 'LoadWaypoints', 'LoadSupervision')
 BASELINES = {
     'open_loop': 'trained model',
     'constant_velocity': 'constant velocity',
@@ -135,59 +133,35 @@ def train(arguments: argparse.Namespace, cfg: 'Config') -> Path:
 
 
 def labels(cfg: 'Config', split: str) -> list[dict[str, Any]]:
-    """Measurements and labels of all samples of a split, without images and points."""
+    """Measurements and labels of all samples of a split."""
     from thinktwice.apis import init_dataset
 
-    steps = [step for step in cfg.train_dataloader.dataset.pipeline if step['type'] in LABEL_STEPS]
-    dataset = init_dataset(cfg, split, {f'{split}_dataloader.dataset.pipeline': steps})
+    dataset = init_dataset(cfg, split, labels_only=True)
     return [dataset[index] for index in range(len(dataset))]
 
 
 def mean_plan(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Mean plan and control of samples: ``waypoints`` (K, 2) in meters and ``action`` (2,), as lists."""
-    waypoints, actions = plans_and_actions(samples)
-    return dict(waypoints=waypoints.mean(dim=0).tolist(), action=actions.mean(dim=0).tolist())
-
-
-def plans_and_actions(samples: Sequence[dict[str, Any]]) -> tuple['Tensor', 'Tensor']:
-    """What the expert did: waypoints (S, K, 2) in meters and actions (S, 2) in [-1, 1]."""
-    import numpy as np
-    import torch
-
+    from thinktwice.closed_loop.ego_mlp import label_tensors
     from thinktwice.model_code.control import beta_mode_action
 
-    waypoints, alpha, beta = (
-        torch.from_numpy(np.stack([sample[key] for sample in samples]))
-        for key in ('waypoints', 'action_alpha', 'action_beta')
-    )
-    return waypoints, beta_mode_action(alpha, beta)
+    waypoints, alpha, beta = label_tensors(samples).values()
+    actions = beta_mode_action(alpha, beta)
+    return dict(waypoints=waypoints.mean(dim=0).tolist(), action=actions.mean(dim=0).tolist())
 
 
 def ego_mlp_errors(
     training: Sequence[dict[str, Any]], held_out: Sequence[dict[str, Any]]
 ) -> dict[str, float]:
-    """Errors of the ego-status MLP, as ``OpenLoopMetric`` names them."""
-    import torch
+    """Metrics of the ego-status MLP."""
+    from thinktwice.closed_loop.ego_mlp import label_tensors, train_ego_mlp
+    from thinktwice.core.evaluation import OpenLoopMetric
 
-    from thinktwice.closed_loop.ego_mlp import train_ego_mlp
-    from thinktwice.core.evaluation import functional
-
+    metric = OpenLoopMetric(prefix='ego_mlp')
+    metas = [{'index': index} for index in range(len(held_out))]
     predictions = train_ego_mlp(training).predict(held_out)
-    plans, actions = (
-        torch.stack([prediction[key] for prediction in predictions]) for key in ('waypoints', 'action')
-    )
-    true_plans, true_actions = plans_and_actions(held_out)
-    longitudinal, lateral = functional.axis_offsets(plans, true_plans).mean(dim=0)
-    pedal, steer = functional.control_error(actions, true_actions).mean(dim=0)
-    errors = dict(
-        ade=functional.average_displacement_error(plans, true_plans).mean(),
-        fde=functional.final_displacement_error(plans, true_plans).mean(),
-        longitudinal_offset=longitudinal,
-        lateral_offset=lateral,
-        current_throttle_brake_offset=pedal,
-        current_steer_offset=steer,
-    )
-    return {f'ego_mlp/{name}': float(value) for name, value in errors.items()}
+    metric.process(dict(targets=label_tensors(held_out), metas=metas), predictions)
+    return metric.evaluate(len(held_out))
 
 
 def evaluate(cfg: 'Config', checkpoint: Path, out: Path) -> dict[str, float]:

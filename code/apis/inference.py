@@ -14,6 +14,7 @@ from thinktwice.checkpoint.file import load_checkpoint
 from thinktwice.checkpoint.weights import load_weights
 from thinktwice.closed_loop.agent import DrivingAgent
 from thinktwice.closed_loop.controllers import CONTROLLERS
+from thinktwice.closed_loop.ego_mlp import LABEL_STEPS
 from thinktwice.config.load import load_config, require_keys
 from thinktwice.config.overrides import check_parts
 from thinktwice.datasets import CarlaDataset
@@ -66,7 +67,10 @@ def init_model(
 
 
 def init_dataset(
-    config: str | Path | Config, split: str = 'val', cfg_options: dict[str, Any] | None = None
+    config: str | Path | Config,
+    split: str = 'val',
+    cfg_options: dict[str, Any] | None = None,
+    labels_only: bool = False,
 ) -> CarlaDataset:
     """Build a dataset of a config.
 
@@ -74,9 +78,10 @@ def init_dataset(
         config: A config file, or the ``Config`` read from one.
         split: ``train``, ``val`` or ``test``, which is the validation split where a config has no other.
         cfg_options: Overrides of the config, dotted keys to values.
+        labels_only: Read measurements and labels alone, as ``train_ego_mlp`` takes them.
 
     Returns:
-        The dataset; its items are samples for :func:`predict`.
+        The dataset; its items are samples for :func:`predict` unless they hold labels only.
 
     Raises:
         ConfigError: The config is wrong, or there is no data where it says.
@@ -87,8 +92,12 @@ def init_dataset(
     cfg = _prepare(config, cfg_options)
     key = _loader_key(cfg, split)
     require_keys(cfg, [key], f'split={split!r}')
+    dataset = cfg[key].dataset
+    if labels_only:
+        steps = [step for step in dataset.pipeline if step['type'] in LABEL_STEPS]
+        dataset = {**dataset, 'pipeline': steps}
     with as_config_error(f'{key}.dataset'):
-        return DATASETS.build(cfg[key].dataset)
+        return DATASETS.build(dataset)
 
 
 def init_agent(

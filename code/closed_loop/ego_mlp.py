@@ -78,6 +78,12 @@ def status_tensors(samples: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor
     )
 
 
+def label_tensors(samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    """What the expert did: waypoints (B, K, 2) in ego meters, action_alpha and action_beta (B, 2)."""
+    keys = ('waypoints', 'action_alpha', 'action_beta')
+    return {key: torch.from_numpy(np.stack([sample[key] for sample in samples])).float() for key in keys}
+
+
 def train_ego_mlp(
     samples: Sequence[Mapping[str, Any]], epochs: int = 100, batch_size: int = 64, seed: int = 0
 ) -> EgoStatusMLP:
@@ -95,11 +101,7 @@ def train_ego_mlp(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         status = status_tensors(samples)
-        waypoints = torch.from_numpy(np.stack([sample['waypoints'] for sample in samples])).float()
-        alpha, beta = (
-            torch.from_numpy(np.stack([sample[f'action_{name}'] for sample in samples])).float()
-            for name in ('alpha', 'beta')
-        )
+        waypoints, alpha, beta = label_tensors(samples).values()
         actions = beta_mode_action(alpha, beta)
         model = EgoStatusMLP(waypoints.shape[1])
         optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)

@@ -4,9 +4,10 @@ import os
 import runpy
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from thinktwice.command_line import run_command
 
@@ -25,6 +26,21 @@ def run_python(*arguments: str, timeout: float = 600) -> subprocess.CompletedPro
         timeout=timeout,
         check=False,
     )
+
+
+def exit_with(run: Callable[[], Any]) -> NoReturn:
+    """End this forked process after a function: with its result if that is an int, 1 if it raised, else 0."""
+    try:
+        result = run()
+        code = result if isinstance(result, int) else 0
+    except SystemExit as leave:
+        code = leave.code if isinstance(leave.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def load_command(path: str) -> dict[str, Any]:

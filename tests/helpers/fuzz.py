@@ -21,11 +21,10 @@ import shutil
 import signal
 import sys
 import time
-import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers.commands import REPOSITORY, load_command
+from helpers.commands import REPOSITORY, exit_with, load_command
 from helpers.damage import damaged_bytes, damaged_content, edit, editable, paths_of
 from helpers.tiny_dataset import write_dataset
 from mmengine.config import Config
@@ -174,16 +173,7 @@ def run(case: Case, folder: Path) -> None:
     os.dup2(output, 2)
     exec(compile(COUNTING, '<counting>', 'exec'), {'BaseModel': BaseModel, 'file': folder / 'steps'})
     argv = [*case.argv, '--work-dir', 'work', *(['--out', 'metrics.json'] if case.command == TEST else [])]
-    try:
-        code = run_command(MAIN[case.command], argv)
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else 1
-    except BaseException:
-        traceback.print_exc()
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    exit_with(lambda: run_command(MAIN[case.command], argv))
 
 
 def outcome_of(case: Case, folder: Path, base: Base, code: int | None) -> str:

@@ -10,12 +10,12 @@ import signal
 import socket
 import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from helpers.commands import exit_with
 
 HELPERS = str(Path(__file__).resolve().parent)
 CONTEXT = multiprocessing.get_context('forkserver')
@@ -57,19 +57,13 @@ def _child(function: Callable, arguments: Sequence, environment: dict[str, str],
     torch.set_num_threads(1)
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_DFL)
-    code = 0
-    try:
+
+    def run() -> Any:
         result = function(*arguments)
         torch.save(result, output.with_suffix('.pt'))
-        code = result if isinstance(result, int) else 0
-    except SystemExit as leave:
-        code = leave.code if isinstance(leave.code, int) else 1
-    except BaseException:
-        traceback.print_exc()
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+        return result
+
+    exit_with(run)
 
 
 class Ranks:

@@ -64,6 +64,16 @@ def test_splits_are_those_of_the_config(options):
         init_dataset(MINITOWN, 'testing', options)
 
 
+def test_labels_alone_are_those_of_whole_samples(options):
+    whole, labels = (
+        init_dataset(MINITOWN, 'train', options, labels_only=labels_only)[0] for labels_only in (False, True)
+    )
+    assert 'img' not in labels and 'points' not in labels
+    for key in ('waypoints', 'action_alpha', 'action_beta'):
+        assert torch.equal(torch.from_numpy(labels[key]), whole['targets'][key])
+    assert labels['speed'] == pytest.approx(whole['inputs']['speed'].item())
+
+
 def test_a_sample_gives_a_prediction_and_a_list_a_list(model, options):
     dataset = init_dataset(model.cfg, cfg_options={'val_dataloader.dataset.data_root': options['data_root']})
     samples = [dataset[0], dataset[1]]

@@ -22,6 +22,8 @@ from thinktwice.minitown.expert.teacher_network import (
     SPEED_SCALE,
     quantize,
 )
+from thinktwice.minitown.expert.teacher_view import SIZE
+from thinktwice.minitown.recording.calibration import FRAME_INTERVAL
 from thinktwice.minitown.recording.drivers import DECISIONS_PER_FRAME, STEPS_PER_DECISION, NoisyExpert
 from thinktwice.minitown.recording.supervision import VALUE_SCALE, teacher_value
 from thinktwice.minitown.sensors.sensor_suite import Observation
@@ -91,7 +93,7 @@ def _observe_nothing() -> Observation:
 
 def drive_route(town: str, seed: int) -> list[Example]:
     """Let the expert drive a route, with moments of wrong steering."""
-    drive, driver = Drive(town, seed, seconds=FRAMES / 2), NoisyExpert(*NOISE)
+    drive, driver = Drive(town, seed, seconds=FRAMES * FRAME_INTERVAL), NoisyExpert(*NOISE)
     driver.reset(drive, np.random.default_rng(seed))
     examples = []
     for _ in range(FRAMES):
@@ -114,7 +116,7 @@ def drive_route(town: str, seed: int) -> list[Example]:
 
 def to_batch(examples: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor]:
     """Masks (B, 15, 192, 192) in [0, 1], status (B, 1) and scaled targets (B, 3)."""
-    shape = (NUM_MASKS, 192, 192)
+    shape = (NUM_MASKS, SIZE, SIZE)
     masks = np.stack([np.frombuffer(zlib.decompress(e.masks), np.uint8).reshape(shape) for e in examples])
     status, targets = (torch.from_numpy(np.stack(part)) for part in list(zip(*examples, strict=True))[1:])
     return (

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from thinktwice.model_code.backbones.squeeze_excite import SqueezeExciteBlock, build_norm
+from thinktwice.model_code.backbones.squeeze_excite import SqueezeExciteBlock, build_norm, norm_of
 from thinktwice.registry import MODELS
 
 KERNEL = 3
@@ -87,12 +87,9 @@ class BEVFlattenHead(BaseModule):
         for downsample, block in zip(self.downsample_convs, self.blocks, strict=True):
             bev = block(downsample(bev).relu(), predicted)
             levels.append(bev)
-        linear, relu, norm, *rest = self.vector_head
-        vector = relu(linear(bev.flatten(1)))
-        vector = (self.predicted_vector_norm if predicted and self.predicted_vector_norm else norm)(vector)
-        for module in rest:
-            vector = module(vector)
-        return vector, levels
+        first, relu, norm, second, last_relu = self.vector_head
+        norm = norm_of(norm, self.predicted_vector_norm, predicted)
+        return last_relu(second(norm(relu(first(bev.flatten(1)))))), levels
 
 
 def _level_sizes(bev_size: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int]]:

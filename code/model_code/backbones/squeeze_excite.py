@@ -32,6 +32,11 @@ def build_norm(kind: str, channels: int, spatial: bool) -> nn.Module:
     raise ValueError(f"norm must be 'batch' or 'group', got {kind!r}")
 
 
+def norm_of(observed: nn.Module, predicted: nn.Module | None, is_predicted: bool) -> nn.Module:
+    """The normalization of a map: that of predicted maps, if there is one, or of observed maps."""
+    return predicted if is_predicted and predicted is not None else observed
+
+
 class ChannelGate(nn.Module):
     """Gate channels by their mean and maximum over space.
 
@@ -75,8 +80,6 @@ class SqueezeExciteBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, 'B C H W'], predicted: bool = False) -> Float[Tensor, 'B C H W']:
         """Apply the block to an observed or predicted map."""
-        bn1 = (predicted and self.predicted_bn1) or self.bn1
-        bn2 = (predicted and self.predicted_bn2) or self.bn2
-        y = self.relu(bn1(self.conv1(x)))
-        y = self.relu(bn2(self.conv2(y)))
+        y = self.relu(norm_of(self.bn1, self.predicted_bn1, predicted)(self.conv1(x)))
+        y = self.relu(norm_of(self.bn2, self.predicted_bn2, predicted)(self.conv2(y)))
         return (self.gate(y) + x).relu()
