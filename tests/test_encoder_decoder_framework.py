@@ -189,11 +189,11 @@ def test_teacher_forcing_pass_runs_only_if_a_loss_reads_it(monkeypatch: pytest.M
     expected.load_state_dict(model.state_dict())
     inputs, targets = inputs_for(), targets_for()
     all_terms = expected(inputs, targets, mode='loss')
-    monkeypatch.setattr(model.decoder, 'teacher_forcing_pass', None)  # calling it would fail
+    monkeypatch.setattr(model.decoder, 'teacher_controls', None)  # calling it would fail
     terms = model(inputs, targets, mode='loss')
     assert {name for name in all_terms if name.startswith('teacher')} == all_terms.keys() - terms.keys()
     for name, value in terms.items():
-        assert torch.equal(value, all_terms[name])
+        torch.testing.assert_close(value, all_terms[name], atol=1e-5, rtol=1e-5)
 
 
 def test_missing_targets_are_named_with_who_needs_them() -> None:

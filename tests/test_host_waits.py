@@ -18,12 +18,12 @@ WAITING = (
     *('bincount', '_linalg_check_errors', 'lift_fresh'),
 )
 
-#: two strided and two submanifold convolutions; two passes of two layers that look at the cameras
+#: two strided and two submanifold convolutions; two layers that look at the cameras
 EXPECTED = {
     'voxelize.voxelize_batch': 2,
     'sparse_conv._pack_pairs': 4,
     'sparse_conv._strided_pairs': 2,
-    'look_camera.pack_visible': 4,
+    'look_camera.attend_visible': 2,
     'image_tokens.levels': 1,
 }
 

@@ -47,7 +47,7 @@ class MeanFlattenHead(nn.Module):
         super().__init__()
         self.linear = nn.Linear(bev_channels, vector_channels)
 
-    def forward(self, bev, predicted=False):
+    def forward(self, bev, passes=0):
         return self.linear(bev.mean((2, 3))), []
 
 

@@ -84,6 +84,8 @@ def test_camera_look_of_2023_equals_its_rule_written_out(batch):  # M4
     waypoints, actions = torch.rand(batch, 4, 2) * torch.tensor([20.0, 4.0]), torch.rand(batch, 4, 4)
     with torch.no_grad():
         found = look(waypoints, actions, inputs['bev_vector'], scene)
+        passes = [torch.cat([x, x.flip(0)]) for x in (waypoints, actions, inputs['bev_vector'])]
+        assert torch.allclose(look(*passes, scene.repeat(2))[:batch], found, rtol=1e-4, atol=1e-5)
         levels = [p(f.flatten(0, 1)) for p, f in zip(net.level_projections, inputs['fpn'], strict=True)]
         expected = written_out_look(net, look, scene, waypoints, actions, inputs['bev_vector'], levels)
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from thinktwice.model_code.backbones.squeeze_excite import SqueezeExciteBlock, build_norm, norm_of
+from thinktwice.model_code.backbones.squeeze_excite import SqueezeExciteBlock, build_norm, normalize
 from thinktwice.registry import MODELS
 
 KERNEL = 3
@@ -75,9 +75,14 @@ class BEVFlattenHead(BaseModule):
         )
 
     def forward(
-        self, bev: Float[Tensor, 'B C X Y'], predicted: bool = False
+        self, bev: Float[Tensor, 'B C X Y'], passes: int = 0
     ) -> tuple[Float[Tensor, 'B Cv'], list[Float[Tensor, 'B _ _ _']]]:
-        """Flatten an observed or predicted BEV feature map.
+        """Flatten observed or predicted BEV feature maps.
+
+        Args:
+            bev: The maps; those that a pass of the decoder predicted follow those of the pass before it.
+            passes: Passes that predicted the maps, each with batch statistics of its own; 0 for observed
+                maps.
 
         Returns:
             The vector and the smaller levels, large to small; in the paper's model
@@ -85,11 +90,11 @@ class BEVFlattenHead(BaseModule):
         """
         levels: list[Tensor] = []
         for downsample, block in zip(self.downsample_convs, self.blocks, strict=True):
-            bev = block(downsample(bev).relu(), predicted)
+            bev = block(downsample(bev).relu(), passes)
             levels.append(bev)
         first, relu, norm, second, last_relu = self.vector_head
-        norm = norm_of(norm, self.predicted_vector_norm, predicted)
-        return last_relu(second(norm(relu(first(bev.flatten(1)))))), levels
+        hidden = normalize(relu(first(bev.flatten(1))), norm, self.predicted_vector_norm, passes)
+        return last_relu(second(hidden)), levels
 
 
 def _level_sizes(bev_size: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -32,9 +33,21 @@ def build_norm(kind: str, channels: int, spatial: bool) -> nn.Module:
     raise ValueError(f"norm must be 'batch' or 'group', got {kind!r}")
 
 
-def norm_of(observed: nn.Module, predicted: nn.Module | None, is_predicted: bool) -> nn.Module:
-    """The normalization of a map: that of predicted maps, if there is one, or of observed maps."""
-    return predicted if is_predicted and predicted is not None else observed
+def normalize(
+    x: Float[Tensor, 'B C *spatial'], observed: nn.Module, predicted: nn.Module | None, passes: int
+) -> Float[Tensor, 'B C *spatial']:
+    """Normalize observed maps, or the maps that several passes predicted.
+
+    Args:
+        x: The maps; those of a pass follow those of the one before it.
+        observed: Normalization of observed maps.
+        predicted: Normalization of predicted maps, if they have one of their own.
+        passes: Passes that predicted the maps, each with batch statistics of its own; 0 for observed maps.
+    """
+    norm = observed if passes == 0 or predicted is None else predicted
+    if passes <= 1 or not norm.training:
+        return norm(x)
+    return torch.cat([norm(part) for part in x.chunk(passes)])
 
 
 class ChannelGate(nn.Module):
@@ -78,8 +91,8 @@ class SqueezeExciteBlock(nn.Module):
         self.gate = ChannelGate(channels)
         self.relu = nn.ReLU(inplace=True)
 
-    def forward(self, x: Float[Tensor, 'B C H W'], predicted: bool = False) -> Float[Tensor, 'B C H W']:
-        """Apply the block to an observed or predicted map."""
-        y = self.relu(norm_of(self.bn1, self.predicted_bn1, predicted)(self.conv1(x)))
-        y = self.relu(norm_of(self.bn2, self.predicted_bn2, predicted)(self.conv2(y)))
+    def forward(self, x: Float[Tensor, 'B C H W'], passes: int = 0) -> Float[Tensor, 'B C H W']:
+        """Apply the block to observed or predicted maps, see :func:`normalize`."""
+        y = self.relu(normalize(self.conv1(x), self.bn1, self.predicted_bn1, passes))
+        y = self.relu(normalize(self.conv2(y), self.bn2, self.predicted_bn2, passes))
         return (self.gate(y) + x).relu()

@@ -1,10 +1,10 @@
-"""Deformable attention from look queries to the image tokens of a camera."""
+"""Deformable attention from look queries to the image tokens of their cameras."""
 
 import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
 from thinktwice.model_code.dense_heads.image_tokens import ImageTokens
@@ -57,18 +57,20 @@ class DeformableAttention(nn.Module):
 
     def forward(
         self,
-        queries: Float[Tensor, 'B N M C'],
-        references: Float[Tensor, 'B N M 2'],
+        queries: Float[Tensor, 'V C'],
+        references: Float[Tensor, 'V 2'],
+        cameras: Int64[Tensor, ' V'],
         tokens: ImageTokens,
         camera_embedding: Float[Tensor, 'N C'],
         level_embedding: Float[Tensor, 'levels C'],
-    ) -> Float32[Tensor, 'B N M C']:
+    ) -> Float32[Tensor, 'V C']:
         """Attend from each query to the tokens of its camera.
 
         Args:
-            queries: M queries per camera.
+            queries: V queries of any cameras.
             references: x / W, y / H in the image.
-            tokens: Image tokens of the same samples and cameras.
+            cameras: Camera of each query: sample * N + camera.
+            tokens: Image tokens of all samples and cameras.
             camera_embedding: Added to every token of a camera.
             level_embedding: Added to every token of a level.
         """
@@ -76,33 +78,35 @@ class DeformableAttention(nn.Module):
         with torch.autocast(queries.device.type, enabled=False):
             queries = queries.float()
             locations, weights = self._sampling_locations(queries, references.float(), tokens)
-            rows, corner_weights = tokens.corners(locations, weights)  # (B, N, M, heads, levels, points * 4)
+            # both are (V, heads, levels, 4 * P)
+            rows, corner_weights = tokens.corners(locations, weights, cameras.unsqueeze(-1))
             sampled = tokens.gather(
                 rows.flatten(-2), corner_weights.flatten(-2).to(tokens.table.dtype)
             ).float()
             level_weights = corner_weights.sum(-1)  # reduced by sampling points outside the image
-            total = level_weights.sum(-1, keepdim=True)  # (B, N, M, heads, 1)
+            total = level_weights.sum(-1, keepdim=True)  # (V, heads, 1)
             sampled = sampled + level_weights @ level_embedding.float()
-            sampled = sampled + total * camera_embedding.float()[:, None, None, :]
+            embedding = F.embedding(cameras % len(camera_embedding), camera_embedding.float())
+            sampled = sampled + total * embedding.unsqueeze(1)
             return self._project(sampled, total)
 
     def _sampling_locations(
-        self, queries: Float[Tensor, 'B N M C'], references: Float[Tensor, 'B N M 2'], tokens: ImageTokens
-    ) -> tuple[Float[Tensor, 'B N M heads levels P 2'], Float[Tensor, 'B N M heads levels P']]:
+        self, queries: Float[Tensor, 'V C'], references: Float[Tensor, 'V 2'], tokens: ImageTokens
+    ) -> tuple[Float[Tensor, 'V heads levels P 2'], Float[Tensor, 'V heads levels P']]:
         """Sampling locations and attention weights."""
-        shape = (*queries.shape[:3], self.num_heads, self.num_levels, self.num_points)
+        shape = (len(queries), self.num_heads, self.num_levels, self.num_points)
         offsets = self.sampling_offsets(queries).view(*shape, 2)
-        weights = self.attention_weights(queries).view(*shape[:4], -1).softmax(-1).view(shape)
+        weights = self.attention_weights(queries).view(shape).flatten(2).softmax(-1).view(shape)
         sizes = tokens.levels[:, :2].flip(-1).unsqueeze(1)  # width, height
-        return references[:, :, :, None, None, None, :] + offsets / sizes, weights
+        return references[:, None, None, None, :] + offsets / sizes, weights
 
     def _project(
-        self, sampled: Float[Tensor, 'B N M heads C'], total: Float[Tensor, 'B N M heads 1']
-    ) -> Float[Tensor, 'B N M C']:
+        self, sampled: Float[Tensor, 'V heads C'], total: Float[Tensor, 'V heads 1']
+    ) -> Float[Tensor, 'V C']:
         """Value projection; each head uses its own rows of the weight."""
         weight = self.value_proj.weight.unflatten(0, (self.num_heads, -1))  # (heads, C / heads, C)
         bias = self.value_proj.bias.unflatten(0, (self.num_heads, -1))
-        values = torch.einsum('bnmhc,hdc->bnmhd', sampled, weight) + total * bias
+        values = torch.einsum('vhc,hdc->vhd', sampled, weight) + total * bias
         return values.flatten(-2)
 
 

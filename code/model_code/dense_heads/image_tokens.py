@@ -36,9 +36,10 @@ class ImageTokens:
 
     def corners(
         self,
-        locations: Float[Tensor, 'B N *queries levels P 2'],
-        weights: Float[Tensor, 'B N *queries levels P'],
-    ) -> tuple[Int64[Tensor, 'B N *queries levels 4*P'], Float[Tensor, 'B N *queries levels 4*P']]:
+        locations: Float[Tensor, '*queries levels P 2'],
+        weights: Float[Tensor, '*queries levels P'],
+        cameras: Int64[Tensor, '*#queries'],
+    ) -> tuple[Int64[Tensor, '*queries levels 4*P'], Float[Tensor, '*queries levels 4*P']]:
         """Find the four rows around each location and their weights in bilinear interpolation.
 
         The convention is that of ``grid_sample`` with ``align_corners=False`` and zero padding, but
@@ -47,6 +48,7 @@ class ImageTokens:
         Args:
             locations: x, y of P points per level.
             weights: Factor of each location.
+            cameras: Camera of each query, numbered through the samples: sample * N + camera.
 
         Returns:
             Rows of the table and their weights.
@@ -55,7 +57,8 @@ class ImageTokens:
         x, y = locations[..., 0] * width - 0.5, locations[..., 1] * height - 0.5
         pixels, shares = bilinear_rows(x, y, width, height)
         shares = shares * weights.unsqueeze(-1)
-        return (pixels + self._first_rows(pixels)).flatten(-2), shares.flatten(-2)
+        first_rows = cameras[..., None] * sum(h * w for h, w in self.level_shapes) + self.levels[:, 2]
+        return (pixels + first_rows[..., None, None]).flatten(-2), shares.flatten(-2)
 
     def gather(
         self, rows: Int64[Tensor, '*queries R'], weights: Float[Tensor, '*queries R']
@@ -69,11 +72,3 @@ class ImageTokens:
         areas = [h * w for h, w in self.level_shapes]
         table = [(*shape, sum(areas[:level])) for level, shape in enumerate(self.level_shapes)]
         return torch.tensor(table, device=self.table.device)
-
-    def _first_rows(
-        self, pixels: Int64[Tensor, 'B N *queries levels P 4']
-    ) -> Int64[Tensor, 'B N *_ levels 1 1']:
-        """First row of each sample, camera and level, broadcastable over queries and points."""
-        B, N = self.batch_shape
-        cameras = torch.arange(B * N, device=pixels.device).view(B, N, *[1] * (pixels.ndim - 2))
-        return cameras * sum(h * w for h, w in self.level_shapes) + self.levels[:, 2, None, None]

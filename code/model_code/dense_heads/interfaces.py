@@ -1,7 +1,7 @@
 """Data that the parts of the decoder exchange."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -41,15 +41,19 @@ class TeacherInputs:
 
 @dataclass(frozen=True)
 class LookContext:
-    """Inputs of the refine layers that are the same in all layers and passes.
+    """Inputs of the refine layers that are the same in all layers.
+
+    A layer runs all passes at once: the samples of a pass follow those of the one before it, so that B is
+    the number of passes times that of samples.
 
     Attributes:
+        passes: Number of passes: 1, or 2 with teacher forcing.
         measurement: Encoded speed, target point and command.
-        tokens: Image tokens of all cameras and levels.
+        tokens: Image tokens of all cameras and levels of the samples.
         ego2img: Ego frame in meters to pixels of the raw image times depth.
         ida_mats: Pixel of the raw image to pixel of the network's image.
         image_size: H, W of the network's images, pixels.
-        lidar_map: LiDAR BEV map in teacher orientation.
+        lidar_map: LiDAR BEV map of the samples in teacher orientation.
         temporal_embedding: One per future step.
         static_embedding: One per fixed look point.
         camera_embedding: Added to the tokens of a camera.
@@ -61,11 +65,22 @@ class LookContext:
     ego2img: Float[Tensor, 'B N 4 4']
     ida_mats: Float[Tensor, 'B N 4 4']
     image_size: tuple[int, int]
-    lidar_map: Float[Tensor, 'B Cl X Y']
+    lidar_map: Float[Tensor, 'samples Cl X Y']
     temporal_embedding: Float[Tensor, 'K E']
     static_embedding: Float[Tensor, 'fixed E']
     camera_embedding: Float[Tensor, 'N C']
     level_embedding: Float[Tensor, 'levels C']
+    passes: int = 1
+
+    def repeat(self, passes: int) -> 'LookContext':
+        """The context of several passes over the same samples."""
+        return replace(
+            self,
+            measurement=torch.cat([self.measurement] * passes),
+            ego2img=torch.cat([self.ego2img] * passes),
+            ida_mats=torch.cat([self.ida_mats] * passes),
+            passes=passes,
+        )
 
 
 @dataclass(frozen=True)

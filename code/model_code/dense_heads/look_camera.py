@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from thinktwice.model_code.dense_heads.deformable_attention import DeformableAttention, FeedForward
+from thinktwice.model_code.dense_heads.image_tokens import ImageTokens
 from thinktwice.model_code.dense_heads.interfaces import CONTROL_DIM, LookContext, LookModule
 from thinktwice.model_code.dense_heads.projection import project_to_cameras
 from thinktwice.registry import MODELS
@@ -105,19 +106,8 @@ class CameraLook(LookModule):
         points = self.look_points(waypoints)  # (B, Q, 3)
         queries = self.build_queries(points, actions, bev_vector, context)
         locations, visible = project_to_cameras(points, context.ego2img, context.ida_mats, context.image_size)
-        index, used = pack_visible(visible)  # (B, N, M)
-        references = locations.gather(2, index.unsqueeze(-1).expand(-1, -1, -1, 2))
-        references = references.masked_fill(~used.unsqueeze(-1), 0.0)
-        rows = torch.cat([select_queries(queries, index), self.sample_at(references, context)], dim=-1)
-        rows = rows.masked_fill(~used.unsqueeze(-1), 0.0)
-        features = self.deformable_attention(
-            self.query_linear(rows),
-            references,
-            context.tokens,
-            context.camera_embedding,
-            context.level_embedding,
-        )
-        pooled = self.pool(self.ffn(features), index, used)  # (B, 1 or K, N, C)
+        features = self.attend_visible(queries, locations, visible, context)
+        pooled = self.pool(features, visible, context)  # (B, 1 or K, N, C)
         return self.output_proj(pooled.flatten(2)).expand(-1, self.num_steps, -1)
 
     def look_points(self, waypoints: Float[Tensor, 'B K 2']) -> Float[Tensor, 'B Q 3']:
@@ -152,57 +142,69 @@ class CameraLook(LookModule):
             dim=-1,
         )
 
+    def attend_visible(
+        self,
+        queries: Float[Tensor, 'B Q query_channels'],
+        locations: Float[Tensor, 'B N Q 2'],
+        visible: Bool[Tensor, 'B N Q'],
+        context: LookContext,
+    ) -> Float[Tensor, 'B N Q C']:
+        """Attend from each query to the cameras that see it; zero for the others."""
+        sample, camera, query = visible.nonzero(as_tuple=True)  # (V,) each
+        cameras = sample % context.tokens.batch_shape[0] * visible.shape[1] + camera  # the same in all passes
+        references = locations[sample, camera, query]
+        rows = torch.cat(
+            [queries[sample, query], self.sample_at(references, cameras, context.tokens)], dim=-1
+        )
+        features = self.attend(rows, references, cameras, context)
+        spread = features.new_zeros(*visible.shape, features.shape[-1])
+        return spread.index_put((sample, camera, query), features)
+
     def sample_at(
-        self, references: Float[Tensor, 'B N M 2'], context: LookContext
-    ) -> Float[Tensor, 'B N M sampled_channels']:
+        self, references: Float[Tensor, 'V 2'], cameras: Int64[Tensor, ' V'], tokens: ImageTokens
+    ) -> Float[Tensor, 'V sampled_channels']:
         """Sample all levels at the reference points; the level is the fastest index of the channels."""
-        tokens = context.tokens
-        num_levels = len(tokens.level_shapes)
-        locations = references[..., None, None, :].expand(-1, -1, -1, num_levels, -1, -1)
-        rows, weights = tokens.corners(locations, torch.ones_like(locations[..., 0]))
+        locations = references[:, None, None, :].expand(-1, len(tokens.level_shapes), -1, -1)
+        rows, weights = tokens.corners(locations, torch.ones_like(locations[..., 0]), cameras)
         return tokens.gather(rows, weights.to(tokens.table.dtype)).transpose(-1, -2).flatten(-2)
 
-    def pool(
+    def attend(
         self,
-        features: Float[Tensor, 'B N M C'],
-        index: Int64[Tensor, 'B N M'],
-        used: Bool[Tensor, 'B N M'],
-    ) -> Float[Tensor, 'B groups N C']:
-        """Average the queries of each camera, without padding, so that samples do not affect each other.
+        rows: Float[Tensor, 'V row_channels'],
+        references: Float[Tensor, 'V 2'],
+        cameras: Int64[Tensor, ' V'],
+        context: LookContext,
+    ) -> Float[Tensor, 'V C']:
+        """Apply the attention and the block after it to queries with the features at their references."""
+        return self.ffn(
+            self.deformable_attention(
+                self.query_linear(rows),
+                references,
+                cameras,
+                context.tokens,
+                context.camera_embedding,
+                context.level_embedding,
+            )
+        )
 
-        2023 dropped the first B queries instead of the padding (docs/reference_quirks, M4).
+    def pool(
+        self, features: Float[Tensor, 'B N Q C'], visible: Bool[Tensor, 'B N Q'], context: LookContext
+    ) -> Float[Tensor, 'B groups N C']:
+        """Average the queries that each camera sees, so that samples do not affect each other.
+
+        2023 added padding and dropped the first B queries (docs/reference_quirks, M4).
 
         Args:
-            features: Result of the attention for M rows per camera.
-            index: Query of each row.
-            used: Whether the row is a query rather than padding.
+            features: Result of the attention, zero where a query is not visible.
+            visible: Whether a camera sees a query.
+            context: Not used.
 
         Returns:
             One group for all steps or one per step; zero where a camera sees no query.
         """
-        weights = self.queries_of_step[:, index].transpose(0, 1) * used.unsqueeze(1)  # (B, groups, N, M)
-        total = torch.einsum('bgnm,bnmc->bgnc', weights.to(features.dtype), features)
+        weights = self.queries_of_step[:, None] & visible.unsqueeze(1)  # (B, groups, N, Q)
+        total = torch.einsum('bgnq,bnqc->bgnc', weights.to(features.dtype), features)
         return total / weights.sum(-1, keepdim=True).clamp(min=1).to(features.dtype)
-
-
-def pack_visible(visible: Bool[Tensor, 'B N Q']) -> tuple[Int64[Tensor, 'B N M'], Bool[Tensor, 'B N M']]:
-    """Select the visible queries of each camera, padded to the same number M.
-
-    Returns:
-        Query index of each row, in ascending order, and whether the row is a visible query rather
-        than padding. M is the largest number of visible queries of a camera, at least 1.
-    """
-    longest = max(int(visible.sum(-1).max()), 1)
-    index = torch.argsort((~visible).to(torch.uint8), dim=-1, stable=True)[..., :longest]
-    return index, visible.gather(2, index)
-
-
-def select_queries(
-    queries: Float[Tensor, 'B Q C'], index: Int64[Tensor, 'B N M']
-) -> Float[Tensor, 'B N M C']:
-    """Gather the queries of each camera."""
-    batch = torch.arange(len(queries), device=queries.device).view(-1, 1, 1)
-    return queries[batch, index]
 
 
 def _query_groups(

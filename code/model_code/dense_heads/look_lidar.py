@@ -69,14 +69,17 @@ class LidarLook(LookModule):
         return self.step_mlp(self.point_mlp(sampled).flatten(2))
 
     def sample(
-        self, waypoints: Float[Tensor, 'B K 2'], lidar_map: Float[Tensor, 'B Cl X Y']
+        self, waypoints: Float[Tensor, 'B K 2'], lidar_map: Float[Tensor, 'samples Cl X Y']
     ) -> Float[Tensor, 'B K 9 Cl']:
-        """Sample the map at the waypoints and their neighbors, clamped to the map."""
+        """Sample the map at the waypoints of all passes and their neighbors, clamped to the map."""
         ahead = (waypoints[..., 0] - self.x_range[0]) / (self.x_range[1] - self.x_range[0])
         right = (waypoints[..., 1] - self.y_range[0]) / (self.y_range[1] - self.y_range[0])
         position = torch.stack([ahead, right], dim=-1).unsqueeze(2) + self.offsets.to(waypoints)
         ahead, right = position.clamp(0, 1).unbind(-1)  # (B, K, 9) each
         # teacher orientation: row 0 is farthest ahead, column 0 is leftmost
         grid = torch.stack([2 * right - 1, 1 - 2 * ahead], dim=-1)
-        sampled = F.grid_sample(lidar_map.float(), grid.float(), align_corners=False)  # (B, Cl, K, 9)
-        return sampled.permute(0, 2, 3, 1)
+        # the steps of all passes side by side: (samples, passes * K, 9, 2)
+        grid = grid.unflatten(0, (-1, len(lidar_map))).transpose(0, 1).flatten(1, 2)
+        sampled = F.grid_sample(lidar_map.float(), grid.float(), align_corners=False)
+        sampled = sampled.permute(0, 2, 3, 1).unflatten(1, (-1, waypoints.shape[1]))
+        return sampled.transpose(0, 1).flatten(0, 1)

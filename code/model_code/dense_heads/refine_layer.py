@@ -72,7 +72,7 @@ class RefineLayer(nn.Module):
         context: LookContext,
         flatten_head: nn.Module,
     ) -> tuple[Float[Tensor, 'B K 2'], Float[Tensor, 'B K 4'], SceneState]:
-        """Refine the plan once.
+        """Refine the plan of each pass once; B counts the samples of all passes.
 
         Args:
             waypoints: x, y in the ego frame, meters.
@@ -87,7 +87,7 @@ class RefineLayer(nn.Module):
         B, K, _ = waypoints.shape
         actions = F.softplus(controls)
         future = self.prediction_module(state.bev_map, waypoints, actions, state.future_bev_map)
-        future_vectors = flatten_head(future.flatten(0, 1), predicted=True)[0].unflatten(0, (B, K))
+        future_vectors = flatten_head(future.flatten(0, 1), passes=context.passes)[0].unflatten(0, (B, K))
         features = torch.cat(
             [
                 future_vectors,

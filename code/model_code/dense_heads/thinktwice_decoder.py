@@ -171,15 +171,12 @@ class ThinkTwiceDecoder(BaseModule):
         context = None
         if len(self.layers):
             context = self.build_context(measurement, fpn, ego2img, ida_mats, image_size, lidar_map)
-        outputs = self.refine(coarse, start, context, flatten_head)
         if teacher is not None and teacher.waypoints.shape[1] != self.num_steps:
             raise ConfigError(
                 f'horizon: the targets hold {teacher.waypoints.shape[1]} future steps, but the decoder is '
                 f'configured for num_steps={self.num_steps}: set both to the same number'
             )
-        if teacher is not None and context is not None:
-            outputs.update(self.teacher_forcing_pass(teacher, start, context, flatten_head))
-        return outputs
+        return self.refine(coarse, start, context, flatten_head, teacher)
 
     def build_context(
         self,
@@ -228,22 +225,37 @@ class ThinkTwiceDecoder(BaseModule):
         start: SceneState,
         context: LookContext | None,
         flatten_head: nn.Module,
+        teacher: TeacherInputs | None = None,
     ) -> dict[str, Float[Tensor, 'B ...']]:
         """Refine the coarse plan layer by layer.
 
         The plan is detached before each layer, so that the error of a stage trains only the layer
-        that predicted it.
+        that predicted it. With a teacher each layer also runs on the expert's plan, for which it should
+        predict offsets of zero: both passes are one batch, with a scene of their own.
         """
-        waypoints, controls, states = [coarse.waypoints], [coarse.controls], [start]
+        B, K, _ = coarse.waypoints.shape
+        waypoints, controls, states, offsets = [coarse.waypoints], [coarse.controls], [start], []
+        forced_waypoints, forced_controls = [], []
+        if teacher is not None and context is not None:
+            context = context.repeat(2)
+            states = [SceneState(torch.cat([start.bev_map] * 2), torch.cat([start.bev_vector] * 2))]
+            forced_waypoints, forced_controls = [teacher.waypoints], [self.teacher_controls(teacher)]
         for layer in self.layers:
             plan, control = waypoints[-1].detach(), controls[-1].detach()
-            waypoint_offset, control_offset, state = layer(plan, control, states[-1], context, flatten_head)
-            waypoints.append(plan + waypoint_offset)
-            controls.append(control + control_offset)
+            waypoint_offset, control_offset, state = layer(
+                torch.cat([plan, *forced_waypoints]),
+                torch.cat([control, *forced_controls]),
+                states[-1],
+                context,
+                flatten_head,
+            )
+            waypoints.append(plan + waypoint_offset[:B])
+            controls.append(control + control_offset[:B])
+            offsets.append((waypoint_offset[B:], control_offset[B:]))
             states.append(state)
         beta_parameters = F.softplus(torch.stack(controls, dim=1)).clamp(min=MIN_BETA_PARAMETER)
-        vectors, maps, future_maps = stack_scenes(states[1:], start, coarse.waypoints.shape[1])
-        return {
+        vectors, maps, future_maps = (scenes.split(B) for scenes in stack_scenes(states[1:], states[0], K))
+        outputs = {
             'pred_speed': coarse.speed,
             'pred_value_traj': coarse.value_traj,
             'pred_value_ctrl': coarse.value_ctrl,
@@ -252,32 +264,20 @@ class ThinkTwiceDecoder(BaseModule):
             'pred_waypoints': torch.stack(waypoints, dim=1),
             'pred_alpha': beta_parameters[..., :ACTION_DIM],
             'pred_beta': beta_parameters[..., ACTION_DIM:],
-            'refine_bev_vector': vectors,
-            'refine_bev_map': maps,
-            'refine_future_bev_map': future_maps,
+            'refine_bev_vector': vectors[0],
+            'refine_bev_map': maps[0],
+            'refine_future_bev_map': future_maps[0],
         }
-
-    def teacher_forcing_pass(
-        self, teacher: TeacherInputs, start: SceneState, context: LookContext, flatten_head: nn.Module
-    ) -> dict[str, Float[Tensor, 'B ...']]:
-        """Run all layers on the expert's plan, for which they should predict offsets of zero."""
-        controls = self.teacher_controls(teacher)
-        waypoint_offsets, control_offsets, states = [], [], [start]
-        for layer in self.layers:
-            waypoint_offset, control_offset, state = layer(
-                teacher.waypoints, controls, states[-1], context, flatten_head
-            )
-            waypoint_offsets.append(waypoint_offset)
-            control_offsets.append(control_offset)
-            states.append(state)
-        vectors, maps, future_maps = stack_scenes(states[1:], start, teacher.waypoints.shape[1])
-        return {
-            'teacher_waypoint_offset': torch.stack(waypoint_offsets, dim=1),
-            'teacher_control_offset': torch.stack(control_offsets, dim=1),
-            'teacher_refine_bev_vector': vectors,
-            'teacher_refine_bev_map': maps,
-            'teacher_future_bev_map': future_maps,
-        }
+        if forced_waypoints:
+            waypoint_offsets, control_offsets = zip(*offsets, strict=True)
+            outputs |= {
+                'teacher_waypoint_offset': torch.stack(waypoint_offsets, dim=1),
+                'teacher_control_offset': torch.stack(control_offsets, dim=1),
+                'teacher_refine_bev_vector': vectors[1],
+                'teacher_refine_bev_map': maps[1],
+                'teacher_future_bev_map': future_maps[1],
+            }
+        return outputs
 
     def teacher_controls(self, teacher: TeacherInputs) -> Float[Tensor, 'B K 4']:
         """Controls whose softplus are the expert's Beta parameters.

@@ -55,4 +55,4 @@ def weighted_rows(
     summed = F.embedding_bag(
         rows.reshape(-1, size), table, per_sample_weights=weights.reshape(-1, size), mode='sum'
     )
-    return summed.view(*rows.shape[:-1], -1)
+    return summed.view(*rows.shape[:-1], table.shape[1])

@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from jaxtyping import Bool, Float, Int64
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from thinktwice.model_code.dense_heads.coarse_head import CoarsePrediction
-from thinktwice.model_code.dense_heads.interfaces import LookContext, SceneState
+from thinktwice.model_code.dense_heads.interfaces import LookContext, SceneState, TeacherInputs
 from thinktwice.model_code.dense_heads.layers import mlp
 from thinktwice.model_code.dense_heads.look_camera import CameraLook
 from thinktwice.model_code.dense_heads.look_lidar import LidarLook
@@ -21,25 +22,33 @@ class ReferenceCameraLook(CameraLook):
     """Camera look of the 2023 code; arguments as for :class:`CameraLook`."""
 
     def pool(
-        self,
-        features: Float[Tensor, 'B N M C'],
-        index: Int64[Tensor, 'B N M'],
-        used: Bool[Tensor, 'B N M'],
+        self, features: Float[Tensor, 'B N Q C'], visible: Bool[Tensor, 'B N Q'], context: LookContext
     ) -> Float[Tensor, 'B 1 N C']:
         """Sum over all rows but the first B, divided by B (M4).
 
-        The number of queries of a camera was read from a list with one entry per sample. The first B
-        valid queries are dropped, padding is included, and the scale depends on the batch size: the
-        plan of a sample depends on the other samples of the batch, and training with a batch size of
-        8 differs from driving with 1.
+        The queries that a camera sees were padded with rows of zeros to the largest number of a camera,
+        and the padding took part in attention and sum. The number of queries of a camera was read from a
+        list with one entry per sample, so that the first B queries are dropped: the plan of a sample
+        depends on the other samples of the batch, and training with a batch size of 8 differs from
+        driving with 1.
 
         Args:
-            features: Result of the attention for M rows per camera.
-            index: Query of each row, not used.
-            used: Whether the row is a query, not used.
+            features: Result of the attention, zero where a query is not visible.
+            visible: Whether a camera sees a query.
+            context: Sensor features and embeddings of the batch.
         """
-        B = len(features)
-        return features[:, :, B:].sum(2).div(B).unsqueeze(1)
+        samples, N = context.tokens.batch_shape
+        norm = self.query_linear[0]
+        assert isinstance(norm, nn.LayerNorm)
+        zeros = features.new_zeros(samples * N, *norm.normalized_shape)
+        cameras = torch.arange(samples * N, device=visible.device)
+        padding = self.attend(zeros, zeros[:, :2], cameras, context).unflatten(0, (samples, N))
+        counts = visible.sum(-1).unflatten(0, (-1, samples))  # (passes, samples, N)
+        longest = counts.amax((1, 2), keepdim=True)
+        num_padding = (longest - counts.clamp(min=samples)).clamp(min=0).unsqueeze(-1)
+        kept = visible & (visible.cumsum(-1) > samples)
+        total = (features * kept.unsqueeze(-1)).sum(2) + (padding * num_padding).flatten(0, 1)
+        return total.div(samples).unsqueeze(1)
 
 
 @MODELS.register_module()
@@ -139,13 +148,14 @@ class ReferenceThinkTwiceDecoder(ThinkTwiceDecoder):
         start: SceneState,
         context: LookContext | None,
         flatten_head: nn.Module,
+        teacher: TeacherInputs | None = None,
     ) -> dict[str, Float[Tensor, 'B ...']]:
         """Refine layer by layer; layers and steps of the returned future maps are mixed up (M20).
 
         The stack over layers and steps is reshaped as if it were over steps and layers. No loss uses
         this output; the maps of the teacher-forcing pass are in order.
         """
-        outputs = super().refine(coarse, start, context, flatten_head)
+        outputs = super().refine(coarse, start, context, flatten_head, teacher)
         future = outputs['refine_future_bev_map']
         B, L, K = future.shape[:3]
         outputs['refine_future_bev_map'] = future.reshape(B, K, L, *future.shape[3:]).transpose(1, 2)

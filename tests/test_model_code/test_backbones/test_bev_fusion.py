@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from helpers.small_encoders import parameters_without_gradient
@@ -91,11 +93,25 @@ def test_predicted_maps_have_statistics_of_their_own_where_asked():
     for separate in (False, True):
         head = BEVFlattenHead((12, 9), 4, (6, 8), (2, 2), separate_norms=separate).train()
         before = {name: value.clone() for name, value in head.named_buffers()}
-        head(torch.randn(3, 4, 12, 9), predicted=True)
+        head(torch.randn(3, 4, 12, 9), passes=1)
         changed = {name for name, value in head.named_buffers() if not torch.equal(value, before[name])}
         observed = {name for name in before if 'predicted' not in name}
         assert changed == (set(before) - observed if separate else observed)
         assert bool(set(before) - observed) == separate
+
+
+@pytest.mark.parametrize('separate', [False, True])
+def test_maps_of_two_passes_are_normalized_as_if_one_pass_ran_after_the_other(separate):
+    head = BEVFlattenHead((12, 9), 4, (6, 8), (2, 2), separate_norms=separate).train()
+    in_turn = copy.deepcopy(head)
+    maps = torch.randn(6, 4, 12, 9)
+    vectors, levels = head(maps, passes=2)
+    parts = [in_turn(part, passes=1) for part in maps.split(3)]
+    torch.testing.assert_close(vectors, torch.cat([vector for vector, _ in parts]))
+    torch.testing.assert_close(levels[-1], torch.cat([smaller[-1] for _, smaller in parts]))
+    for name, value in head.named_buffers():
+        torch.testing.assert_close(value, in_turn.get_buffer(name))
+    assert not torch.allclose(head(maps, passes=1)[0], vectors, atol=1e-3)
 
 
 def test_a_norm_before_the_relu_keeps_the_fused_map_alive():

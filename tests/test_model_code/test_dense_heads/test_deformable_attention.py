@@ -28,7 +28,13 @@ def arguments(B=2, N=3, M=5, channels=8):
 
 
 def attend(attention, queries, references, maps, camera_embedding, level_embedding):
-    return attention(queries, references, ImageTokens.from_levels(maps), camera_embedding, level_embedding)
+    B, N, M, C = queries.shape
+    cameras = torch.arange(B * N).repeat_interleave(M)
+    tokens = ImageTokens.from_levels(maps)
+    attended = attention(
+        queries.view(-1, C), references.view(-1, 2), cameras, tokens, camera_embedding, level_embedding
+    )
+    return attended.view(B, N, M, C)
 
 
 def test_equals_projecting_every_token_first() -> None:

@@ -10,7 +10,6 @@ from helpers.small_decoder import IMAGE_SIZE, pyramid, rig
 
 from thinktwice.model_code.dense_heads import CameraLook, LookContext
 from thinktwice.model_code.dense_heads.image_tokens import ImageTokens
-from thinktwice.model_code.dense_heads.look_camera import pack_visible
 
 C, E, CM, CV = 8, 4, 5, 10
 HEADS, POINTS = 2, 3
@@ -149,6 +148,14 @@ def test_a_sample_looks_the_same_alone_and_among_others() -> None:
     )
 
 
+def test_two_passes_look_at_the_samples_as_each_does_alone() -> None:
+    look, scene = camera_look(), context()
+    first, second = plan(), plan()
+    both = [torch.cat(parts) for parts in zip(first, second, strict=True)]
+    expected = torch.cat([look(*first, scene), look(*second, scene)])
+    torch.testing.assert_close(look(*both, scene.repeat(2)), expected, atol=1e-5, rtol=1e-5)
+
+
 def test_queries_that_no_camera_sees_have_no_part_in_the_result() -> None:
     look, scene = camera_look(cameras=1, fixed_points=()), context(cameras=1, fixed=0)
     waypoints, actions, vector = plan()
@@ -190,17 +197,6 @@ def test_pooling_per_step_uses_the_own_waypoint_and_the_fixed_points() -> None:
 def test_pooling_by_default_gives_all_steps_the_same_look() -> None:
     output = camera_look()(*plan(), context())
     assert (output == output[:, :1]).all()
-
-
-def test_packing_keeps_the_order_and_marks_the_padding() -> None:
-    visible = torch.zeros(2, 2, 6, dtype=torch.bool)
-    visible[0, 0, [1, 4, 5]] = True
-    visible[1, 1, 2] = True
-    index, used = pack_visible(visible)
-    assert index.shape == (2, 2, 3)
-    assert index[0, 0].tolist() == [1, 4, 5] and used[0, 0].all()
-    assert index[1, 1, 0] == 2 and used[1, 1].tolist() == [True, False, False]
-    assert not used[0, 1].any() and not used[1, 0].any()
 
 
 def test_the_paper_has_120_queries_of_519_and_rows_of_1543_values() -> None:

@@ -41,7 +41,7 @@ def test_layer_follows_the_method_step_by_step() -> None:
 
     hidden = []
     for k in range(K):
-        vector = flatten_head(future[:, k], predicted=True)[0]
+        vector = flatten_head(future[:, k], passes=1)[0]
         step = [
             vector,
             image[:, k],

@@ -104,10 +104,11 @@ def test_the_teacher_does_not_touch_the_predictions() -> None:
     decoder, inputs = build({})
     plain = decoder(**inputs)
     noise = TeacherInputs(*(torch.rand(2, 4, 2) * 9 for _ in range(3)))
-    for given in (teacher(), noise):
-        outputs = decoder(**inputs, teacher=given)
-        for name, value in plain.items():
-            assert (outputs[name] == value).all()
+    outputs, others = (decoder(**inputs, teacher=given) for given in (teacher(), noise))
+    for name, value in plain.items():
+        assert (outputs[name] == others[name]).all()
+        # products of a batch of twice the size may be rounded differently
+        torch.testing.assert_close(outputs[name], value, atol=1e-5, rtol=1e-5)
 
 
 def test_the_look_at_the_lidar_reaches_the_plan() -> None:
@@ -162,12 +163,12 @@ def test_teacher_pass_sees_the_expert_s_plan_in_every_layer() -> None:
         layer.register_forward_pre_hook(lambda module, arguments: seen.append(arguments))
     given = teacher()
     decoder(**inputs, teacher=given)
-    for waypoints, controls, *_ in seen[2:]:
-        assert (waypoints == given.waypoints).all()
+    for waypoints, controls, *_ in seen:
+        assert (waypoints[2:] == given.waypoints).all()
         torch.testing.assert_close(
-            torch.nn.functional.softplus(controls), torch.cat([given.alpha, given.beta], -1)
+            torch.nn.functional.softplus(controls[2:]), torch.cat([given.alpha, given.beta], -1)
         )
-    assert seen[2][2].future_bev_map is None and seen[3][2].future_bev_map is not None
+    assert seen[0][2].future_bev_map is None and seen[1][2].future_bev_map is not None
 
 
 def test_inverse_softplus_of_small_and_large_values() -> None:
