@@ -154,7 +154,8 @@ class LSSCameraEncoder(BaseModule):
         The images of a history frame are lifted from the poses that its cameras had. (2023 used
         the poses of the key frame without the cameras' positions; docs/reference_quirks, M1 and M2.)
         """
-        cam2key = frame2key[:, t, None].float() @ cam2ego[:, t].float()
+        with torch.autocast(cam2ego.device.type, enabled=False):  # bfloat16 would move a camera by decimeters
+            cam2key = frame2key[:, t, None].float() @ cam2ego[:, t].float()
         return FrameCameras(intrinsics[:, t], cam2ego[:, t], cam2key, ida_mats[:, t])
 
     def encode_frame(self, img: Float[Tensor, 'B N 3 H W'], cameras: FrameCameras) -> CameraFeatures:
@@ -176,7 +177,7 @@ class LSSCameraEncoder(BaseModule):
         )
         H, W = img.shape[-2:]
         bev = self.view_transform(
-            depth_logits.softmax(dim=2),
+            depth_logits.softmax(dim=2, dtype=torch.float32),
             features,
             cameras.intrinsics,
             cameras.cam2key,

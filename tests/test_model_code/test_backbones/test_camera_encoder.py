@@ -52,6 +52,21 @@ def test_mixed_precision_trains_on_the_cpu():
     assert all(p.grad.isfinite().all() for p in encoder.depth_net.parameters())
 
 
+def test_poses_and_the_depth_distribution_keep_full_precision_under_autocast():
+    encoder, batch = camera_encoder().eval(), image_batch(1, 2, 2)
+    batch['cam2ego'][..., :3, 3] += torch.tensor([1e-3, 12.34567, 1e4])
+    poses = [batch[name] for name in ('intrinsics', 'cam2ego', 'frame2key', 'ida_mats')]
+    expected = encoder.frame_cameras(*poses, 0)
+    lifted = []
+    encoder.view_transform.register_forward_pre_hook(lambda _, inputs: lifted.append(inputs))
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        out = encoder(**batch)
+    (depth, *_), (_, _, _, cam2key, *_) = lifted  # of the key frame and of the one before it
+    assert torch.equal(cam2key, expected.cam2key)
+    assert depth.dtype == torch.float32
+    assert torch.equal(depth, out.depth_logits.float().softmax(2))
+
+
 def test_history_frames_get_no_gradient_and_the_key_frame_does():
     encoder = camera_encoder(num_frames=3)
     batch = image_batch(1, 3, 2)

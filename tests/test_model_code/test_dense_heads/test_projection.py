@@ -31,6 +31,15 @@ def test_what_lies_on_the_optical_axis_is_in_the_image_center() -> None:
         assert visible[0, camera, point]
 
 
+def test_near_and_far_points_keep_full_precision_under_autocast() -> None:
+    points = [[1.5 + distance, distance / 7, 2.5 - distance / 9] for distance in (1e-3, 0.1, 12.345, 1e4)]
+    expected = project(points)
+    with torch.autocast('cpu', torch.bfloat16):
+        locations, visible = project(points)
+    assert torch.equal(locations, expected[0]) and torch.equal(visible, expected[1])
+    assert visible[0, 0].all()
+
+
 def test_right_is_right_and_the_ground_is_below() -> None:
     # 10 m in front of the camera, 5 m to the right, on the ground
     locations, visible = project([[11.5, 5, 0]])

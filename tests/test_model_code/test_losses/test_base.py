@@ -26,6 +26,16 @@ def test_kl_has_the_right_gradient() -> None:
     assert torch.autograd.gradcheck(lambda q: beta_kl(target[0], target[1], q[0], q[1]), predicted)
 
 
+def test_kl_of_extreme_parameters_is_that_of_double_precision() -> None:
+    values = torch.tensor([1e-3, 0.5, 1.0, 30.0, 1e4], dtype=torch.double)
+    parameters = torch.cartesian_prod(*[values] * 4).unbind(-1)
+    with torch.autocast('cpu', torch.bfloat16):
+        found = beta_kl(*(value.float() for value in parameters))
+    assert found.dtype == torch.float32
+    # lgamma(1e4) is 8e4, where the resolution of float32 is 0.008
+    torch.testing.assert_close(found.double(), beta_kl(*parameters), rtol=1e-4, atol=0.1)
+
+
 def test_smooth_l1_is_quadratic_then_linear_and_capped() -> None:
     prediction = torch.tensor([0.5, -2.0, 9.0], requires_grad=True)
     error = smooth_l1(prediction, torch.zeros(3))
