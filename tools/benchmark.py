@@ -3,6 +3,7 @@
 Examples:
     python tools/benchmark.py loader configs/thinktwice.py
     python tools/benchmark.py loader configs/thinktwice.py --data-root raw/ packed/ --workers 0 1 2
+    python tools/benchmark.py step configs/thinktwice_minitown.py --json before.json
     torchrun --nproc_per_node 1 tools/benchmark.py scaling CONFIG --launcher pytorch --json 1.json
     torchrun --nproc_per_node 2 tools/benchmark.py scaling CONFIG --launcher pytorch --json 2.json
     python tools/benchmark.py compare 1.json 2.json
@@ -15,10 +16,14 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from thinktwice.command_line import Parser, add_override_flag, natural, positive, run_command
 from thinktwice.distributed.ranks import LAUNCHERS
 from thinktwice.errors import UserError
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -47,12 +52,27 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     scaling.add_argument('--launcher', choices=LAUNCHERS, default='none', help='how the ranks were started')
     scaling.add_argument('--steps', type=positive, default=8, help='steps to time')
     scaling.set_defaults(run=run_scaling)
-    for command in (loader, scaling):
+    step = commands.add_parser(
+        'step',
+        help='time, arithmetic and memory of a training step, per phase and module',
+        description='Time training steps on one device and compare them with their floor: the same '
+        'convolutions and matrix products alone.',
+    )
+    step.add_argument('--steps', type=positive, default=5, help='steps to time')
+    step.set_defaults(run=run_step)
+    for command in (loader, scaling, step):
         command.add_argument('config', help='config file')
         command.add_argument('--json', type=Path, help='also write the figures to this file')
         add_override_flag(command)
-    compare = commands.add_parser('compare', help='files of `scaling --json` in one table')
-    compare.add_argument('files', type=Path, nargs='+', help='files, that of the smallest world size first')
+    compare = commands.add_parser(
+        'compare', help='files of `scaling --json` or of `step --json` in one table'
+    )
+    compare.add_argument(
+        'files',
+        type=Path,
+        nargs='+',
+        help='files of one kind: the smallest world size, or the state before, first',
+    )
     compare.set_defaults(run=run_compare)
     return parser.parse_args(arguments)
 
@@ -83,13 +103,9 @@ def run_scaling(options: argparse.Namespace) -> None:
     from mmengine.dist import is_main_process
 
     from thinktwice.benchmark.scaling import format_figures, measure_scaling
-    from thinktwice.config.load import load_config
     from thinktwice.distributed.launch import process_group
 
-    cfg = load_config(options.config, options.cfg_options)
-    cfg.launcher, cfg.log_level = options.launcher, 'WARNING'
-    cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
-    cfg.default_hooks.checkpoint = None
+    cfg = load_training(options, options.launcher)
     with process_group(options.launcher, **cfg.get('env_cfg', {}).get('dist_cfg', {})):
         with tempfile.TemporaryDirectory() as cfg.work_dir:
             figures = measure_scaling(cfg, options.steps)
@@ -99,19 +115,47 @@ def run_scaling(options: argparse.Namespace) -> None:
                 options.json.write_text(json.dumps(asdict(figures), indent=1))
 
 
+def run_step(options: argparse.Namespace) -> None:
+    """Time training steps on one device."""
+    from thinktwice.benchmark.step import format_step, measure_step
+
+    cfg = load_training(options, 'none')
+    with tempfile.TemporaryDirectory() as cfg.work_dir:
+        figures = measure_step(cfg, options.steps)
+    print(format_step(figures))
+    if options.json:
+        options.json.write_text(json.dumps(asdict(figures), indent=1))
+
+
+def load_training(options: argparse.Namespace, launcher: str) -> 'Config':
+    """Load the config of a training that evaluates and saves nothing."""
+    from thinktwice.config.load import load_config
+
+    cfg = load_config(options.config, options.cfg_options)
+    cfg.launcher, cfg.log_level = launcher, 'WARNING'
+    cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
+    cfg.default_hooks.checkpoint = None
+    return cfg
+
+
 def run_compare(options: argparse.Namespace) -> None:
     """Print the figures of several runs in one table."""
     from thinktwice.benchmark.scaling import ScalingFigures, format_figures
+    from thinktwice.benchmark.step import StepFigures, compare_steps
 
     figures = []
+    kind: Any = None
     for file in options.files:
         try:
-            figures.append(ScalingFigures(**json.loads(file.read_text(encoding='utf-8'))))
+            entries = json.loads(file.read_text(encoding='utf-8'))
+            kind = kind or (StepFigures if 'modules' in entries else ScalingFigures)
+            figures.append(kind(**entries))
         except (ValueError, TypeError) as error:
+            command = 'step' if kind is StepFigures else 'scaling'
             raise UserError(
-                f'{file} is not a file of `tools/benchmark.py scaling --json`: {error}'
+                f'{file} is not a file of `tools/benchmark.py {command} --json`: {error}'
             ) from error
-    print(format_figures(figures))
+    print(compare_steps(figures) if kind is StepFigures else format_figures(figures))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
