@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 try:
-    from thinktwice.command_line import Parser, add_run_flags, run_command
+    from thinktwice.command_line import Parser, add_run_flags, positive, run_command
 except ModuleNotFoundError:  # only this package and the standard library are imported there
     sys.exit(
         f'error: no thinktwice in {sys.executable}: run `make setup`, then `.venv/bin/python train.py ...`'
@@ -48,6 +48,14 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         action='store_true',
         help='scale the learning rate by samples per step / auto_scale_lr.base_batch_size',
     )
+    parser.add_argument(
+        '--profile',
+        type=positive,
+        nargs='?',
+        const=5,
+        metavar='STEPS',
+        help='write a trace of some steps (5) to profile/ of the work dir, and log where their time goes',
+    )
     return parser.parse_args(argv)
 
 
@@ -70,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             deterministic=arguments.deterministic,
             amp=arguments.amp,
             autoscale_lr=arguments.autoscale_lr,
+            profile=arguments.profile,
             trust_checkpoint=arguments.trust_checkpoint,
         )
 

@@ -31,6 +31,7 @@ def train(
     deterministic: bool = False,
     amp: bool = False,
     autoscale_lr: bool = False,
+    profile: int | None = None,
     trust_checkpoint: bool = False,
 ) -> Path | None:
     """Train as a config says. Collective.
@@ -47,6 +48,7 @@ def train(
         deterministic: Use deterministic algorithms only.
         amp: Mixed precision: bfloat16, unless ``optim_wrapper.amp_dtype`` names another.
         autoscale_lr: Scale the learning rate by samples per step / ``auto_scale_lr.base_batch_size``.
+        profile: Steps to profile, see ``ProfileHook``; None for no profile.
         trust_checkpoint: Load checkpoints that hold pickled objects; this can run code of their author.
 
     Returns:
@@ -76,6 +78,8 @@ def train(
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise ConfigError('--autoscale-lr needs auto_scale_lr.base_batch_size in the config')
         cfg.auto_scale_lr.enable = True
+    if profile:
+        cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='ProfileHook', steps=profile)]
     if not validate:
         cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
         if checkpoint := cfg.get('default_hooks', {}).get('checkpoint'):

@@ -6,6 +6,7 @@ from thinktwice.core.hooks.guards import NonFiniteGuardHook, SkippedSamplesHook,
 from thinktwice.core.hooks.health import HealthHook
 from thinktwice.core.hooks.logs import EvaluationTimerHook, ReducedInfoHook
 from thinktwice.core.hooks.preemption import PreemptionHook
+from thinktwice.core.hooks.profile import ProfileHook
 from thinktwice.core.hooks.step import BroadcastBuffersHook, StepSetupHook
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     'HealthHook',
     'NonFiniteGuardHook',
     'PreemptionHook',
+    'ProfileHook',
     'ReducedInfoHook',
     'SkippedSamplesHook',
     'StepSetupHook',
