@@ -1,64 +1,75 @@
-"""The driving model: encoders, fusion, decoder and losses."""
+"""The driving model: sensor encoders, planner and losses."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from thinktwice.errors import ConfigError
 from thinktwice.model_code.control import beta_mode_action
-from thinktwice.model_code.dense_heads import TeacherInputs, ego_to_image
+from thinktwice.model_code.scene import ImagePyramid, Measurements, SceneFeatures
 from thinktwice.registry import MODELS
 
 ConfigDict = dict[str, Any]
-TEACHER_KEYS = ('waypoints', 'action_alpha', 'action_beta', 'future_action_alpha', 'future_action_beta')
+
+CAMERA_KEYS = ('img', 'intrinsics', 'cam2ego', 'frame2key', 'ida_mats')
+"""Inputs that ``img_encoder`` reads."""
+AUXILIARY_KEYS = ('depth_logits', 'seg_logits')
+"""Outputs of the auxiliary heads that predictions include."""
 
 
 @MODELS.register_module()
 class EncoderDecoder(BaseModel):
     """End-to-end driving from cameras and LiDAR (Jia et al., "Think Twice before Driving", 2023).
 
+    The sensors are encoded either by the parts of the paper's BEV encoder, each of which may be left out,
+    or by a ``scene_encoder``. Without any, the planner has the measurements only.
+
     Args:
+        measurement_encoder: Config of the encoder of speed, target point and command.
+        decoder: Config of the planner, see :class:`Planner`.
         img_encoder: Config of the camera encoder: BEV map, image features, depth and segmentation.
         lidar_encoder: Config of the LiDAR encoder: point clouds to a BEV map.
-        bev_fusion: Config of the fusion of both BEV maps.
-        flatten_head: Config of the head that turns a BEV feature map into smaller maps and a vector.
-        measurement_encoder: Config of the encoder of speed, target point and command.
-        decoder: Config of the decoder, which predicts and refines the plan.
-        losses: Configs of the terms of the training objective; may be empty for inference.
+        bev_fusion: Config of the fusion of the BEV maps, or of the reduction of the only one.
+        flatten_head: Config of the head that turns a BEV feature map into smaller maps and a vector. Its
+            ``bev_size`` is by default that of the camera encoder's map.
+        scene_encoder: Config of an encoder of all inputs, see :class:`SceneEncoder`.
+        losses: Configs of the terms of the training objective by name; None leaves a term out.
         data_preprocessor: Config of the preprocessing on the device.
         init_cfg: Initialization config of mmengine.
 
     Raises:
-        ConfigError: If ``img_encoder`` and ``flatten_head`` differ in the size of the BEV map.
+        ConfigError: If a part is missing that another one needs, there is a ``scene_encoder`` besides the
+            parts, or ``img_encoder`` and ``flatten_head`` differ in the size of the BEV map.
     """
 
     def __init__(
         self,
-        img_encoder: ConfigDict,
-        lidar_encoder: ConfigDict,
-        bev_fusion: ConfigDict,
-        flatten_head: ConfigDict,
         measurement_encoder: ConfigDict,
         decoder: ConfigDict,
-        losses: Sequence[ConfigDict] = (),
+        img_encoder: ConfigDict | None = None,
+        lidar_encoder: ConfigDict | None = None,
+        bev_fusion: ConfigDict | None = None,
+        flatten_head: ConfigDict | None = None,
+        scene_encoder: ConfigDict | None = None,
+        losses: Mapping[str, ConfigDict | None] | None = None,
         data_preprocessor: ConfigDict | None = None,
         init_cfg: ConfigDict | None = None,
     ) -> None:
         # built here, because mmengine finds our registry only if it is the default scope
-        preprocessor = MODELS.build(data_preprocessor) if data_preprocessor else None
-        super().__init__(data_preprocessor=preprocessor, init_cfg=init_cfg)
-        self.img_encoder = MODELS.build(img_encoder)
-        self.lidar_encoder = MODELS.build(lidar_encoder)
-        self.bev_fusion = MODELS.build(bev_fusion)
-        self.flatten_head = MODELS.build(flatten_head)
-        check_bev_size(self.img_encoder, self.flatten_head)
+        super().__init__(data_preprocessor=_build(data_preprocessor), init_cfg=init_cfg)
+        self.img_encoder = _build(img_encoder)
+        self.lidar_encoder = _build(lidar_encoder)
+        self.bev_fusion = _build(bev_fusion)
+        self.flatten_head = _build(flatten_head, **_bev_size(self.img_encoder))
+        self.scene_encoder = _build(scene_encoder)
+        self._check_parts()
         self.measurement_encoder = MODELS.build(measurement_encoder)
         self.decoder = MODELS.build(decoder)
-        self.losses = nn.ModuleList(MODELS.build(loss) for loss in losses)
+        configured = {name: loss for name, loss in (losses or {}).items() if loss is not None}
+        self.losses = nn.ModuleDict({name: MODELS.build(loss) for name, loss in configured.items()})
 
     def forward(
         self,
@@ -70,10 +81,10 @@ class EncoderDecoder(BaseModel):
         """Run the model on a preprocessed batch.
 
         Args:
-            inputs: img (B, T, N, 3, H, W) normalized, points (one (P, 5) per sample), intrinsics
-                (B, T, N, 3, 3), cam2ego (B, T, N, 4, 4), frame2key (B, T, 4, 4), ida_mats
-                (B, T, N, 4, 4), speed (B,) m/s, target_point (B, 2) in the ego frame in meters,
-                command (B,) int64.
+            inputs: speed (B,) m/s, target_point (B, 2) in the ego frame in meters and command (B,) int64.
+                For ``img_encoder`` img (B, T, N, 3, H, W) normalized, intrinsics (B, T, N, 3, 3), cam2ego
+                (B, T, N, 4, 4), frame2key (B, T, 4, 4) and ida_mats (B, T, N, 4, 4). For
+                ``lidar_encoder`` points (one (P, 5) per sample).
             targets: The supervision; used in mode ``loss`` only.
             metas: Metadata of each sample, not used.
             mode: ``tensor``, ``loss`` or ``predict``.
@@ -92,49 +103,79 @@ class EncoderDecoder(BaseModel):
             return self.predict(inputs)
         raise ValueError(f"mode={mode!r} must be 'tensor', 'loss' or 'predict'")
 
-    def predict_raw(self, inputs: dict[str, Any], teacher: TeacherInputs | None = None) -> dict[str, Any]:
-        """Compute the outputs of the decoder and of the auxiliary heads.
+    def encode(self, inputs: dict[str, Any]) -> SceneFeatures:
+        """Encode the sensors.
 
         Args:
             inputs: See :meth:`forward`.
-            teacher: The expert's plan, for the teacher-forcing pass.
 
-        Returns:
-            The outputs of the decoder (see its forward) and bev_map (B, C, X, Y), bev_levels (the BEV
-            map and the smaller maps), depth_logits (B, N, D, h, w) and seg_logits
-            (B, N, classes, H / 2, W / 2).
+        Raises:
+            ConfigError: If the inputs lack a sensor that is encoded, or the BEV map does not have the size
+                that ``flatten_head`` expects.
         """
-        img, intrinsics, cam2ego = inputs['img'], inputs['intrinsics'], inputs['cam2ego']
-        cameras = self.img_encoder(img, intrinsics, cam2ego, inputs['frame2key'], inputs['ida_mats'])
-        lidar_map = self.lidar_encoder(inputs['points'])
-        bev_map = self.bev_fusion(cameras.bev, lidar_map)
-        bev_vector, smaller_maps = self.flatten_head(bev_map)
-        measurement = self.measurement_encoder(inputs['speed'], inputs['target_point'], inputs['command'])
-        predictions = self.decoder(
-            bev_vector=bev_vector,
+        if self.scene_encoder is not None:
+            _require('scene_encoder', self.scene_encoder.input_keys, inputs)
+            return self.scene_encoder(inputs)
+        cameras, images, auxiliary, lidar_map = None, None, {}, None
+        if self.img_encoder is not None:
+            _require('img_encoder', CAMERA_KEYS, inputs)
+            cameras = self.img_encoder(*(inputs[key] for key in CAMERA_KEYS))
+            images = ImagePyramid.of_key_frame(inputs, cameras.fpn)
+            auxiliary = {key: getattr(cameras, key) for key in AUXILIARY_KEYS}
+        if self.lidar_encoder is not None:
+            _require('lidar_encoder', ('points',), inputs)
+            lidar_map = self.lidar_encoder(inputs['points'])
+        if self.bev_fusion is None:
+            return SceneFeatures(images=images, lidar_map=lidar_map, auxiliary=_without_none(auxiliary))
+        bev_map = self.bev_fusion(None if cameras is None else cameras.bev, lidar_map)
+        vector, bev_levels = None, [bev_map]
+        if self.flatten_head is not None:
+            check_bev_size(bev_map.shape[-2:], self.flatten_head)
+            vector, smaller_maps = self.flatten_head(bev_map)
+            bev_levels += smaller_maps
+        return SceneFeatures(
             bev_map=bev_map,
-            measurement=measurement,
-            fpn=cameras.fpn,
-            ego2img=ego_to_image(intrinsics[:, -1].float(), cam2ego[:, -1].float()),  # of the key frame
-            ida_mats=inputs['ida_mats'][:, -1].float(),
-            image_size=(img.shape[-2], img.shape[-1]),
+            vector=vector,
+            bev_levels=bev_levels,
+            images=images,
             lidar_map=lidar_map,
             flatten_head=self.flatten_head,
-            teacher=teacher,
+            auxiliary=_without_none(auxiliary),
         )
-        return {
-            **predictions,
-            'bev_map': bev_map,
-            'bev_levels': [bev_map, *smaller_maps],
-            'depth_logits': cameras.depth_logits,
-            'seg_logits': cameras.seg_logits,
-        }
+
+    def predict_raw(self, inputs: dict[str, Any], teacher: Any = None) -> dict[str, Any]:
+        """Compute the outputs of the planner and of the auxiliary heads.
+
+        Args:
+            inputs: See :meth:`forward`.
+            teacher: The expert's plan as the planner takes it, for its teacher-forcing pass.
+
+        Returns:
+            The outputs of the planner, bev_map (B, C, X, Y) and bev_levels (the BEV map and the smaller
+            maps), and the auxiliary outputs of the encoder; without those that the encoder lacks.
+
+        Raises:
+            ConfigError: If the planner reads what the encoder does not give.
+        """
+        scene = self.encode(inputs)
+        given = [key for key, value in vars(scene).items() if value is not None]
+        if missing := [key for key in self.decoder.scene_keys if key not in given]:
+            raise ConfigError(
+                f'model.decoder {type(self.decoder).__name__} reads {", ".join(missing)}, which the '
+                'sensor encoders of this model do not give: configure the encoder, or leave out the part of '
+                'the decoder that reads it'
+            )
+        speed, target_point, command = inputs['speed'], inputs['target_point'], inputs['command']
+        features = self.measurement_encoder(speed, target_point, command)
+        measurements = Measurements(speed, target_point, command, features)
+        scene_outputs = {'bev_map': scene.bev_map, 'bev_levels': scene.bev_levels, **scene.auxiliary}
+        return {**self.decoder(scene, measurements, teacher), **_without_none(scene_outputs)}
 
     def loss(self, inputs: dict[str, Any], targets: dict[str, Any] | None) -> dict[str, Float[Tensor, '']]:
         """Compute the weighted losses (names with ``loss``) and the logged metrics of a batch.
 
         Raises:
-            ConfigError: If the model has no losses, or targets that they need are missing.
+            ConfigError: If the model has no losses, or targets or outputs that they need are missing.
         """
         if not self.losses:
             raise ConfigError(
@@ -143,10 +184,11 @@ class EncoderDecoder(BaseModel):
         # the measured speed is an input, and also the target of the predicted speed
         supervision = {**(targets or {}), 'speed': inputs['speed']}
         self._require_targets(supervision)
-        teacher = teacher_inputs(supervision) if self.uses_teacher_forcing else None
+        teacher = self.decoder.teacher_inputs(supervision) if self.teacher_forcing_losses else None
         predictions = self.predict_raw(inputs, teacher)
+        self._require_outputs(predictions)
         results: dict[str, Tensor] = {}
-        for loss in self.losses:
+        for loss in self.losses.values():
             for name, value in loss(predictions, supervision).items():
                 if name in results:
                     raise ConfigError(f'two of the configured losses are named {name!r}: leave one out')
@@ -157,37 +199,54 @@ class EncoderDecoder(BaseModel):
         """Predict plan and action of each sample.
 
         Returns:
-            A dict per sample: waypoints (K, 2) in the ego frame in meters, waypoints_stages
-            (L + 1, K, 2), alpha and beta (2,) of the current action, action (2,) with acceleration
-            and steer in [-1, 1], depth_logits (N, D, h, w) and seg_logits (N, classes, H / 2, W / 2).
+            A dict per sample: waypoints (K, 2) in the ego frame in meters and waypoints_stages
+            (stages, K, 2); of a planner that predicts actions also alpha and beta (2,) of the current
+            action and action (2,) with acceleration and steer in [-1, 1]; of an encoder with auxiliary
+            heads also depth_logits (N, D, h, w) and seg_logits (N, classes, H / 2, W / 2).
         """
-        predictions = self.predict_raw(inputs)
-        stages = predictions['pred_waypoints'].float()
-        alpha = predictions['pred_alpha'][:, -1, 0].float()
-        beta = predictions['pred_beta'][:, -1, 0].float()
-        action = beta_mode_action(alpha, beta)
-        return [
-            {
-                'waypoints': stages[b, -1],
-                'waypoints_stages': stages[b],
-                'alpha': alpha[b],
-                'beta': beta[b],
-                'action': action[b],
-                'depth_logits': predictions['depth_logits'][b],
-                'seg_logits': predictions['seg_logits'][b],
-            }
-            for b in range(len(stages))
-        ]
+        outputs = self.predict_raw(inputs)
+        stages = outputs['pred_waypoints'].float()
+        predictions = {'waypoints': stages[:, -1], 'waypoints_stages': stages}
+        if 'pred_alpha' in outputs:
+            alpha, beta = (outputs[key][:, -1, 0].float() for key in ('pred_alpha', 'pred_beta'))
+            predictions |= {'alpha': alpha, 'beta': beta, 'action': beta_mode_action(alpha, beta)}
+        predictions |= {key: outputs[key] for key in AUXILIARY_KEYS if key in outputs}
+        return [{key: value[b] for key, value in predictions.items()} for b in range(len(stages))]
 
     @property
-    def uses_teacher_forcing(self) -> bool:
-        """Whether a configured loss reads the teacher-forcing pass, which costs a second decoder pass."""
-        return any(getattr(loss, 'uses_teacher_forcing', False) for loss in self.losses)
+    def teacher_forcing_losses(self) -> list[str]:
+        """Names of the losses that read the teacher-forcing pass, which costs a second decoder pass."""
+        return [name for name, loss in self.losses.items() if getattr(loss, 'uses_teacher_forcing', False)]
+
+    def _check_parts(self) -> None:
+        parts = {name: getattr(self, name) for name in ('img_encoder', 'lidar_encoder', 'bev_fusion')}
+        present = [name for name, part in parts.items() if part is not None]
+        if self.scene_encoder is not None and present:
+            raise ConfigError(
+                f'model.scene_encoder encodes all sensors, but there is {present[0]} too: set one of them to '
+                'None'
+            )
+        if present == ['bev_fusion']:
+            raise ConfigError(
+                'model.bev_fusion needs img_encoder or lidar_encoder: configure one, or set bev_fusion=None'
+            )
+        if self.flatten_head is not None and self.bev_fusion is None:
+            raise ConfigError('model.flatten_head needs bev_fusion: configure it, or set flatten_head=None')
+        size = _bev_size(self.img_encoder).get('bev_size')
+        if size is not None and self.flatten_head is not None:
+            check_bev_size(size, self.flatten_head)
 
     def _require_targets(self, targets: dict[str, Any]) -> None:
-        needed = dict.fromkeys(TEACHER_KEYS if self.uses_teacher_forcing else (), 'the teacher-forcing pass')
+        if (names := self.teacher_forcing_losses) and not self.decoder.teacher_keys:
+            raise ConfigError(
+                f'model.losses.{names[0]} reads the teacher-forcing pass, which '
+                f'{type(self.decoder).__name__} does not have: set model.losses.{names[0]}=None'
+            )
+        needed = dict.fromkeys(self.decoder.teacher_keys if names else (), 'the teacher-forcing pass')
         needed |= {
-            key: type(loss).__name__ for loss in self.losses for key in getattr(loss, 'target_keys', ())
+            key: type(loss).__name__
+            for loss in self.losses.values()
+            for key in getattr(loss, 'target_keys', ())
         }
         missing = {key: reader for key, reader in needed.items() if key not in targets}
         if missing:
@@ -198,29 +257,47 @@ class EncoderDecoder(BaseModel):
                 'need them'
             )
 
-
-def teacher_inputs(targets: dict[str, Any]) -> TeacherInputs:
-    """The expert's plan of a batch in float32, starting with the current step."""
-    return TeacherInputs(
-        waypoints=targets['waypoints'].float(),
-        alpha=torch.cat(
-            [targets['action_alpha'].unsqueeze(1), targets['future_action_alpha']], dim=1
-        ).float(),
-        beta=torch.cat([targets['action_beta'].unsqueeze(1), targets['future_action_beta']], dim=1).float(),
-    )
+    def _require_outputs(self, outputs: Mapping[str, Any]) -> None:
+        for name, loss in self.losses.items():
+            if missing := [key for key in getattr(loss, 'output_keys', ()) if key not in outputs]:
+                raise ConfigError(
+                    f'model.losses.{name} reads {", ".join(missing)}, which no part of this model predicts: '
+                    f'set model.losses.{name}=None, or configure the part'
+                )
 
 
-def check_bev_size(img_encoder: nn.Module, flatten_head: nn.Module) -> None:
-    """Check that the BEV map has the size that the flatten head expects, where both sizes are known.
+def check_bev_size(size: Iterable[int], flatten_head: nn.Module) -> None:
+    """Check that the BEV map has the size that the flatten head expects, where that is known.
 
     Raises:
         ConfigError: With both sizes and the keys that determine them.
     """
-    grid = getattr(getattr(img_encoder, 'view_transform', None), 'bev_grid', None)
     level_sizes = getattr(flatten_head, 'level_sizes', None)
-    if grid is not None and level_sizes and level_sizes[0] != grid.teacher_shape:
+    if level_sizes and level_sizes[0] != tuple(size):
         raise ConfigError(
-            f'x_range, y_range and bev_cell give a BEV map of {grid.teacher_shape} cells (forward, lateral), '
+            f'x_range, y_range and bev_cell give a BEV map of {tuple(size)} cells (forward, lateral), '
             f'but model.flatten_head.bev_size is {level_sizes[0]}: make them equal, and equal to the size of '
             "the teacher's maps where a loss compares with those"
         )
+
+
+def _build(config: ConfigDict | None, **defaults: Any) -> Any:
+    return None if config is None else MODELS.build(config, default_args=defaults or None)
+
+
+def _bev_size(img_encoder: nn.Module | None) -> dict[str, tuple[int, int]]:
+    """Size of the BEV map as an argument of the flatten head, if the camera encoder determines it."""
+    grid = getattr(getattr(img_encoder, 'view_transform', None), 'bev_grid', None)
+    return {} if grid is None else {'bev_size': grid.teacher_shape}
+
+
+def _require(part: str, keys: Iterable[str], inputs: Mapping[str, Any]) -> None:
+    if missing := [key for key in keys if key not in inputs]:
+        raise ConfigError(
+            f'model.{part} reads {", ".join(missing)}, which the samples do not hold: let the pipeline load '
+            f'it (LoadCameras, LoadPoints), or set model.{part}=None'
+        )
+
+
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}

@@ -9,9 +9,10 @@ _base_ = ['thinktwice.py']
 x_range = (-8.0, 30.4)  # m
 y_range = (-19.2, 19.2)  # m
 bev_cell = 1.8285  # m
-load_measurements, load_waypoints = 'ReferenceLoadMeasurements', 'ReferenceLoadWaypoints'
-load_points, load_cameras = 'ReferenceLoadPoints', 'ReferenceLoadCameras'
-segmentation_loss = 'ReferenceSegmentationLoss'
+load_measurements = dict(type='ReferenceLoadMeasurements')
+load_points = dict(type='ReferenceLoadPoints')
+load_cameras = dict(type='ReferenceLoadCameras')
+load_waypoints = dict(type='ReferenceLoadWaypoints')
 
 model = dict(
     data_preprocessor=dict(
@@ -33,4 +34,5 @@ model = dict(
         lidar_look=dict(type='ReferenceLidarLook'),
         refine_layer=dict(type='ReferenceRefineLayer'),
     ),
+    losses=dict(segmentation=dict(type='ReferenceSegmentationLoss')),
 )

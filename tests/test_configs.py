@@ -12,21 +12,25 @@ from thinktwice.errors import ConfigError
 from thinktwice.registry import HOOKS, MODELS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-LEAVES = sorted((REPOSITORY / 'configs').glob('*.py'))
+VARIANTS = sorted((REPOSITORY / 'configs' / 'variants').glob('*.py'))
+LEAVES = [*sorted((REPOSITORY / 'configs').glob('*.py')), *VARIANTS]
 PAPER = str(REPOSITORY / 'configs' / 'thinktwice.py')
 MINITOWN = str(REPOSITORY / 'configs' / 'thinktwice_minitown.py')
 
 
 def build_model(path: str, **options) -> nn.Module:
     cfg = load_config(path, options)
-    cfg.model.img_encoder.backbone.init_cfg = None  # no download
+    if cfg.model.img_encoder is not None and 'init_cfg' in cfg.model.img_encoder.backbone:
+        cfg.model.img_encoder.backbone.init_cfg = None  # no download
     init_default_scope(cfg.default_scope)
     return MODELS.build(cfg.model)
 
 
 @pytest.mark.parametrize('path', LEAVES, ids=lambda path: path.stem)
 def test_leaf_is_short_and_builds(path):
-    assert len(path.read_text().splitlines()) <= 60
+    assert len(path.read_text().splitlines()) <= 40
+    if path.stem == 'timm_backbone':
+        pytest.importorskip('timm', reason='needs timm: pip install thinktwice[timm]')
     model = build_model(str(path))
     assert sum(parameter.numel() for parameter in model.parameters()) > 0
 
@@ -54,8 +58,8 @@ def test_parts_of_a_leaf_take_their_arguments(path):
             "model.img_encoder.backbone.type: no part is called 'mmdet.ResNett'. Did you mean mmdet.ResNet",
         ),
         (
-            dict(losses=[dict(type='ActionLoss', weigth=1.0)]),
-            "model.losses.0 has no argument 'weigth'.*weight",
+            dict(losses=dict(action=dict(weigth=1.0))),
+            "model.losses.action has no argument 'weigth'.*weight",
         ),
     ],
 )

@@ -1,4 +1,5 @@
 import copy
+import re
 
 import helpers.small_driver
 import pytest
@@ -6,7 +7,6 @@ import torch
 from helpers.small_decoder import without_gradient
 from helpers.small_driver import LOSSES, inputs_for, small_driver, targets_for
 
-from thinktwice.encoder_decoder_framework import check_bev_size
 from thinktwice.errors import ConfigError
 
 LOSS_NAMES = {
@@ -108,7 +108,7 @@ def test_the_losses_plan_is_the_predicted_one_whatever_the_targets() -> None:
     """The teacher pass runs beside the model's own; targets must not leak into its plan."""
     model = small_driver().eval()
     seen = []
-    model.losses[0].register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    model.losses['term_0'].register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
     inputs, targets = inputs_for(), targets_for()
     model(inputs, targets, mode='loss')
     other = {name: value if 'action' in name else noise(value) for name, value in targets.items()}
@@ -131,18 +131,16 @@ def test_a_sample_is_predicted_the_same_alone_and_in_a_batch() -> None:
 def test_the_cameras_of_the_key_frame_are_looked_at() -> None:
     model = small_driver().eval()
     seen = []
-    model.decoder.register_forward_pre_hook(lambda module, args, given: seen.append(given), with_kwargs=True)
+    model.decoder.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0].images))
     inputs = inputs_for()
     inputs['cam2ego'][:, 0, :, 0, 3] += 100
     inputs['ida_mats'][:, 0, :, 0, 3] += 100
     model(inputs)
-    (given,) = seen
+    (images,) = seen
     key_pose = torch.linalg.inv(inputs['cam2ego'][:, 1])
-    torch.testing.assert_close(
-        given['ego2img'][..., :3, :], inputs['intrinsics'][:, 1] @ key_pose[..., :3, :]
-    )
-    assert torch.equal(given['ida_mats'], inputs['ida_mats'][:, 1])
-    assert given['image_size'] == (64, 128)
+    torch.testing.assert_close(images.ego2img[..., :3, :], inputs['intrinsics'][:, 1] @ key_pose[..., :3, :])
+    assert torch.equal(images.ida_mats, inputs['ida_mats'][:, 1])
+    assert images.image_size == (64, 128)
 
 
 def test_a_training_step_of_the_runner_s_kind_changes_the_weights() -> None:
@@ -221,9 +219,6 @@ def test_losses_that_clash_or_lack_are_refused() -> None:
 def test_a_bev_map_of_another_size_than_the_flatten_head_takes_is_refused_before_training(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model = small_driver()
-    check_bev_size(model.img_encoder, torch.nn.Identity())  # a part of one's own that does not tell
-    check_bev_size(torch.nn.Identity(), model.flatten_head)
     monkeypatch.setattr(helpers.small_driver, 'BEV_SIZE', (9, 12))
     with pytest.raises(
         ConfigError, match=r'bev_cell give .* \(12, 9\) .*flatten_head\.bev_size is \(9, 12\)'
@@ -234,3 +229,73 @@ def test_a_bev_map_of_another_size_than_the_flatten_head_takes_is_refused_before
 def test_an_unknown_mode_is_refused() -> None:
     with pytest.raises(ValueError, match="mode='train' must be 'tensor', 'loss' or 'predict'"):
         small_driver()(inputs_for(), mode='train')
+
+
+CAMERAS_ALONE = {'lidar_encoder': None, 'bev_fusion': {'lidar_channels': None}}
+LIDAR_ALONE = {
+    'img_encoder': None,
+    'bev_fusion': {'camera_channels': None},
+    'flatten_head': {'bev_size': (20, 18)},  # cells of the LiDAR encoder's map
+}
+NO_SEGMENTATION = {'img_encoder': {'seg_head': None, 'seg_branch': None}}
+IMAGE_LOSSES = ('SegmentationLoss', 'DepthLoss')
+MAP_LOSSES = ('BEVFeatureLoss', 'RefineFeatureLoss', 'TeacherForcingFeatureLoss')
+
+
+def losses_without(*types):
+    return [loss for loss in LOSSES if loss['type'] not in types]
+
+
+@pytest.mark.parametrize(
+    ('parts', 'decoder', 'left_out', 'absent'),
+    [
+        (CAMERAS_ALONE, {'lidar_look': None}, (), ('points',)),
+        (LIDAR_ALONE, {'camera_look': None}, (*IMAGE_LOSSES, *MAP_LOSSES), ('img', 'intrinsics')),
+        (NO_SEGMENTATION, {}, ('SegmentationLoss',), ()),
+    ],
+)
+def test_a_model_without_a_branch_trains_all_it_has_on_what_it_needs(
+    parts, decoder, left_out, absent
+) -> None:
+    model = small_driver(parts=parts, losses=losses_without(*left_out), **decoder).train()
+    inputs = {key: value for key, value in inputs_for().items() if key not in absent}
+    total(model(inputs, targets_for(), mode='loss')).backward()
+    unreached = {name for name, parameter in model.named_parameters() if parameter.grad is None}
+    if 'RefineFeatureLoss' in left_out:
+        # the scene after the last layer has no other use, and the vector none without a camera look
+        unused = r'decoder.layers.(1.bev_map|\d.bev_vector)_update'
+        unreached = {name for name in unreached if not re.match(unused, name)}
+    assert not unreached
+    predictions = model.eval()(inputs, mode='predict')
+    assert predictions[0]['waypoints'].shape == (4, 2)
+    assert ('depth_logits' in predictions[0]) == ('img' not in absent)
+
+
+@pytest.mark.parametrize(
+    ('parts', 'decoder', 'absent', 'message'),
+    [
+        ({'lidar_encoder': None}, {}, (), 'bev_fusion is given no lidar map: set lidar_channels=None'),
+        (CAMERAS_ALONE, {}, (), 'ThinkTwiceDecoder reads lidar_map'),
+        ({}, {}, ('points',), 'lidar_encoder reads points'),
+        ({}, {}, ('img', 'ida_mats'), 'img_encoder reads img, ida_mats'),
+        (NO_SEGMENTATION, {}, (), r'losses\.term_9 reads seg_logits'),
+        ({'img_encoder': {'seg_head': None}}, {}, (), 'seg_branch reads the logits of seg_head'),
+        ({'bev_fusion': None}, {}, (), 'flatten_head needs bev_fusion'),
+        (
+            {'img_encoder': None, 'lidar_encoder': None},
+            {},
+            (),
+            'bev_fusion needs img_encoder or lidar_encoder',
+        ),
+        (
+            LIDAR_ALONE | {'flatten_head': {'bev_size': (12, 9)}},
+            {'camera_look': None},
+            (),
+            r'map of \(20, 18\)',
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_are_named_with_what_to_change(parts, decoder, absent, message) -> None:
+    inputs = {key: value for key, value in inputs_for().items() if key not in absent}
+    with pytest.raises(ConfigError, match=message):
+        small_driver(parts=parts, **decoder)(inputs, targets_for(), mode='loss')

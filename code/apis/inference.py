@@ -131,9 +131,8 @@ def init_agent(
         raise ConfigError(f'controller must be one of {", ".join(CONTROLLERS)}, got {controller!r}')
     with as_config_error(f'{key}.dataset.pipeline'):
         steps = [TRANSFORMS.build(step) for step in dataset.pipeline]
-    for step in steps:
-        if isinstance(step, LoadCameras):
-            calibration = calibration.select(step.cameras)
+    loads_images = [step for step in steps if isinstance(step, LoadCameras)]
+    calibration = calibration.select(loads_images[0].cameras if loads_images else ())
     return DrivingAgent(
         lambda samples: predict(model, samples),
         steps,
@@ -158,9 +157,9 @@ def predict(model: nn.Module, samples: Sample | Sequence[Sample]) -> Prediction 
         samples: A sample, or a list of samples, which is one batch.
 
     Returns:
-        For each sample ``waypoints`` (K, 2) and ``waypoints_stages`` (L + 1, K, 2) in ego meters,
-        ``alpha`` and ``beta`` (2,), ``action`` (2,), acceleration and steer in [-1, 1], and logits of
-        the auxiliary heads; a dict for a sample, a list for a list.
+        For each sample ``waypoints`` (K, 2) and ``waypoints_stages`` (stages, K, 2) in ego meters; of a
+        model that predicts actions ``alpha`` and ``beta`` (2,), ``action`` (2,), acceleration and steer in
+        [-1, 1]; and logits of the auxiliary heads, if it has any; a dict for a sample, a list for a list.
     """
     if isinstance(samples, dict):
         return predict(model, [samples])[0]

@@ -1,7 +1,8 @@
 """References in configs: ``'${image_size}'`` stands for the value of that key, looked up after overrides.
 
 A Python variable used twice in a config is copied when the file is read, so an
-override of the variable would not reach its copies. A reference is followed.
+override of the variable would not reach its copies. A reference is followed. In a list, a reference to
+None leaves the item out.
 """
 
 import copy
@@ -36,7 +37,10 @@ def _resolve(cfg: Config, node: Any, where: str, seen: tuple[str, ...] = ()) -> 
             node[key] = _resolve(cfg, value, f'{where}.{key}' if where else str(key), seen)
         return node
     if isinstance(node, (list, tuple)):
-        return type(node)(_resolve(cfg, value, f'{where}.{i}', seen) for i, value in enumerate(node))
+        values = [(_resolve(cfg, value, f'{where}.{i}', seen), value) for i, value in enumerate(node)]
+        if isinstance(node, list):
+            return [value for value, before in values if value is not None or before is None]
+        return tuple(value for value, _ in values)
     return node
 
 

@@ -46,8 +46,8 @@ class DrivingDataPreprocessor(BaseDataPreprocessor):
         """Preprocess a batch.
 
         Args:
-            data: ``inputs`` with ``img`` (B, T, N, 3, H, W) uint8 RGB, optionally ``targets`` and
-                ``metas``, one dict per sample, which needs a ``seed`` for the augmentation.
+            data: ``inputs``, ``img`` (B, T, N, 3, H, W) uint8 RGB if there are cameras, optionally
+                ``targets`` and ``metas``, one dict per sample, which needs a ``seed`` for the augmentation.
             training: Whether the images are augmented.
 
         Returns:
@@ -59,7 +59,9 @@ class DrivingDataPreprocessor(BaseDataPreprocessor):
         prepared = {**data, 'inputs': self.cast_data(data['inputs'])}
         if data.get('targets') is not None:
             prepared['targets'] = self.cast_data(data['targets'])
-        img = prepared['inputs']['img']
+        img = prepared['inputs'].get('img')
+        if img is None:
+            return prepared
         # mmengine calls this under the optimizer's autocast; the augmentation's color matrices need float32
         with torch.autocast(img.device.type, enabled=False):
             if training and self.photometric is not None:

@@ -14,7 +14,6 @@ model = dict(
 """
 REFERENCE = """
 _base_ = ['small_main.py']
-segmentation_loss = 'ReferenceSegmentationLoss'
 model = dict(
     img_encoder=dict(type='ReferenceLSSCameraEncoder', view_transform=dict(type='ReferenceLiftSplat')),
     lidar_encoder=dict(type='ReferenceLidarEncoder'),
@@ -25,6 +24,7 @@ model = dict(
         lidar_look=dict(type='ReferenceLidarLook'),
         refine_layer=dict(type='ReferenceRefineLayer'),
     ),
+    losses=dict(segmentation=dict(type='ReferenceSegmentationLoss')),
 )
 """
 

@@ -4,8 +4,15 @@ import torch
 from helpers.small_encoders import camera_rig
 from torch import nn
 
-from thinktwice.model_code.dense_heads import LookContext, TeacherInputs, ThinkTwiceDecoder, ego_to_image
+from thinktwice.model_code.dense_heads import (
+    ImageContext,
+    LookContext,
+    TeacherInputs,
+    ThinkTwiceDecoder,
+)
 from thinktwice.model_code.dense_heads.image_tokens import ImageTokens
+from thinktwice.model_code.projection import ego_to_image
+from thinktwice.model_code.scene import ImagePyramid, Measurements, SceneFeatures
 
 IMAGE_SIZE = (64, 128)
 SIZES = {
@@ -76,7 +83,7 @@ def pyramid(batch=2, cameras=4, levels=4, channels=6, image_size=IMAGE_SIZE):
 
 
 def decoder_inputs(batch=2, bev_size=(9, 9), **overrides):
-    """Arguments of the decoder's forward for the sizes of :func:`small_decoder`."""
+    """Tensors for the sizes of :func:`small_decoder`, by name; :func:`arguments` groups them."""
     sizes = {**SIZES, **overrides}
     ego2img, ida_mats = rig(batch, sizes['num_cameras'])
     return {
@@ -89,6 +96,19 @@ def decoder_inputs(batch=2, bev_size=(9, 9), **overrides):
         'image_size': IMAGE_SIZE,
         'lidar_map': torch.randn(batch, sizes['lidar_channels'], 12, 12),
         'flatten_head': MeanFlattenHead(sizes['bev_channels'], sizes['vector_channels']),
+    }
+
+
+def arguments(inputs):
+    """The tensors of :func:`decoder_inputs` as arguments of the decoder's forward."""
+    images = ImagePyramid(inputs['fpn'], inputs['ego2img'], inputs['ida_mats'], inputs['image_size'])
+    scene = {key: inputs[key] for key in ('bev_map', 'lidar_map', 'flatten_head')}
+    features = inputs['measurement']
+    status = (features.new_zeros(len(features)), features.new_full((len(features), 2), 5.0))
+    command = torch.zeros(len(features), dtype=torch.int64, device=features.device)
+    return {
+        'scene': SceneFeatures(vector=inputs['bev_vector'], images=images, **scene),
+        'measurements': Measurements(*status, command, features),
     }
 
 
@@ -107,16 +127,15 @@ def without_gradient(module):
 
 def look_context(batch: int, **fields) -> LookContext:
     """A context of zeros as small as can be, but for the given fields."""
-    zeros = {
-        'measurement': torch.zeros(batch, 1),
-        'tokens': ImageTokens(torch.zeros(batch, 1), ((1, 1),), (batch, 1)),
-        'ego2img': torch.zeros(batch, 1, 4, 4),
-        'ida_mats': torch.zeros(batch, 1, 4, 4),
-        'image_size': (1, 1),
-        'lidar_map': torch.zeros(batch, 1, 1, 1),
-        'temporal_embedding': torch.zeros(1, 1),
-        'static_embedding': torch.zeros(0, fields['temporal_embedding'].shape[1]),
-        'camera_embedding': torch.zeros(1, 1),
-        'level_embedding': torch.zeros(1, 1),
-    }
-    return LookContext(**{**zeros, **fields})
+    zeros = {'measurement': torch.zeros(batch, 1), 'temporal_embedding': torch.zeros(1, 1)}
+    given = {**zeros, **fields}
+    images = ImageContext(
+        tokens=ImageTokens(torch.zeros(batch, 1), ((1, 1),), (batch, 1)),
+        ego2img=torch.zeros(batch, 1, 4, 4),
+        ida_mats=torch.zeros(batch, 1, 4, 4),
+        image_size=(1, 1),
+        static_embedding=torch.zeros(0, given['temporal_embedding'].shape[1]),
+        camera_embedding=torch.zeros(1, 1),
+        level_embedding=torch.zeros(1, 1),
+    )
+    return LookContext(**{'images': images, 'lidar_map': torch.zeros(batch, 1, 1, 1), **given})

@@ -41,39 +41,62 @@ LOSSES = [
 ]
 
 
-def small_driver(num_frames=2, losses=None, **decoder):
-    """The model with initialized weights; keywords replace arguments of the decoder."""
+def small_driver(num_frames=2, losses=None, parts=None, **decoder):
+    """The model with initialized weights.
+
+    Args:
+        num_frames: Frames of a sample.
+        losses: Configs of the losses; None for all.
+        parts: Arguments of the model that replace those of here; dicts are merged.
+        decoder: Arguments of the decoder that replace those of here.
+    """
     sizes = {**SIZES, 'fpn_channels': CHANNELS, 'lidar_channels': LIDAR_CHANNELS, 'vector_channels': 9}
     bounds = {'x_range': GRID['x_bounds'][:2], 'y_range': GRID['y_bounds'][:2]}
     model = MODELS.build(
-        {
-            'type': 'EncoderDecoder',
-            'img_encoder': camera_encoder_config(num_frames=num_frames),
-            'lidar_encoder': lidar_encoder_config(),
-            'bev_fusion': {
-                'type': 'BEVFusion',
-                'camera_channels': CHANNELS,
-                'lidar_channels': LIDAR_CHANNELS,
-                'out_channels': 3,
-                'lidar_strides': (1,),
+        merged(
+            parts or {},
+            {
+                'type': 'EncoderDecoder',
+                'img_encoder': camera_encoder_config(num_frames=num_frames),
+                'lidar_encoder': lidar_encoder_config(),
+                'bev_fusion': {
+                    'type': 'BEVFusion',
+                    'camera_channels': CHANNELS,
+                    'lidar_channels': LIDAR_CHANNELS,
+                    'out_channels': 3,
+                    'lidar_strides': (1,),
+                },
+                'flatten_head': {
+                    'type': 'BEVFlattenHead',
+                    'bev_size': BEV_SIZE,
+                    'in_channels': 3,
+                    'level_channels': LEVEL_CHANNELS,
+                    'level_strides': (2, 1),
+                    'hidden_channels': 8,
+                    'out_channels': 9,
+                },
+                'measurement_encoder': {
+                    'type': 'MeasurementEncoder',
+                    'hidden_channels': 8,
+                    'out_channels': 5,
+                },
+                'decoder': {'type': 'ThinkTwiceDecoder', **sizes, **PARTS, **bounds, **decoder},
+                'losses': {f'term_{i}': loss for i, loss in enumerate(LOSSES if losses is None else losses)},
+                'data_preprocessor': {'type': 'DrivingDataPreprocessor'},
             },
-            'flatten_head': {
-                'type': 'BEVFlattenHead',
-                'bev_size': BEV_SIZE,
-                'in_channels': 3,
-                'level_channels': LEVEL_CHANNELS,
-                'level_strides': (2, 1),
-                'hidden_channels': 8,
-                'out_channels': 9,
-            },
-            'measurement_encoder': {'type': 'MeasurementEncoder', 'hidden_channels': 8, 'out_channels': 5},
-            'decoder': {'type': 'ThinkTwiceDecoder', **sizes, **PARTS, **bounds, **decoder},
-            'losses': LOSSES if losses is None else losses,
-            'data_preprocessor': {'type': 'DrivingDataPreprocessor'},
-        }
+        )
     )
     model.init_weights()
     return model
+
+
+def merged(changes, config):
+    """A config with changes, in dicts key by key."""
+    result = dict(config)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(config.get(key), dict)
+        result[key] = merged(value, config[key]) if both else value
+    return result
 
 
 def inputs_for(batch=2, frames=2, cameras=4):

@@ -78,6 +78,13 @@ def test_reference_follows_an_override(config):
     assert [tuple(size) for size in work.nested] == [(16, 32)]
 
 
+def test_a_reference_to_none_leaves_the_item_of_a_list_out(config):
+    Path(config).write_text(CONFIG + "step = dict(type='A')\nsteps = ['${step}', None, '${size.0}']\n")
+    height = load_config(config).work.height
+    assert load_config(config).steps == [dict(type='A'), None, height]
+    assert load_config(config, {'step': None}).steps == [None, height]
+
+
 def test_override_may_be_a_reference(config):
     cfg = load_config(config, {'loader.extra.depth': '${size.1}', 'loader.shuffle': '${is_dev}'})
     assert cfg.loader.extra.depth == 8

@@ -22,7 +22,7 @@ def model(num_commands: int, num_classes: int, loss: str = 'SegmentationLoss') -
     return {
         'measurement_encoder': {'num_commands': num_commands},
         'img_encoder': {'seg_head': {'num_classes': num_classes}},
-        'losses': [{'type': loss}],
+        'losses': {'first': {'type': loss}, 'left_out': None},
     }
 
 
@@ -48,7 +48,7 @@ def test_numbers_that_can_not_fail_are_accepted() -> None:
 
 def bev_model(x: tuple, y: tuple, loss: str = 'BEVFeatureLoss') -> dict:
     grid = {'x_bounds': (*x, 0.4), 'y_bounds': (*y, 0.4)}
-    return {'img_encoder': {'view_transform': {'bev_grid': grid}}, 'losses': [{'type': loss}]}
+    return {'img_encoder': {'view_transform': {'bev_grid': grid}}, 'losses': {'first': {'type': loss}}}
 
 
 def test_another_bev_range_than_that_of_the_teacher_is_refused_where_a_loss_compares_maps() -> None:

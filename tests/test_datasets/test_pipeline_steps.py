@@ -202,9 +202,21 @@ def test_label_steps_do_nothing_without_targets(root: Path) -> None:
     assert set(LoadSupervision()(LoadWaypoints()(results))) == keys
 
 
-def test_packing_without_an_input_names_the_step(root: Path) -> None:
-    with pytest.raises(KeyError, match=r'added img, points.*LoadCameras'):
-        PackSample()(LoadMeasurements()(start(root)))
+def test_packing_takes_what_the_steps_made(root: Path) -> None:
+    packed = PackSample()(LoadMeasurements()(start(root)))
+    assert set(packed['inputs']) == {'frame2key', 'speed', 'target_point', 'command'}
+    assert packed['targets'] == {} and 'image_paths' not in packed['metas']
+    results = {**LoadMeasurements()(start(root)), 'radar': np.ones((3, 2)), 'boxes': np.zeros(4)}
+    packed = PackSample(inputs=['radar'], targets=['boxes'])(results)
+    assert packed['inputs']['radar'].shape == (3, 2) and set(packed['targets']) == {'boxes'}
+
+
+def test_actions_are_read_without_the_features_of_the_teacher(root: Path) -> None:
+    whole = LoadSupervision()(start(root))
+    actions = LoadSupervision(with_features=False)(start(root))
+    assert set(whole) - set(actions) == {'value', 'feature', 'grid_feature', 'future_grid_feature'}
+    for key in ('action_alpha', 'action_beta', 'future_action_alpha', 'future_action_beta'):
+        assert (actions[key] == whole[key]).all()
 
 
 def test_noise_in_the_labels_leaves_the_inputs_alone(root: Path) -> None:

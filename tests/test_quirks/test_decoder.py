@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.deformable_attention import multi_scale_deformable_attention
-from helpers.small_decoder import PARTS, SIZES, decoder_inputs
+from helpers.small_decoder import PARTS, SIZES, arguments, decoder_inputs
 
 from thinktwice.model_code.dense_heads import ThinkTwiceDecoder
-from thinktwice.model_code.dense_heads.projection import project_to_cameras
+from thinktwice.model_code.projection import project_to_cameras
 from thinktwice.release_2023.model import ReferenceThinkTwiceDecoder
 
 both = pytest.mark.parametrize('corrected', [True, False], ids=['corrected', '2023'])
@@ -37,15 +37,15 @@ def first(inputs):
 @both
 def test_plan_depends_on_what_the_lidar_saw(corrected):  # M3
     net, inputs = decoder(corrected), decoder_inputs(1)
-    before = net(**inputs)['pred_waypoints']
-    after = net(**{**inputs, 'lidar_map': inputs['lidar_map'] + 1})['pred_waypoints']
+    before = net(**arguments(inputs))['pred_waypoints']
+    after = net(**arguments({**inputs, 'lidar_map': inputs['lidar_map'] + 1}))['pred_waypoints']
     assert (not torch.equal(before, after)) == corrected
 
 
 @both
 def test_look_at_the_lidar_is_trained(corrected):  # M3
     net = decoder(corrected)
-    net(**decoder_inputs(2))['pred_waypoints'].sum().backward()
+    net(**arguments(decoder_inputs(2)))['pred_waypoints'].sum().backward()
     gradients = [p.grad for name, p in net.named_parameters() if '.lidar_look.' in name]
     assert gradients
     assert all(gradient is not None and bool(gradient.any()) for gradient in gradients) == corrected
@@ -55,7 +55,10 @@ def test_look_at_the_lidar_is_trained(corrected):  # M3
 def test_sample_alone_equals_the_sample_in_a_batch(corrected):  # M4
     net, inputs = decoder(corrected), decoder_inputs(2)
     with torch.no_grad():
-        together, alone = net(**inputs)['pred_waypoints'][:1], net(**first(inputs))['pred_waypoints']
+        together, alone = (
+            net(**arguments(inputs))['pred_waypoints'][:1],
+            net(**arguments(first(inputs)))['pred_waypoints'],
+        )
     assert torch.allclose(together, alone, atol=1e-5) == corrected
 
 
@@ -73,8 +76,7 @@ def test_number_of_queries_of_a_batch_mate_does_not_matter(corrected):  # M4: pa
 
 
 def context_of(net, inputs):
-    keys = ('measurement', 'fpn', 'ego2img', 'ida_mats', 'image_size', 'lidar_map')
-    return net.build_context(**{key: inputs[key] for key in keys})
+    return net.build_context(**arguments(inputs))
 
 
 @pytest.mark.parametrize('batch', [1, 2, 3])
@@ -96,7 +98,9 @@ def written_out_look(net, look, scene, waypoints, actions, vector, levels):
     batch, cameras = len(waypoints), net.num_cameras
     points = look.look_points(waypoints)
     queries = look.build_queries(points, actions, vector, scene)
-    locations, visible = project_to_cameras(points, scene.ego2img, scene.ida_mats, scene.image_size)
+    locations, visible = project_to_cameras(
+        points, scene.images.ego2img, scene.images.ida_mats, scene.images.image_size
+    )
     longest = int(visible.sum(-1).max())
     rows = torch.zeros(batch * cameras, longest, look.query_linear[0].normalized_shape[0])
     references = torch.zeros(batch * cameras, longest, 2)
@@ -121,8 +125,8 @@ def attend(look, queries, references, scene, levels, cameras):
     heads, points, num_levels = attention.num_heads, attention.num_points, len(levels)
     values = []
     for index, level in enumerate(levels):
-        camera = scene.camera_embedding.repeat(len(level) // cameras, 1)[:, :, None, None]
-        tokens = level + camera + scene.level_embedding[index][:, None, None]
+        camera = scene.images.camera_embedding.repeat(len(level) // cameras, 1)[:, :, None, None]
+        tokens = level + camera + scene.images.level_embedding[index][:, None, None]
         value = attention.value_proj(tokens.movedim(1, -1)).movedim(-1, 1)
         values.append(value.unflatten(1, (heads, -1)))
     shape = (*queries.shape[:2], heads, num_levels, points)
@@ -137,11 +141,11 @@ def attend(look, queries, references, scene, levels, cameras):
 @both
 def test_residual_block_of_the_future_has_an_effect(corrected):  # M5
     net, inputs = decoder(corrected), decoder_inputs(1)
-    before = net(**inputs)['refine_future_bev_map']
+    before = net(**arguments(inputs))['refine_future_bev_map']
     with torch.no_grad():
         for layer in net.layers:
             layer.prediction_module.ffn[-1].bias += 1
-    changed = not torch.equal(before, net(**inputs)['refine_future_bev_map'])
+    changed = not torch.equal(before, net(**arguments(inputs))['refine_future_bev_map'])
     assert changed == corrected
 
 
@@ -167,7 +171,7 @@ def test_returned_future_maps_keep_layers_and_steps_apart(corrected):  # M20
     kept = []
     for layer in net.layers:
         layer.prediction_module.register_forward_hook(lambda module, args, output: kept.append(output))
-    returned = net(**inputs)['refine_future_bev_map']
+    returned = net(**arguments(inputs))['refine_future_bev_map']
     stacked = torch.stack(kept, 1)
     assert returned.shape == stacked.shape == (1, 2, 4, 3, 9, 9)
     assert torch.equal(returned, stacked) == corrected

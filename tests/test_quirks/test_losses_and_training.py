@@ -174,7 +174,10 @@ def random_outputs(batch=2, layers=2, steps=4):
 def test_every_weight_of_the_config_is_used():  # M31
     predictions, targets = random_outputs()
     weights = [
-        (loss, key) for loss in load_config(str(CONFIG)).model.losses for key in loss if 'weight' in key
+        (loss, key)
+        for loss in load_config(str(CONFIG)).model.losses.values()
+        for key in loss
+        if 'weight' in key
     ]
     assert len(weights) > 10
     for loss, key in weights:

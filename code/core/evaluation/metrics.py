@@ -61,6 +61,8 @@ class SampleMetric(BaseMetric):
 class OpenLoopMetric(SampleMetric):
     """Errors of the last refinement stage: ADE, FDE and the paper's four logged offsets.
 
+    The errors of the control are left out where the model predicts or the data records no actions.
+
     ADE and FDE are also averaged over parts of the samples, ``command/<name>``, ``town/<name>`` and
     ``speed/<band>``, as far as the metas tell these, and given for each stage of a plan in several,
     ``coarse`` and ``refined_<layer>``.
@@ -92,12 +94,19 @@ class OpenLoopMetric(SampleMetric):
             torch.as_tensor(sample.get('waypoints_stages', sample['waypoints'][None]))
             for sample in data_samples
         ]
-        actions = torch.stack([torch.as_tensor(sample['action']) for sample in data_samples])
-        return torch.stack(stages).cpu(), actions.cpu()
+        actions = None
+        if 'action' in data_samples[0]:
+            actions = torch.stack([torch.as_tensor(sample['action']) for sample in data_samples]).cpu()
+        return torch.stack(stages).cpu(), actions
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Add the errors of each sample, in the order of ``names_of``, and the parts that it belongs to."""
+        """Add the errors of each sample and the parts that it belongs to."""
         targets = data_batch['targets']
+        if 'waypoints' not in targets:
+            raise ConfigError(
+                f'{type(self).__name__} reads the label waypoints, which the samples do not hold: let the '
+                'pipeline load it (LoadWaypoints), or leave the metric out'
+            )
         true = targets['waypoints'].cpu()
         stages, actions = self.plan(data_batch, data_samples)
         waypoints = stages[:, -1]
@@ -106,21 +115,19 @@ class OpenLoopMetric(SampleMetric):
             functional.final_displacement_error(waypoints, true)[:, None],
             functional.axis_offsets(waypoints, true),
         ]
-        if actions is not None:
+        names = list(METRIC_NAMES[:4])
+        if actions is not None and 'action_alpha' in targets:
             wanted = beta_mode_action(targets['action_alpha'], targets['action_beta']).cpu()
             errors.append(functional.control_error(actions, wanted))
-        for stage in stages.unbind(dim=1) if stages.shape[1] > 1 else ():
+            names += METRIC_NAMES[4:]
+        for number, stage in enumerate(stages.unbind(dim=1) if stages.shape[1] > 1 else ()):
             errors.append(functional.average_displacement_error(stage, true)[:, None])
             errors.append(functional.final_displacement_error(stage, true)[:, None])
-        rows = torch.cat(errors, dim=1).tolist()
+            title = f'refined_{number}' if number else 'coarse'
+            names += [f'{title}/ade', f'{title}/fde']
         metas = data_batch['metas']
+        rows = [dict(zip(names, row, strict=True)) for row in torch.cat(errors, dim=1).tolist()]
         self.add(metas, [(row, self.parts_of(meta)) for row, meta in zip(rows, metas, strict=True)])
-
-    def names_of(self, row: Sequence[float]) -> list[str]:
-        """Names of the errors of a row: ``metric_names``, then ADE and FDE of each stage of several."""
-        num_stages = (len(row) - len(self.metric_names)) // 2
-        stages = ['coarse', *(f'refined_{layer}' for layer in range(1, num_stages))][:num_stages]
-        return [*self.metric_names, *(f'{stage}/{error}' for stage in stages for error in ('ade', 'fde'))]
 
     def parts_of(self, meta: dict) -> list[str]:
         """Parts of the samples that one belongs to; the metas hold what was recorded, whatever the inputs."""
@@ -140,7 +147,7 @@ class OpenLoopMetric(SampleMetric):
         """Mean of each error over the samples.
 
         Args:
-            results: Errors and parts of each sample.
+            results: Errors by name and parts of each sample.
 
         Raises:
             ConfigError: There are no samples.
@@ -150,14 +157,14 @@ class OpenLoopMetric(SampleMetric):
             raise ConfigError(
                 'the evaluation has no readable sample: is the validation split empty or damaged?'
             )
-        rows = torch.tensor([row for row, _ in results], dtype=torch.float64)
+        rows = torch.tensor([list(row.values()) for row, _ in results], dtype=torch.float64)
         is_bad = ~rows.isfinite().all(dim=1)
         if is_bad.any():
             raise TrainingDivergedError(
                 f'{self.prefix}: predictions of {int(is_bad.sum())} of {len(rows)} samples are not finite: '
                 'the weights are damaged or diverged. Use an earlier checkpoint, or lower the learning rate'
             )
-        metrics = dict(zip(self.names_of(results[0][0]), rows.mean(dim=0).tolist(), strict=True))
+        metrics = dict(zip(results[0][0], rows.mean(dim=0).tolist(), strict=True))
         members: dict[str, list[int]] = {}
         for position, (_, parts) in enumerate(results):
             for part in parts:

@@ -93,7 +93,7 @@ def draw_bev(
     """Draw the bird's-eye view of one sample.
 
     Args:
-        inputs: ``points`` (P, 5) and ``target_point`` (2,), ego frame, meters.
+        inputs: ``target_point`` (2,) and, with a LiDAR, ``points`` (P, 5), ego frame, meters.
         prediction: ``waypoints`` (K, 2) and optionally ``waypoints_stages`` (L + 1, K, 2).
         targets: ``waypoints`` (K, 2), or None.
 
@@ -101,8 +101,9 @@ def draw_bev(
         (H, W, 3) uint8 RGB.
     """
     canvas = BEVCanvas()
-    points = inputs['points'].cpu().numpy()
-    canvas.draw_points(points[points[:, 4] == 0])
+    if 'points' in inputs:
+        points = inputs['points'].cpu().numpy()
+        canvas.draw_points(points[points[:, 4] == 0])
     canvas.draw_ego()
     canvas.draw_target(inputs['target_point'].cpu().numpy())
     if 'waypoints_stages' in prediction:

@@ -58,7 +58,9 @@ def draw_sample(
         if targets is not None:
             error = (prediction['waypoints'].cpu() - targets['waypoints'].cpu()).norm(dim=-1).mean()
             title += f'   ADE {float(error):.2f} m'
-    picture = _beside(draw_cameras(inputs, prediction, targets), draw_bev(inputs, prediction, targets))
+    picture = draw_bev(inputs, prediction, targets)
+    if 'img' in inputs:
+        picture = _beside(draw_cameras(inputs, prediction, targets), picture)
     return np.concatenate([_legend(picture.shape[1], title), picture])
 
 

@@ -1,5 +1,6 @@
 """Last pipeline step: pack one sample into plain tensors with named fields."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,38 +66,43 @@ def to_tensor(value: Any) -> Any:
 class PackSample:
     """Group the results of the earlier steps into inputs, targets and metas.
 
-    Inputs and targets are separate groups, so that no label can reach the prediction path.
-    Without labels there is no `targets` group; targets whose step is not in the pipeline are
-    omitted.
+    Inputs and targets are separate groups, so that no label can reach the prediction path. What no
+    step of the pipeline has added is left out; without labels there is no `targets` group.
+
+    Args:
+        inputs: names of further inputs, of steps of one's own.
+        targets: names of further targets.
 
     Required Keys:
-        - `INPUT_KEYS`, `META_KEYS`, reader, calibration, frames, ego_poses, with_targets
-        - those of `TARGET_KEYS` whose step is in the pipeline
+        - with_targets
+        - those of `INPUT_KEYS`, `TARGET_KEYS` and `META_KEYS` whose step is in the pipeline, and of
+          ego_poses, reader, frames, calibration
 
     Added Keys:
         - inputs (dict): tensors by name
         - targets (dict): tensors by name; only with targets
         - metas (dict): identifiers, random seed and paths of the sample
-
-    Raises:
-        KeyError: in the call, if an input is missing because its step is not in the pipeline.
     """
+
+    def __init__(self, inputs: Sequence[str] = (), targets: Sequence[str] = ()) -> None:
+        self.input_keys = (*INPUT_KEYS, *inputs)
+        self.target_keys = (*TARGET_KEYS, *targets)
 
     def __call__(self, results: Results) -> Results:
         """Run the step; see the class."""
-        missing = [key for key in INPUT_KEYS if key not in results]
-        if missing:
-            raise KeyError(
-                f'PackSample: no step of the pipeline added {", ".join(missing)}; the inputs need '
-                'LoadMeasurements, LoadPoints and LoadCameras'
-            )
-        packed: Results = {'inputs': {key: to_tensor(results[key]) for key in INPUT_KEYS}}
+        packed: Results = {'inputs': _tensors(results, self.input_keys)}
         if results['with_targets']:
-            packed['targets'] = {key: to_tensor(results[key]) for key in TARGET_KEYS if key in results}
-        metas = {key: results[key] for key in META_KEYS}
-        metas['ego_pose'] = results['ego_poses'][-1].tolist()
-        metas['image_paths'] = [
-            results['reader'].path(camera.rgb, results['frames'][-1])
-            for camera in results['calibration'].cameras
-        ]
+            packed['targets'] = _tensors(results, self.target_keys)
+        metas = {key: results[key] for key in META_KEYS if key in results}
+        if 'ego_poses' in results:
+            metas['ego_pose'] = results['ego_poses'][-1].tolist()
+        if 'img' in results:
+            metas['image_paths'] = [
+                results['reader'].path(camera.rgb, results['frames'][-1])
+                for camera in results['calibration'].cameras
+            ]
         return {**packed, 'metas': metas}
+
+
+def _tensors(results: Results, keys: Iterable[str]) -> Results:
+    return {key: to_tensor(results[key]) for key in keys if key in results}

@@ -16,8 +16,8 @@ Results = dict[str, Any]
 class LoadSupervision:
     """Load the teacher's outputs at the key frame and at future frames. Does nothing without targets.
 
-    Loads some map levels of the key frame, one map level of each future frame, and the actions
-    of the first K - 1 future frames.
+    Loads the actions of the key frame and of the first K - 1 future frames; with features also value,
+    feature and some map levels of the key frame, and one map level of each future frame.
 
     Where the hazard rule of the recording braked but the teacher did not (`only_ap_brake`), the
     teacher's acceleration distribution is replaced by a braking one; steering is unchanged.
@@ -27,6 +27,7 @@ class LoadSupervision:
         future_level: map level of the future frames.
         brake_alpha: alpha of the braking distribution.
         brake_beta: beta of the braking distribution.
+        with_features: whether to load the teacher's value, feature and maps besides the actions.
 
     Required Keys:
         - reader (RouteReader)
@@ -35,12 +36,12 @@ class LoadSupervision:
         - with_targets (bool)
 
     Added Keys:
-        - value (float): the teacher's value estimate of the state
+        - action_alpha, action_beta (np.ndarray): (2,) float32 acceleration, steer
+        - future_action_alpha, future_action_beta (np.ndarray): (K - 1, 2) float32
+        - value (float): the teacher's value estimate of the state; with features, as all below
         - feature (np.ndarray): (256,) float32
         - grid_feature (list[np.ndarray]): a (C, Y, X) float32 map per level
         - future_grid_feature (np.ndarray): (K, C, Y, X) float32
-        - action_alpha, action_beta (np.ndarray): (2,) float32 acceleration, steer
-        - future_action_alpha, future_action_beta (np.ndarray): (K - 1, 2) float32
     """
 
     def __init__(
@@ -49,11 +50,13 @@ class LoadSupervision:
         future_level: int = 2,
         brake_alpha: float = 0.8,
         brake_beta: float = 5.5,
+        with_features: bool = True,
     ) -> None:
         self.levels = tuple(levels)
         self.future_level = future_level
         self.brake_alpha = brake_alpha
         self.brake_beta = brake_beta
+        self.with_features = with_features
 
     def __call__(self, results: Results) -> Results:
         """Run the step; see the class."""
@@ -61,17 +64,20 @@ class LoadSupervision:
             return results
         reader, key_frame = results['reader'], results['frames'][-1]
         values = reader.supervision(key_frame)
-        results['value'] = float(values['value'])
-        results['feature'] = np.asarray(values['features'], dtype=np.float32)
-        results['grid_feature'] = [self._map(values, level, reader, key_frame) for level in self.levels]
         results['action_alpha'], results['action_beta'] = self._action(values)
+        if self.with_features:
+            results['value'] = float(values['value'])
+            results['feature'] = np.asarray(values['features'], dtype=np.float32)
+            results['grid_feature'] = [self._map(values, level, reader, key_frame) for level in self.levels]
 
         maps, actions = [], []
         for frame in results['future_frames']:
             values = reader.supervision(frame)
-            maps.append(self._map(values, self.future_level, reader, frame))
             actions.append(self._action(values))
-        results['future_grid_feature'] = np.stack(maps)
+            if self.with_features:
+                maps.append(self._map(values, self.future_level, reader, frame))
+        if self.with_features:
+            results['future_grid_feature'] = np.stack(maps)
         # The action at the last future frame leads beyond the horizon: no prediction corresponds to it.
         used = np.array(actions[:-1], dtype=np.float32).reshape(-1, 2, 2)
         results['future_action_alpha'], results['future_action_beta'] = used[:, 0], used[:, 1]

@@ -1,4 +1,4 @@
-"""Sensor encoders and their fusion into a BEV feature map."""
+"""Sensor encoders, and their fusion into a BEV feature map."""
 
 from .bev_fusion import BEVFusion
 from .camera_encoder import CameraFeatures, FrameCameras, LSSCameraEncoder

@@ -23,13 +23,13 @@ class CameraFeatures:
     Attributes:
         bev: BEV map of all frames in teacher orientation; of a single frame, index-ordered.
         depth_logits: At the size of the lifted level.
-        seg_logits: At half the size of the images.
+        seg_logits: At half the size of the images; None without a segmentation head.
         fpn: Output of each level of the neck, fine to coarse.
     """
 
     bev: Float[Tensor, 'B C X Y']
     depth_logits: Float[Tensor, 'B N D h w']
-    seg_logits: Float[Tensor, 'B N classes _ _']
+    seg_logits: Float[Tensor, 'B N classes _ _'] | None
     fpn: list[Float[Tensor, 'B N _ _ _']]
 
 
@@ -56,10 +56,12 @@ class LSSCameraEncoder(BaseModule):
 
     Args:
         backbone: Config of a registered image backbone that returns several levels.
-        neck: Config of a registered neck that returns levels fine to coarse.
+        neck: Config of a registered neck that returns levels fine to coarse. If its ``in_channels`` is
+            None, they are the ``out_channels`` of the backbone, which has to tell them.
         depth_net: Config of the depth network without ``num_bins``, which comes from ``view_transform``.
-        seg_head: Config of the segmentation head, which takes all levels of the neck.
-        seg_branch: Config of the branch that turns segmentation logits into features.
+        seg_head: Config of the segmentation head, which takes all levels of the neck; None for none.
+        seg_branch: Config of the branch that turns segmentation logits into features of the BEV map; None
+            for none.
         view_transform: Config of :class:`LiftSplat` or a replacement.
         neck_channels: Channels of the lifted level of the neck.
         lift_level: Index of the level of the neck that is lifted.
@@ -69,6 +71,8 @@ class LSSCameraEncoder(BaseModule):
 
     Raises:
         ValueError: If ``num_frames`` is below 1.
+        ConfigError: If there is a ``seg_branch`` without a ``seg_head``, or the channels of the neck are not
+            configured and the backbone does not tell its.
     """
 
     def __init__(
@@ -76,8 +80,8 @@ class LSSCameraEncoder(BaseModule):
         backbone: dict[str, Any],
         neck: dict[str, Any],
         depth_net: dict[str, Any],
-        seg_head: dict[str, Any],
-        seg_branch: dict[str, Any],
+        seg_head: dict[str, Any] | None,
+        seg_branch: dict[str, Any] | None,
         view_transform: dict[str, Any],
         neck_channels: int,
         lift_level: int,
@@ -91,13 +95,19 @@ class LSSCameraEncoder(BaseModule):
         self.num_frames = num_frames
         self.lift_level = lift_level
         self.backbone = MODELS.build(backbone)
-        self.neck = MODELS.build(neck)
+        self.neck = MODELS.build(_with_channels(neck, self.backbone))
         self.view_transform = MODELS.build(view_transform)
         self.depth_net = MODELS.build({**depth_net, 'num_bins': self.view_transform.num_bins})
-        self.seg_head = MODELS.build(seg_head)
-        self.seg_branch = MODELS.build(seg_branch)
+        if seg_branch is not None and seg_head is None:
+            raise ConfigError(
+                'model.img_encoder.seg_branch reads the logits of seg_head, which is None: set both to None'
+            )
+        self.seg_head = None if seg_head is None else MODELS.build(seg_head)
+        self.seg_branch = None if seg_branch is None else MODELS.build(seg_branch)
         self.lift_conv = nn.Conv2d(neck_channels, self.depth_net.in_channels, 1)
-        merged = self.depth_net.context_channels + self.seg_branch.out_channels
+        merged = self.depth_net.context_channels
+        if self.seg_branch is not None:
+            merged += self.seg_branch.out_channels
         self.merge_seg_conv = nn.Conv2d(merged, out_channels, 3, padding=1)
         self.merge_frames_conv = nn.Conv2d(num_frames * out_channels, out_channels, 3, padding=1, bias=False)
 
@@ -170,11 +180,13 @@ class LSSCameraEncoder(BaseModule):
         check_image_size(levels, (img.shape[-2], img.shape[-1]))
         vector = camera_vector(cameras.intrinsics, cameras.ida_mats, cameras.cam2ego).flatten(0, 1)
         depth_logits, context = self.depth_net(self.lift_conv(levels[self.lift_level]), vector)
-        seg_logits = self.seg_head(levels)
-        features = self.merge_seg_conv(torch.cat((context, self.seg_branch(seg_logits)), dim=1))
-        depth_logits, seg_logits, features, *fpn = (
-            x.unflatten(0, (B, N)) for x in (depth_logits, seg_logits, features, *levels)
-        )
+        seg_logits = None if self.seg_head is None else self.seg_head(levels)
+        if self.seg_branch is not None:
+            context = torch.cat((context, self.seg_branch(seg_logits)), dim=1)
+        features = self.merge_seg_conv(context)
+        depth_logits, features, *fpn = (x.unflatten(0, (B, N)) for x in (depth_logits, features, *levels))
+        if seg_logits is not None:
+            seg_logits = seg_logits.unflatten(0, (B, N))
         H, W = img.shape[-2:]
         bev = self.view_transform(
             depth_logits.softmax(dim=2, dtype=torch.float32),
@@ -189,6 +201,19 @@ class LSSCameraEncoder(BaseModule):
     def orient(self, bev: Float[Tensor, 'B C Y X']) -> Float[Tensor, 'B C X Y']:
         """Rotate an index-ordered map into teacher orientation, without mirroring it."""
         return to_teacher_orientation(bev)
+
+
+def _with_channels(neck: dict[str, Any], backbone: nn.Module) -> dict[str, Any]:
+    """The config of a neck, with the channels of the backbone where it has None."""
+    if neck.get('in_channels', ()) is not None:
+        return neck
+    channels = getattr(backbone, 'out_channels', None)
+    if channels is None:
+        raise ConfigError(
+            f'model.img_encoder.neck.in_channels is None, but {type(backbone).__name__} does not tell its '
+            'channels: list those of its levels'
+        )
+    return {**neck, 'in_channels': list(channels)}
 
 
 def check_neck_channels(neck: nn.Module, features: Sequence[Shaped[Tensor, 'B _ _ _']]) -> None:

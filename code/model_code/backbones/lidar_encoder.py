@@ -22,7 +22,8 @@ class LidarEncoder(BaseModule):
         voxelize: As for ``mmcv.ops.Voxelization``: ``voxel_size`` and ``point_cloud_range`` in meters,
             ``max_num_points`` per voxel, ``max_voxels`` per cloud (in training, in evaluation).
         voxel_encoder: Config of a registered voxel encoder.
-        middle_encoder: Config of a registered sparse encoder.
+        middle_encoder: Config of a registered sparse encoder. Where its ``sparse_shape`` (z, y, x) has None,
+            it is the number of voxels along that axis.
         backbone: Config of a registered 2D backbone.
         neck: Config of a registered neck that returns one map.
         init_cfg: Initialization config of mmengine.
@@ -45,6 +46,10 @@ class LidarEncoder(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         self.voxel_encoder = MODELS.build(voxel_encoder)
+        if (shape := middle_encoder.get('sparse_shape')) is not None:
+            cells = voxel_cells(voxelize['voxel_size'], voxelize['point_cloud_range'])[::-1]
+            shape = [count if size is None else size for size, count in zip(shape, cells, strict=True)]
+            middle_encoder = {**middle_encoder, 'sparse_shape': shape}
         self.middle_encoder = MODELS.build(middle_encoder)
         self.set_voxel_grid(**voxelize)
         self.backbone = MODELS.build(backbone)
@@ -62,8 +67,7 @@ class LidarEncoder(BaseModule):
         In 2023 voxels above the sparse grid reached the encoder and activated cells of the next
         sample in the batch (docs/reference_quirks, M16).
         """
-        lower, upper = point_cloud_range[:3], point_cloud_range[3:]
-        cells = [round((upper[i] - lower[i]) / voxel_size[i]) for i in range(3)]
+        lower, cells = point_cloud_range[:3], voxel_cells(voxel_size, point_cloud_range)
         depth, *plane = (int(size) for size in getattr(self.middle_encoder, 'sparse_shape', cells[::-1]))
         if plane != [cells[1], cells[0]]:
             raise ValueError(
@@ -133,3 +137,14 @@ class LidarEncoder(BaseModule):
     def orient(self, bev: Float[Tensor, 'B C Y X']) -> Float[Tensor, 'B C X Y']:
         """Rotate an index-ordered map into teacher orientation, without mirroring it."""
         return to_teacher_orientation(bev)
+
+
+def voxel_cells(voxel_size: Sequence[float], point_cloud_range: Sequence[float]) -> list[int]:
+    """Number of voxels along x, y and z.
+
+    Args:
+        voxel_size: Along x, y and z, meters.
+        point_cloud_range: Lower and upper ends of x, y and z, meters.
+    """
+    lower, upper = point_cloud_range[:3], point_cloud_range[3:]
+    return [round((upper[i] - lower[i]) / voxel_size[i]) for i in range(3)]

@@ -1,11 +1,16 @@
-"""The decoder: coarse head, look modules, prediction module and refine layers."""
+"""Planners. The paper's decoder: coarse head, look modules, prediction module and refine layers."""
 
 from thinktwice.model_code.dense_heads.coarse_head import CoarseHead, CoarsePrediction
-from thinktwice.model_code.dense_heads.interfaces import LookContext, SceneState, TeacherInputs
+from thinktwice.model_code.dense_heads.interfaces import (
+    ImageContext,
+    LookContext,
+    Planner,
+    SceneState,
+    TeacherInputs,
+)
 from thinktwice.model_code.dense_heads.look_camera import CameraLook
 from thinktwice.model_code.dense_heads.look_lidar import LidarLook
 from thinktwice.model_code.dense_heads.prediction_module import PredictionModule
-from thinktwice.model_code.dense_heads.projection import ego_to_image, project_to_cameras
 from thinktwice.model_code.dense_heads.refine_layer import RefineLayer
 from thinktwice.model_code.dense_heads.thinktwice_decoder import ThinkTwiceDecoder
 
@@ -13,13 +18,13 @@ __all__ = [
     'CameraLook',
     'CoarseHead',
     'CoarsePrediction',
+    'ImageContext',
     'LidarLook',
     'LookContext',
+    'Planner',
     'PredictionModule',
     'RefineLayer',
     'SceneState',
     'TeacherInputs',
     'ThinkTwiceDecoder',
-    'ego_to_image',
-    'project_to_cameras',
 ]

@@ -1,17 +1,59 @@
 """Data that the parts of the decoder exchange."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
+from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from thinktwice.model_code.dense_heads.image_tokens import ImageTokens
+from thinktwice.model_code.scene import Measurements, SceneFeatures
 
 WAYPOINT_DIM = 2  # x forward, y right [m]
 ACTION_DIM = 2  # acceleration, steer
 CONTROL_DIM = 2 * ACTION_DIM  # alpha of both actions, then beta of both
+MIN_BETA_PARAMETER = 1e-3  # predicted and target alpha and beta are clamped to this
+
+
+class Planner(BaseModule):
+    """Base class of planners, which turn a scene and measurements into a plan.
+
+    Attributes:
+        scene_keys: Fields of :class:`SceneFeatures` that the planner reads.
+        teacher_keys: Targets that its teacher-forcing pass reads; empty for a planner without one.
+    """
+
+    scene_keys: tuple[str, ...] = ()
+    teacher_keys: tuple[str, ...] = ()
+
+    def forward(
+        self, scene: SceneFeatures, measurements: Measurements, teacher: Any = None
+    ) -> dict[str, Float[Tensor, 'B ...']]:
+        """Predict a plan.
+
+        Args:
+            scene: Output of the sensor encoder, with the fields of ``scene_keys``.
+            measurements: Speed, target point and command.
+            teacher: Result of :meth:`teacher_inputs`, if a loss reads the teacher-forcing pass.
+
+        Returns:
+            pred_waypoints (B, stages, K, 2), x and y in the ego frame in meters, of each stage of
+            refinement. A planner of actions adds pred_alpha and pred_beta (B, stages, K, 2), Beta
+            parameters of acceleration and steer, starting with the current step. Other outputs are for
+            the losses and metrics that read them.
+        """
+        raise NotImplementedError
+
+    def teacher_inputs(self, targets: Mapping[str, Tensor]) -> Any:
+        """The expert's plan of a batch, as the teacher-forcing pass takes it.
+
+        Args:
+            targets: With the entries of ``teacher_keys``.
+        """
+        raise NotImplementedError
 
 
 class LookModule(nn.Module):
@@ -38,6 +80,39 @@ class TeacherInputs:
     alpha: Float[Tensor, 'B K 2']
     beta: Float[Tensor, 'B K 2']
 
+    @classmethod
+    def from_targets(cls, targets: Mapping[str, Tensor]) -> 'TeacherInputs':
+        """The expert's plan of a batch in float32, starting with the current step."""
+        current = {key: targets[key].unsqueeze(1) for key in ('action_alpha', 'action_beta')}
+        return cls(
+            waypoints=targets['waypoints'].float(),
+            alpha=torch.cat([current['action_alpha'], targets['future_action_alpha']], dim=1).float(),
+            beta=torch.cat([current['action_beta'], targets['future_action_beta']], dim=1).float(),
+        )
+
+
+@dataclass(frozen=True)
+class ImageContext:
+    """Image features and embeddings that camera looks read.
+
+    Attributes:
+        tokens: Image tokens of all cameras and levels of the samples.
+        ego2img: Ego frame in meters to pixels of the raw image times depth.
+        ida_mats: Pixel of the raw image to pixel of the network's image.
+        image_size: H, W of the network's images, pixels.
+        static_embedding: One per fixed look point.
+        camera_embedding: Added to the tokens of a camera.
+        level_embedding: Added to the tokens of a pyramid level.
+    """
+
+    tokens: ImageTokens
+    ego2img: Float[Tensor, 'B N 4 4']
+    ida_mats: Float[Tensor, 'B N 4 4']
+    image_size: tuple[int, int]
+    static_embedding: Float[Tensor, 'fixed E']
+    camera_embedding: Float[Tensor, 'N C']
+    level_embedding: Float[Tensor, 'levels C']
+
 
 @dataclass(frozen=True)
 class LookContext:
@@ -49,38 +124,26 @@ class LookContext:
     Attributes:
         passes: Number of passes: 1, or 2 with teacher forcing.
         measurement: Encoded speed, target point and command.
-        tokens: Image tokens of all cameras and levels of the samples.
-        ego2img: Ego frame in meters to pixels of the raw image times depth.
-        ida_mats: Pixel of the raw image to pixel of the network's image.
-        image_size: H, W of the network's images, pixels.
-        lidar_map: LiDAR BEV map of the samples in teacher orientation.
         temporal_embedding: One per future step.
-        static_embedding: One per fixed look point.
-        camera_embedding: Added to the tokens of a camera.
-        level_embedding: Added to the tokens of a pyramid level.
+        images: For camera looks; None without.
+        lidar_map: LiDAR BEV map of the samples in teacher orientation, for LiDAR looks; None without.
     """
 
     measurement: Float[Tensor, 'B Cm']
-    tokens: ImageTokens
-    ego2img: Float[Tensor, 'B N 4 4']
-    ida_mats: Float[Tensor, 'B N 4 4']
-    image_size: tuple[int, int]
-    lidar_map: Float[Tensor, 'samples Cl X Y']
     temporal_embedding: Float[Tensor, 'K E']
-    static_embedding: Float[Tensor, 'fixed E']
-    camera_embedding: Float[Tensor, 'N C']
-    level_embedding: Float[Tensor, 'levels C']
+    images: ImageContext | None = None
+    lidar_map: Float[Tensor, 'samples Cl X Y'] | None = None
     passes: int = 1
 
     def repeat(self, passes: int) -> 'LookContext':
         """The context of several passes over the same samples."""
-        return replace(
-            self,
-            measurement=torch.cat([self.measurement] * passes),
-            ego2img=torch.cat([self.ego2img] * passes),
-            ida_mats=torch.cat([self.ida_mats] * passes),
-            passes=passes,
+        images = self.images and replace(
+            self.images,
+            ego2img=torch.cat([self.images.ego2img] * passes),
+            ida_mats=torch.cat([self.images.ida_mats] * passes),
         )
+        measurement = torch.cat([self.measurement] * passes)
+        return replace(self, measurement=measurement, images=images, passes=passes)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from thinktwice.model_code.dense_heads.deformable_attention import DeformableAttention, FeedForward
 from thinktwice.model_code.dense_heads.image_tokens import ImageTokens
-from thinktwice.model_code.dense_heads.interfaces import CONTROL_DIM, LookContext, LookModule
-from thinktwice.model_code.dense_heads.projection import project_to_cameras
+from thinktwice.model_code.dense_heads.interfaces import CONTROL_DIM, ImageContext, LookContext, LookModule
+from thinktwice.model_code.projection import project_to_cameras
 from thinktwice.registry import MODELS
 
 FFN_RATIO = 4  # hidden channels of the feed-forward block per input channel
@@ -103,10 +103,12 @@ class CameraLook(LookModule):
             bev_vector: The flattened scene.
             context: Sensor features and embeddings of the batch.
         """
+        images = context.images
+        assert images is not None
         points = self.look_points(waypoints)  # (B, Q, 3)
         queries = self.build_queries(points, actions, bev_vector, context)
-        locations, visible = project_to_cameras(points, context.ego2img, context.ida_mats, context.image_size)
-        features = self.attend_visible(queries, locations, visible, context)
+        locations, visible = project_to_cameras(points, images.ego2img, images.ida_mats, images.image_size)
+        features = self.attend_visible(queries, locations, visible, images)
         pooled = self.pool(features, visible, context)  # (B, 1 or K, N, C)
         return self.output_proj(pooled.flatten(2)).expand(-1, self.num_steps, -1)
 
@@ -130,7 +132,8 @@ class CameraLook(LookModule):
         num_heights = len(self.heights)
         # fixed points belong to no step, so their action is zero
         action = torch.cat([actions, actions.new_zeros(B, len(self.fixed_points), CONTROL_DIM)], dim=1)
-        embedding = torch.cat([context.temporal_embedding, context.static_embedding])
+        assert context.images is not None
+        embedding = torch.cat([context.temporal_embedding, context.images.static_embedding])
         scene = torch.cat([context.measurement, bev_vector], dim=1)
         return torch.cat(
             [
@@ -147,16 +150,14 @@ class CameraLook(LookModule):
         queries: Float[Tensor, 'B Q query_channels'],
         locations: Float[Tensor, 'B N Q 2'],
         visible: Bool[Tensor, 'B N Q'],
-        context: LookContext,
+        images: ImageContext,
     ) -> Float[Tensor, 'B N Q C']:
         """Attend from each query to the cameras that see it; zero for the others."""
         sample, camera, query = visible.nonzero(as_tuple=True)  # (V,) each
-        cameras = sample % context.tokens.batch_shape[0] * visible.shape[1] + camera  # the same in all passes
+        cameras = sample % images.tokens.batch_shape[0] * visible.shape[1] + camera  # the same in all passes
         references = locations[sample, camera, query]
-        rows = torch.cat(
-            [queries[sample, query], self.sample_at(references, cameras, context.tokens)], dim=-1
-        )
-        features = self.attend(rows, references, cameras, context)
+        rows = torch.cat([queries[sample, query], self.sample_at(references, cameras, images.tokens)], dim=-1)
+        features = self.attend(rows, references, cameras, images)
         spread = features.new_zeros(*visible.shape, features.shape[-1])
         return spread.index_put((sample, camera, query), features)
 
@@ -173,7 +174,7 @@ class CameraLook(LookModule):
         rows: Float[Tensor, 'V row_channels'],
         references: Float[Tensor, 'V 2'],
         cameras: Int64[Tensor, ' V'],
-        context: LookContext,
+        images: ImageContext,
     ) -> Float[Tensor, 'V C']:
         """Apply the attention and the block after it to queries with the features at their references."""
         return self.ffn(
@@ -181,9 +182,9 @@ class CameraLook(LookModule):
                 self.query_linear(rows),
                 references,
                 cameras,
-                context.tokens,
-                context.camera_embedding,
-                context.level_embedding,
+                images.tokens,
+                images.camera_embedding,
+                images.level_embedding,
             )
         )
 

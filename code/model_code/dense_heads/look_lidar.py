@@ -62,6 +62,7 @@ class LidarLook(LookModule):
             actions: Beta parameters, positive.
             context: Sensor features and embeddings of the batch.
         """
+        assert context.lidar_map is not None
         temporal = context.temporal_embedding.expand(len(waypoints), -1, -1)
         gate = self.gate(torch.cat([waypoints, actions, temporal], dim=-1))  # (B, K, Cl)
         # scaling the channels of the samples equals scaling those of the map

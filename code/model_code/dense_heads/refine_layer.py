@@ -22,8 +22,8 @@ class RefineLayer(nn.Module):
 
     Args:
         prediction_module: Called as :class:`PredictionModule`.
-        camera_look: Called as :class:`CameraLook`.
-        lidar_look: Called as :class:`LidarLook`.
+        camera_look: Called as :class:`CameraLook`; None for no look at the images.
+        lidar_look: Called as :class:`LidarLook`; None for no look at the LiDAR map.
         num_steps: Future steps K.
         bev_channels: Channels C of the BEV map.
         vector_channels: Channels Cv of the BEV vector.
@@ -35,8 +35,8 @@ class RefineLayer(nn.Module):
     def __init__(
         self,
         prediction_module: nn.Module,
-        camera_look: LookModule,
-        lidar_look: LookModule,
+        camera_look: LookModule | None,
+        lidar_look: LookModule | None,
         num_steps: int = 4,
         bev_channels: int = 32,
         vector_channels: int = 256,
@@ -48,7 +48,7 @@ class RefineLayer(nn.Module):
         self.prediction_module = prediction_module
         self.camera_look = camera_look
         self.lidar_look = lidar_look
-        look_channels = camera_look.out_channels + lidar_look.out_channels
+        look_channels = sum(look.out_channels for look in (camera_look, lidar_look) if look is not None)
         joint = vector_channels + look_channels + embed_channels + measurement_channels
         self.mlp = nn.Sequential(
             nn.LayerNorm(joint), *mlp(joint, hidden_channels, hidden_channels, final_activation=True)
@@ -91,7 +91,7 @@ class RefineLayer(nn.Module):
         features = torch.cat(
             [
                 future_vectors,
-                self.look(waypoints, actions, state.bev_vector, context),
+                *self.look(waypoints, actions, state.bev_vector, context),
                 context.temporal_embedding.expand(B, -1, -1),
                 context.measurement.unsqueeze(1).expand(-1, K, -1),
             ],
@@ -109,10 +109,14 @@ class RefineLayer(nn.Module):
         actions: Float[Tensor, 'B K 4'],
         bev_vector: Float[Tensor, 'B Cv'],
         context: LookContext,
-    ) -> Float[Tensor, 'B K look_channels']:
-        """Retrieve the look features of cameras and LiDAR."""
-        image = self.camera_look(waypoints, actions, bev_vector, context)
-        return torch.cat([image, self.lidar_look(waypoints, actions, context)], dim=-1)
+    ) -> list[Float[Tensor, 'B K _']]:
+        """Retrieve the look features of the sensors."""
+        features = []
+        if self.camera_look is not None:
+            features.append(self.camera_look(waypoints, actions, bev_vector, context))
+        if self.lidar_look is not None:
+            features.append(self.lidar_look(waypoints, actions, context))
+        return features
 
     def update_scene(
         self, state: SceneState, plan: Float[Tensor, 'B plan_channels']

@@ -1,12 +1,11 @@
 """The decoder: a coarse plan, refined by a cascade of layers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from thinktwice.errors import ConfigError
@@ -15,19 +14,22 @@ from thinktwice.model_code.dense_heads.deformable_attention import DeformableAtt
 from thinktwice.model_code.dense_heads.image_tokens import ImageTokens
 from thinktwice.model_code.dense_heads.interfaces import (
     ACTION_DIM,
+    MIN_BETA_PARAMETER,
+    ImageContext,
     LookContext,
+    Planner,
     SceneState,
     TeacherInputs,
     stack_scenes,
 )
+from thinktwice.model_code.scene import ImagePyramid, Measurements, SceneFeatures
 from thinktwice.registry import MODELS
 
-MIN_BETA_PARAMETER = 1e-3  # predicted and target alpha and beta are clamped to this
 EMBEDDING_STD = 0.02
 
 
 @MODELS.register_module()
-class ThinkTwiceDecoder(BaseModule):
+class ThinkTwiceDecoder(Planner):
     """Coarse head and L refine layers without shared weights (the paper's decoder).
 
     The configs of the parts need no sizes; the decoder adds its own.
@@ -35,7 +37,7 @@ class ThinkTwiceDecoder(BaseModule):
     Args:
         num_refine_layers: Layers L; 0 for the coarse plan only.
         num_steps: Future steps K.
-        num_cameras: Cameras N.
+        num_cameras: Cameras N of the camera look.
         num_levels: Image pyramid levels.
         fpn_channels: Channels of each pyramid level.
         image_channels: Channels of the image tokens.
@@ -50,14 +52,22 @@ class ThinkTwiceDecoder(BaseModule):
         fixed_points: x, y of camera look queries in addition to the waypoints, meters.
         coarse_head: Config of the coarse head.
         prediction_module: Config of the prediction module of each layer.
-        camera_look: Config of the camera look of each layer.
-        lidar_look: Config of the LiDAR look of each layer.
+        camera_look: Config of the camera look of each layer; None for no look at the images.
+        lidar_look: Config of the LiDAR look of each layer; None for no look at the LiDAR map.
         refine_layer: Config of each layer.
         init_cfg: Initialization config of mmengine.
 
     Raises:
         ConfigError: If ``num_refine_layers`` is negative.
     """
+
+    teacher_keys = (
+        'waypoints',
+        'action_alpha',
+        'action_beta',
+        'future_action_alpha',
+        'future_action_beta',
+    )
 
     def __init__(
         self,
@@ -78,8 +88,8 @@ class ThinkTwiceDecoder(BaseModule):
         fixed_points: Sequence[Sequence[float]] = ((5, 0), (0, -5), (0, 5), (-5, 0)),
         coarse_head: dict[str, Any] | None = None,
         prediction_module: dict[str, Any] | None = None,
-        camera_look: dict[str, Any] | None = None,
-        lidar_look: dict[str, Any] | None = None,
+        camera_look: dict[str, Any] | None = {'type': 'CameraLook'},  # noqa: B006  never modified
+        lidar_look: dict[str, Any] | None = {'type': 'LidarLook'},  # noqa: B006
         refine_layer: dict[str, Any] | None = None,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
@@ -100,18 +110,29 @@ class ThinkTwiceDecoder(BaseModule):
         for _ in range(num_refine_layers):
             parts = {
                 'prediction_module': _build(prediction_module, 'PredictionModule', **bev),
-                'camera_look': _build(camera_look, 'CameraLook', **scene, **steps, **cameras, **points),
-                'lidar_look': _build(lidar_look, 'LidarLook', lidar_channels=lidar_channels, **bounds),
+                'camera_look': camera_look
+                and _build(camera_look, 'CameraLook', **scene, **steps, **cameras, **points),
+                'lidar_look': lidar_look
+                and _build(lidar_look, 'LidarLook', lidar_channels=lidar_channels, **bounds),
             }
             layer = _build(refine_layer, 'RefineLayer', **scene, **steps, **bev, **parts)
             self.layers.append(layer)
 
-        # without refine layers these parameters would be unused and get no gradient
-        if num_refine_layers:
+        # parameters that nothing reads would get no gradient
+        self.looks_at_images = bool(num_refine_layers and camera_look)
+        self.looks_at_lidar = bool(num_refine_layers and lidar_look)
+        self.scene_keys = (
+            *('vector', 'bev_map', 'flatten_head'),
+            *(['images'] if self.looks_at_images else []),
+            *(['lidar_map'] if self.looks_at_lidar else []),
+        )
+        if self.looks_at_images:
             self.level_projections = nn.ModuleList(
                 nn.Conv2d(fpn_channels, image_channels, 1) for _ in range(num_levels)
             )
+        if num_refine_layers:
             self.temporal_embedding = _embedding(num_steps, embed_channels)
+        if self.looks_at_images:
             self.static_embedding = _embedding(len(fixed_points), embed_channels)
             self.camera_embedding = _embedding(num_cameras, image_channels)
             self.level_embedding = _embedding(num_levels, image_channels)
@@ -128,31 +149,18 @@ class ThinkTwiceDecoder(BaseModule):
         # the embeddings are initialized where they are created; init_cfg is applied last
         super().init_weights()
 
+    def teacher_inputs(self, targets: Mapping[str, Tensor]) -> TeacherInputs:
+        """See :meth:`Planner.teacher_inputs`."""
+        return TeacherInputs.from_targets(targets)
+
     def forward(
-        self,
-        bev_vector: Float[Tensor, 'B Cv'],
-        bev_map: Float[Tensor, 'B C X Y'],
-        measurement: Float[Tensor, 'B Cm'],
-        fpn: Sequence[Float[Tensor, 'B N fpn_channels _ _']],
-        ego2img: Float[Tensor, 'B N 4 4'],
-        ida_mats: Float[Tensor, 'B N 4 4'],
-        image_size: tuple[int, int],
-        lidar_map: Float[Tensor, 'B Cl _ _'],
-        flatten_head: nn.Module,
-        teacher: TeacherInputs | None = None,
+        self, scene: SceneFeatures, measurements: Measurements, teacher: TeacherInputs | None = None
     ) -> dict[str, Float[Tensor, 'B ...']]:
         """Predict plan, values and future scenes.
 
         Args:
-            bev_vector: The flattened BEV feature map.
-            bev_map: BEV feature map in teacher orientation.
-            measurement: Encoded measurements.
-            fpn: Image features of the key frame, fine to coarse.
-            ego2img: Ego frame in meters to pixels of the raw image times depth.
-            ida_mats: Pixel of the raw image to pixel of the network's image.
-            image_size: H, W of the network's images, pixels.
-            lidar_map: LiDAR BEV map in teacher orientation.
-            flatten_head: Called as :class:`BEVFlattenHead`; shared with the encoder.
+            scene: Output of the sensor encoder, with the fields of ``scene_keys``.
+            measurements: Speed, target point and command; only the encoded features are read.
             teacher: The expert's plan, for the teacher-forcing pass.
 
         Returns:
@@ -166,11 +174,11 @@ class ThinkTwiceDecoder(BaseModule):
         Raises:
             ConfigError: If the number of levels, cameras or steps differs from the configured one.
         """
-        coarse = self.coarse_head(bev_vector, measurement)
-        start = SceneState(bev_map, bev_vector)
-        context = None
-        if len(self.layers):
-            context = self.build_context(measurement, fpn, ego2img, ida_mats, image_size, lidar_map)
+        flatten_head = scene.flatten_head
+        assert scene.vector is not None and scene.bev_map is not None and flatten_head is not None
+        coarse = self.coarse_head(scene.vector, measurements.features)
+        start = SceneState(scene.bev_map, scene.vector)
+        context = self.build_context(scene, measurements) if len(self.layers) else None
         if teacher is not None and teacher.waypoints.shape[1] != self.num_steps:
             raise ConfigError(
                 f'horizon: the targets hold {teacher.waypoints.shape[1]} future steps, but the decoder is '
@@ -178,42 +186,42 @@ class ThinkTwiceDecoder(BaseModule):
             )
         return self.refine(coarse, start, context, flatten_head, teacher)
 
-    def build_context(
-        self,
-        measurement: Float[Tensor, 'B Cm'],
-        fpn: Sequence[Float[Tensor, 'B N fpn_channels _ _']],
-        ego2img: Float[Tensor, 'B N 4 4'],
-        ida_mats: Float[Tensor, 'B N 4 4'],
-        image_size: tuple[int, int],
-        lidar_map: Float[Tensor, 'B Cl _ _'],
-    ) -> LookContext:
-        """Collect the inputs that all layers share; arguments as in :meth:`forward`.
+    def build_context(self, scene: SceneFeatures, measurements: Measurements) -> LookContext:
+        """Collect the inputs that all layers share; arguments as in :meth:`forward`."""
+        return LookContext(
+            measurement=measurements.features,
+            temporal_embedding=self.temporal_embedding,
+            images=self.image_context(scene.images) if self.looks_at_images else None,
+            lidar_map=scene.lidar_map if self.looks_at_lidar else None,
+        )
+
+    def image_context(self, images: ImagePyramid | None) -> ImageContext:
+        """Project the levels to image tokens.
 
         Raises:
             ConfigError: If the number of levels or cameras differs from the configured one.
         """
-        if len(fpn) != self.num_levels:
+        assert images is not None
+        if len(images.levels) != self.num_levels:
             raise ConfigError(
-                f'model.decoder.num_levels={self.num_levels}, but img_encoder gives {len(fpn)} levels of '
-                f'image features: set model.decoder.num_levels={len(fpn)}'
+                f'model.decoder.num_levels={self.num_levels}, but img_encoder gives {len(images.levels)} '
+                f'levels of image features: set model.decoder.num_levels={len(images.levels)}'
             )
-        if ego2img.shape[1] != self.num_cameras:
+        cameras = images.ego2img.shape[1]
+        if cameras != self.num_cameras:
             raise ConfigError(
-                f'num_cameras={self.num_cameras}, but the samples hold {ego2img.shape[1]} cameras: set '
-                f"num_cameras={ego2img.shape[1]}, or list the cameras to use: cameras=['front', ...]"
+                f'num_cameras={self.num_cameras}, but the samples hold {cameras} cameras: set '
+                f"num_cameras={cameras}, or list the cameras to use: cameras=['front', ...]"
             )
         levels = [
             projection(level.flatten(0, 1)).unflatten(0, level.shape[:2])
-            for projection, level in zip(self.level_projections, fpn, strict=True)
+            for projection, level in zip(self.level_projections, images.levels, strict=True)
         ]
-        return LookContext(
-            measurement=measurement,
+        return ImageContext(
             tokens=ImageTokens.from_levels(levels),
-            ego2img=ego2img,
-            ida_mats=ida_mats,
-            image_size=image_size,
-            lidar_map=lidar_map,
-            temporal_embedding=self.temporal_embedding,
+            ego2img=images.ego2img,
+            ida_mats=images.ida_mats,
+            image_size=images.image_size,
             static_embedding=self.static_embedding,
             camera_embedding=self.camera_embedding,
             level_embedding=self.level_embedding,

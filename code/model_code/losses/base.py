@@ -24,6 +24,7 @@ class DrivingLoss(nn.Module):
 
     Attributes:
         target_keys: Keys of the targets that the loss reads.
+        output_keys: Keys of the predictions that the loss reads, but for those of the teacher-forcing pass.
         uses_teacher_forcing: Whether the loss reads predictions named ``teacher_...``. The model runs
             the teacher-forcing pass only if a loss does.
         mean_over_ranks: Averages a count over all ranks. The runner sets it in distributed training,
@@ -31,6 +32,7 @@ class DrivingLoss(nn.Module):
     """
 
     target_keys: tuple[str, ...] = ()
+    output_keys: tuple[str, ...] = ()
     uses_teacher_forcing: bool = False
     mean_over_ranks: Callable[[Tensor], Tensor] | None = None
 

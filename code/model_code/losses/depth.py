@@ -66,6 +66,7 @@ class DepthLoss(DrivingLoss):
     """
 
     target_keys = ('depth',)
+    output_keys = ('depth_logits',)
 
     def __init__(
         self,

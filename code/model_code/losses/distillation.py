@@ -32,6 +32,7 @@ class ValueLoss(DrivingLoss):
     """
 
     target_keys = ('value',)
+    output_keys = ('pred_value_traj', 'pred_value_ctrl')
 
     def __init__(self, weight: float) -> None:
         super().__init__()
@@ -57,6 +58,7 @@ class FeatureLoss(DrivingLoss):
     """
 
     target_keys = ('feature',)
+    output_keys = ('pred_features_traj', 'pred_features_ctrl')
 
     def __init__(self, weight: float) -> None:
         super().__init__()
@@ -87,6 +89,7 @@ class BEVFeatureLoss(DrivingLoss):
     """
 
     target_keys = ('grid_feature',)
+    output_keys = ('bev_levels',)
 
     def __init__(self, levels: Sequence[int], weights: Sequence[float], max_error: float) -> None:
         super().__init__()
@@ -128,6 +131,7 @@ class RefineFeatureLoss(DrivingLoss):
     """
 
     target_keys: tuple[str, ...] = ('grid_feature', 'feature')
+    output_keys: tuple[str, ...] = ('refine_bev_map', 'refine_bev_vector')
     prefix = 'refine'
 
     def __init__(self, map_weight: float, vector_weight: float, level: int, max_error: float) -> None:
@@ -172,6 +176,7 @@ class TeacherForcingFeatureLoss(RefineFeatureLoss):
     """
 
     target_keys = ('grid_feature', 'feature', 'future_grid_feature')
+    output_keys = ()
     uses_teacher_forcing = True
     prefix = 'teacher_refine'
 

@@ -36,6 +36,7 @@ class ActionLoss(DrivingLoss):
     """
 
     target_keys = ('action_alpha', 'action_beta', 'future_action_alpha', 'future_action_beta')
+    output_keys = ('pred_alpha', 'pred_beta')
 
     def __init__(self, weight: float, future_weight: float) -> None:
         super().__init__()
@@ -63,6 +64,7 @@ class WaypointLoss(DrivingLoss):
     """
 
     target_keys = ('waypoints',)
+    output_keys = ('pred_waypoints',)
 
     def __init__(self, weight: float) -> None:
         super().__init__()
@@ -87,6 +89,7 @@ class SpeedLoss(DrivingLoss):
     """
 
     target_keys = ('speed',)
+    output_keys = ('pred_speed',)
 
     def __init__(self, weight: float, speed_scale: float) -> None:
         super().__init__()
@@ -105,23 +108,23 @@ class SpeedLoss(DrivingLoss):
 class PlanOffsets(DrivingLoss):
     """Errors of the last stage that are logged but not part of the objective.
 
-    ``current_throttle_brake_offset`` and ``current_steer_offset`` are the mean absolute errors of the
-    current action; ``longitudinal_offset`` and ``lateral_offset`` are those of x and y of the
-    waypoints in meters.
+    ``longitudinal_offset`` and ``lateral_offset`` are the mean absolute errors of x and y of the waypoints in
+    meters. Where actions are predicted and recorded, ``current_throttle_brake_offset`` and
+    ``current_steer_offset`` are those of the current action.
     """
 
-    target_keys = ('waypoints', 'action_alpha', 'action_beta')
+    target_keys = ('waypoints',)
+    output_keys = ('pred_waypoints',)
 
     @torch.no_grad()
     def forward(self, predictions: Predictions, targets: Targets) -> Losses:
         """Compare the last of pred_waypoints (B, stages, K, 2), pred_alpha and pred_beta."""
-        alpha, beta = predictions['pred_alpha'][:, -1, 0].float(), predictions['pred_beta'][:, -1, 0].float()
-        target_action = beta_mode_action(targets['action_alpha'].float(), targets['action_beta'].float())
-        action_offset = (beta_mode_action(alpha, beta) - target_action).abs().mean(0)
+        losses: Losses = {}
+        if 'pred_alpha' in predictions and 'action_alpha' in targets:
+            alpha, beta = (predictions[key][:, -1, 0].float() for key in ('pred_alpha', 'pred_beta'))
+            target_action = beta_mode_action(targets['action_alpha'].float(), targets['action_beta'].float())
+            action_offset = (beta_mode_action(alpha, beta) - target_action).abs().mean(0)
+            losses['current_throttle_brake_offset'] = action_offset[0]
+            losses['current_steer_offset'] = action_offset[1]
         plan_offset = (predictions['pred_waypoints'][:, -1].float() - targets['waypoints']).abs().mean((0, 1))
-        return {
-            'current_throttle_brake_offset': action_offset[0],
-            'current_steer_offset': action_offset[1],
-            'longitudinal_offset': plan_offset[0],
-            'lateral_offset': plan_offset[1],
-        }
+        return {**losses, 'longitudinal_offset': plan_offset[0], 'lateral_offset': plan_offset[1]}

@@ -64,6 +64,7 @@ class SegmentationLoss(DrivingLoss):
     """
 
     target_keys = ('seg',)
+    output_keys = ('seg_logits',)
     class_weights: Tensor | None
 
     def __init__(

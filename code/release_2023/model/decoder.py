@@ -37,12 +37,14 @@ class ReferenceCameraLook(CameraLook):
             visible: Whether a camera sees a query.
             context: Sensor features and embeddings of the batch.
         """
-        samples, N = context.tokens.batch_shape
+        images = context.images
+        assert images is not None
+        samples, N = images.tokens.batch_shape
         norm = self.query_linear[0]
         assert isinstance(norm, nn.LayerNorm)
         zeros = features.new_zeros(samples * N, *norm.normalized_shape)
         cameras = torch.arange(samples * N, device=visible.device)
-        padding = self.attend(zeros, zeros[:, :2], cameras, context).unflatten(0, (samples, N))
+        padding = self.attend(zeros, zeros[:, :2], cameras, images).unflatten(0, (samples, N))
         counts = visible.sum(-1).unflatten(0, (-1, samples))  # (passes, samples, N)
         longest = counts.amax((1, 2), keepdim=True)
         num_padding = (longest - counts.clamp(min=samples)).clamp(min=0).unsqueeze(-1)

@@ -8,31 +8,42 @@ cameras = None  # names of the cameras to use, in order; None: all cameras of th
 batch_size = 8  # per rank
 scale_range = (1.0, 0.6255 / 0.56)  # of training images, relative to the smallest: 0.56..0.6255 for 1600x900
 flip_probability = 0.5  # of training images
-# pipeline steps that thinktwice_reference.py replaces
-load_measurements, load_waypoints = 'LoadMeasurements', 'LoadWaypoints'
-load_points, load_cameras = 'LoadPoints', 'LoadCameras'
 
+# steps of the pipelines; None leaves a step out
+load_measurements = dict(type='LoadMeasurements')  # poses, speed, target point, command
+load_points = dict(type='LoadPoints')  # LiDAR sweeps of the queue in the key ego frame
+load_cameras = dict(
+    type='LoadCameras',
+    image_size='${image_size}',
+    cameras='${cameras}',
+    training=True,  # the samples of a dataset with test_mode are not augmented
+    scale_range='${scale_range}',
+    flip_probability='${flip_probability}',
+    with_labels=True,  # depth and classes
+)
+load_waypoints = dict(type='LoadWaypoints')
+load_supervision = dict(
+    type='LoadSupervision',
+    levels=(2, 3, 4, 5),
+    future_level=2,
+    brake_alpha=0.8,
+    brake_beta=5.5,
+    with_features=True,  # value, feature and BEV maps of the teacher besides its actions
+)
 train_pipeline = [
-    dict(type='${load_measurements}'),  # poses, speed, target point, command
-    dict(type='${load_points}'),  # LiDAR sweeps of the queue in the key ego frame
-    dict(
-        type='${load_cameras}',
-        image_size='${image_size}',
-        cameras='${cameras}',
-        training=True,
-        scale_range='${scale_range}',
-        flip_probability='${flip_probability}',
-    ),
-    dict(type='${load_waypoints}'),
-    dict(type='LoadSupervision', levels=(2, 3, 4, 5), future_level=2, brake_alpha=0.8, brake_beta=5.5),
+    '${load_measurements}',
+    '${load_points}',
+    '${load_cameras}',
+    '${load_waypoints}',
+    '${load_supervision}',
     dict(type='PackSample'),
 ]
 test_pipeline = [
-    dict(type='${load_measurements}'),
-    dict(type='${load_points}'),
-    dict(type='${load_cameras}', image_size='${image_size}', cameras='${cameras}', training=False),
-    dict(type='${load_waypoints}'),
-    dict(type='LoadSupervision', levels=(2, 3, 4, 5), future_level=2, brake_alpha=0.8, brake_beta=5.5),
+    '${load_measurements}',
+    '${load_points}',
+    '${load_cameras}',
+    '${load_waypoints}',
+    '${load_supervision}',
     dict(type='PackSample'),
 ]
 train_dataloader = dict(

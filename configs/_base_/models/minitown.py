@@ -29,7 +29,7 @@ model = dict(
             max_voxels=(4000, 4000),
         ),
         middle_encoder=dict(
-            sparse_shape=(17, 42, 42),  # z, y, x: z up to 4.5 m
+            sparse_shape=(17, None, None),  # z, y, x: z up to 4.5 m
             base_channels=8,
             output_channels=16,
             encoder_channels=((8, 16), (16,)),
@@ -55,16 +55,20 @@ model = dict(
         refine_layer=dict(hidden_channels=128),
     ),
     # the town's own teacher deserves more weight than the paper's config gives to CARLA's
-    losses=[
-        dict(type='ActionLoss', weight=15.0, future_weight=15.0 * 0.25),
-        dict(type='WaypointLoss', weight=15.0),
-        dict(type='SpeedLoss', weight=1.0, speed_scale='${speed_scale}'),
-        dict(type='ValueLoss', weight=0.1),
-        dict(type='FeatureLoss', weight=1.0),
-        dict(type='BEVFeatureLoss', levels=(2, 3, 4, 5), weights=(4.0, 2.0, 1.0, 1.0), max_error=5.0),
-        dict(type='RefineFeatureLoss', map_weight=1.0, vector_weight=0.5, level=2, max_error=5.0),
-        dict(type='TeacherForcingOffsetLoss', waypoint_weight=1.0, action_weight=1.0),
-        dict(
+    losses=dict(
+        action=dict(type='ActionLoss', weight=15.0, future_weight=15.0 * 0.25),
+        waypoint=dict(type='WaypointLoss', weight=15.0),
+        speed=dict(type='SpeedLoss', weight=1.0, speed_scale='${speed_scale}'),
+        value=dict(type='ValueLoss', weight=0.1),
+        feature=dict(type='FeatureLoss', weight=1.0),
+        bev_feature=dict(
+            type='BEVFeatureLoss', levels=(2, 3, 4, 5), weights=(4.0, 2.0, 1.0, 1.0), max_error=5.0
+        ),
+        refine_feature=dict(
+            type='RefineFeatureLoss', map_weight=1.0, vector_weight=0.5, level=2, max_error=5.0
+        ),
+        teacher_forcing_offset=dict(type='TeacherForcingOffsetLoss', waypoint_weight=1.0, action_weight=1.0),
+        teacher_forcing_feature=dict(
             type='TeacherForcingFeatureLoss',
             future_weight=2.0,
             map_weight=1.0,
@@ -72,8 +76,8 @@ model = dict(
             level=2,
             max_error=5.0,
         ),
-        dict(
-            type='${segmentation_loss}',
+        segmentation=dict(
+            type='SegmentationLoss',
             weight=10.0,
             alpha=0.5,
             gamma=2.0,
@@ -82,9 +86,9 @@ model = dict(
             class_weights=(1.0, 1.0, 5.0, 2.0, 1.0, 1.0, 1.0, 2.0, 2.0, 5.0, 15.0, 15.0),
         ),
         # lift-splat uses the softmax of the logits; trained as such, depth is learned sooner
-        dict(
+        depth=dict(
             type='DepthLoss', weight=1.0, depth_bounds='${depth_bounds}', pooling='min', objective='softmax'
         ),
-        dict(type='PlanOffsets'),  # logged only
-    ],
+        offsets=dict(type='PlanOffsets'),  # logged only
+    ),
 )

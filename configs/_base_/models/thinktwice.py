@@ -1,7 +1,7 @@
 """The paper's model, corrected: 122,658,361 parameters. Lengths in meters, ego frame x forward, y right."""
 
-# When changing these, also change lidar_encoder.voxelize.voxel_size, flatten_head.bev_size and
-# lidar_encoder.middle_encoder.sparse_shape; the losses on the teacher's maps need 21 x 21 cells.
+# The sizes of all BEV maps follow from these and from the voxel size of the LiDAR encoder, whose map is
+# interpolated to that of the cameras. The losses on the teacher's maps need its ranges and 21 x 21 cells.
 # The cells of the BEV map lie where those of the teacher's 21 x 21 map are, whose convolutions have no
 # padding and so leave a margin of its 38.4 m (docs/reference_quirks.md, M35).
 x_range = (-5.3864, 28.3896)  # m, BEV range along x (forward)
@@ -13,7 +13,6 @@ num_seg_classes = 12
 num_cameras = 4  # cameras of a sample; `cameras` in the dataset config selects them
 num_refine_layers = 5
 speed_scale = 12.0  # m/s, speeds are divided by this
-segmentation_loss = 'SegmentationLoss'  # separate, because a config can't replace one item of a list
 
 model = dict(
     type='EncoderDecoder',
@@ -93,7 +92,7 @@ model = dict(
         middle_encoder=dict(
             type='mmdet3d.SparseEncoder',
             in_channels=5,
-            sparse_shape=(41, 672, 672),  # z, y, x: z up to 4.2 m
+            sparse_shape=(41, None, None),  # z, y, x: z up to 4.2 m; None: all voxels
             order=('conv', 'norm', 'act'),
             block_type='basicblock',
             output_channels=128,
@@ -125,7 +124,6 @@ model = dict(
     ),
     flatten_head=dict(
         type='BEVFlattenHead',
-        bev_size=(21, 21),
         in_channels=32,
         level_channels=(64, 128, 256),
         level_strides=(2, 2, 1),
@@ -164,21 +162,23 @@ model = dict(
         ),
         refine_layer=dict(type='RefineLayer', hidden_channels=512),
     ),
-    losses=[
-        dict(type='ActionLoss', weight=15.0, future_weight=15.0 * 0.25),
-        dict(type='WaypointLoss', weight=15.0),
-        dict(type='SpeedLoss', weight=1.0, speed_scale='${speed_scale}'),
-        dict(type='ValueLoss', weight=0.001),
-        dict(type='FeatureLoss', weight=0.05),
-        dict(
+    losses=dict(  # by name; None leaves a term out
+        action=dict(type='ActionLoss', weight=15.0, future_weight=15.0 * 0.25),
+        waypoint=dict(type='WaypointLoss', weight=15.0),
+        speed=dict(type='SpeedLoss', weight=1.0, speed_scale='${speed_scale}'),
+        value=dict(type='ValueLoss', weight=0.001),
+        feature=dict(type='FeatureLoss', weight=0.05),
+        bev_feature=dict(
             type='BEVFeatureLoss',
             levels=(2, 3, 4, 5),
             weights=(1 / 4, 1 / 3, 1 / 4, 1 / 11),
             max_error=5.0,
         ),
-        dict(type='RefineFeatureLoss', map_weight=1 / 4, vector_weight=0.05 * 0.1, level=2, max_error=5.0),
-        dict(type='TeacherForcingOffsetLoss', waypoint_weight=1.0, action_weight=1.0),
-        dict(
+        refine_feature=dict(
+            type='RefineFeatureLoss', map_weight=1 / 4, vector_weight=0.05 * 0.1, level=2, max_error=5.0
+        ),
+        teacher_forcing_offset=dict(type='TeacherForcingOffsetLoss', waypoint_weight=1.0, action_weight=1.0),
+        teacher_forcing_feature=dict(
             type='TeacherForcingFeatureLoss',
             future_weight=1 / 4,
             map_weight=1 / 4,
@@ -186,10 +186,10 @@ model = dict(
             level=2,
             max_error=5.0,
         ),
-        dict(type='${segmentation_loss}', weight=10.0, alpha=0.5, gamma=2.0, ignore_index=255),
-        dict(
+        segmentation=dict(type='SegmentationLoss', weight=10.0, alpha=0.5, gamma=2.0, ignore_index=255),
+        depth=dict(
             type='DepthLoss', weight=1.0, depth_bounds='${depth_bounds}', pooling='min', objective='sigmoid'
         ),
-        dict(type='PlanOffsets'),  # logged only
-    ],
+        offsets=dict(type='PlanOffsets'),  # logged only
+    ),
 )

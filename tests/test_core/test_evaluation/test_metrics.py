@@ -184,6 +184,6 @@ def test_table_shows_every_predictor_on_the_same_samples():
 def test_predictions_that_are_not_finite_end_the_evaluation():
     metric = OpenLoopMetric()
     rows = [[float('nan')] * 6, [1.0] * 6, [float('inf')] + [1.0] * 5]
-    metric.results = [(index, (row, [])) for index, row in enumerate(rows)]
+    metric.results = [(index, (dict(enumerate(row)), [])) for index, row in enumerate(rows)]
     with pytest.raises(TrainingDivergedError, match='open_loop: .* 2 of 3 samples'):
         metric.evaluate(3)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from helpers.deformable_attention import multi_scale_deformable_attention
 from helpers.small_decoder import IMAGE_SIZE, pyramid, rig
 
-from thinktwice.model_code.dense_heads import CameraLook, LookContext
+from thinktwice.model_code.dense_heads import CameraLook, ImageContext, LookContext
 from thinktwice.model_code.dense_heads.image_tokens import ImageTokens
 
 C, E, CM, CV = 8, 4, 5, 10
@@ -41,18 +41,17 @@ def camera_look(cameras=4, levels=4, steps=4, heights=HEIGHTS, fixed_points=((5,
 
 def context(batch=2, cameras=4, levels=4, steps=4, fixed=2):
     ego2img, ida_mats = rig(batch, cameras)
-    return LookContext(
-        measurement=torch.randn(batch, CM),
+    measurement = torch.randn(batch, CM)
+    views = ImageContext(
         tokens=ImageTokens.from_levels(pyramid(batch, cameras, levels, C)),
         ego2img=ego2img,
         ida_mats=ida_mats,
         image_size=IMAGE_SIZE,
-        lidar_map=torch.zeros(batch, 1, 1, 1),
-        temporal_embedding=torch.randn(steps, E),
         static_embedding=torch.randn(fixed, E),
         camera_embedding=torch.randn(cameras, C),
         level_embedding=torch.randn(levels, C),
     )
+    return LookContext(measurement, torch.randn(steps, E), views)
 
 
 def plan(batch=2, steps=4):
@@ -71,14 +70,14 @@ def images(tokens, b, n):
 
 def look_at_one_camera(look, scene, queries, points, b, n):
     """Loop over the queries of one sample and camera; the mean feature, as the method describes it."""
-    maps = images(scene.tokens, b, n)
-    H, W = scene.image_size
+    maps = images(scene.images.tokens, b, n)
+    H, W = scene.images.image_size
     features = []
     for query, point in zip(queries, points, strict=True):
-        u, v, depth, _ = (scene.ego2img[b, n].double().numpy() @ [*point.tolist(), 1]).tolist()
+        u, v, depth, _ = (scene.images.ego2img[b, n].double().numpy() @ [*point.tolist(), 1]).tolist()
         if depth <= 1e-5:
             continue
-        u, v, *_ = scene.ida_mats[b, n].double().numpy() @ [u / depth, v / depth, depth, 1]
+        u, v, *_ = scene.images.ida_mats[b, n].double().numpy() @ [u / depth, v / depth, depth, 1]
         if not (0 < u < W and 0 < v < H):
             continue
         reference = torch.tensor([u / W, v / H], dtype=torch.float32)
@@ -94,7 +93,9 @@ def attend_once(look, query, reference, maps, scene, n):
     attention = look.deformable_attention
     values = []
     for level, image in enumerate(maps):
-        tokens = image + (scene.camera_embedding[n] + scene.level_embedding[level])[:, None, None]
+        tokens = (
+            image + (scene.images.camera_embedding[n] + scene.images.level_embedding[level])[:, None, None]
+        )
         value = attention.value_proj(tokens.permute(1, 2, 0)).permute(2, 0, 1)
         values.append(value.view(1, HEADS, C // HEADS, *image.shape[1:]))
     offsets = attention.sampling_offsets(query).view(1, 1, HEADS, len(maps), POINTS, 2)
@@ -112,7 +113,7 @@ def build_queries(look, scene, waypoints, actions, vector, b):
     for p, position in enumerate([*waypoints[b].tolist(), (5.0, 0.0), (0.0, -5.0)]):
         for height in HEIGHTS:
             action = actions[b, p] if p < steps else torch.zeros(4)
-            embedding = scene.temporal_embedding[p] if p < steps else scene.static_embedding[p - steps]
+            embedding = scene.temporal_embedding[p] if p < steps else scene.images.static_embedding[p - steps]
             points.append(torch.tensor([*position, height]))
             queries.append(torch.cat([action, points[-1], embedding, scene.measurement[b], vector[b]]))
     return queries, points
@@ -136,13 +137,15 @@ def test_a_sample_looks_the_same_alone_and_among_others() -> None:
     waypoints, actions, vector = plan(batch=3)
     waypoints[1:] += torch.tensor([0.0, 30.0])  # the others see another number of queries
     together = look(waypoints, actions, vector, scene)
-    own = len(scene.tokens.table) // 3
-    batched = ('measurement', 'ego2img', 'ida_mats', 'lidar_map')
-    alone = dataclasses.replace(
-        scene,
-        tokens=ImageTokens(scene.tokens.table[:own], scene.tokens.level_shapes, (1, 4)),
-        **{name: getattr(scene, name)[:1] for name in batched},
+    tokens = scene.images.tokens
+    own = len(tokens.table) // 3
+    views = dataclasses.replace(
+        scene.images,
+        tokens=ImageTokens(tokens.table[:own], tokens.level_shapes, (1, 4)),
+        ego2img=scene.images.ego2img[:1],
+        ida_mats=scene.images.ida_mats[:1],
     )
+    alone = dataclasses.replace(scene, measurement=scene.measurement[:1], images=views)
     torch.testing.assert_close(
         look(waypoints[:1], actions[:1], vector[:1], alone)[0], together[0], atol=1e-5, rtol=1e-5
     )

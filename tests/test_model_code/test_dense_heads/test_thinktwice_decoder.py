@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from helpers.small_decoder import PARTS, decoder_inputs, small_decoder, teacher, without_gradient
+from helpers.small_decoder import PARTS, arguments, decoder_inputs, small_decoder, teacher, without_gradient
 
 from thinktwice.errors import ConfigError
 from thinktwice.model_code.dense_heads import TeacherInputs, ThinkTwiceDecoder
@@ -32,7 +32,7 @@ def test_output_shapes_follow_the_sizes(options) -> None:
     decoder, inputs = build(options)
     L, K = options.get('num_refine_layers', 2), options.get('num_steps', 4)
     X, Y = options.get('bev_size', (9, 9))
-    outputs = decoder(**inputs, teacher=teacher(2, K))
+    outputs = decoder(**arguments(inputs), teacher=teacher(2, K))
     shapes = {name: tuple(value.shape) for name, value in outputs.items()}
     expected = {
         'pred_speed': (2, 1),
@@ -77,7 +77,7 @@ def test_every_parameter_is_trained_once_the_attention_has_left_its_start(option
     optimizer = torch.optim.SGD(decoder.parameters(), lr=1e-3)
     for _ in range(2):
         optimizer.zero_grad()
-        outputs = decoder(**inputs, teacher=teacher(2, options.get('num_steps', 4)))
+        outputs = decoder(**arguments(inputs), teacher=teacher(2, options.get('num_steps', 4)))
         sum(value.square().mean() for value in outputs.values() if value.numel()).backward()
         assert all(parameter.grad is not None for parameter in decoder.parameters())
         optimizer.step()
@@ -93,18 +93,18 @@ def sample_of(inputs, b):
 def test_a_sample_is_predicted_the_same_alone_and_in_a_batch() -> None:
     decoder, inputs = build({}, batch=3)
     decoder.eval()
-    together = decoder(**inputs)
+    together = decoder(**arguments(inputs))
     for b in range(3):
-        alone = decoder(**sample_of(inputs, b))
+        alone = decoder(**arguments(sample_of(inputs, b)))
         for name, value in alone.items():
             torch.testing.assert_close(value[0], together[name][b], atol=1e-5, rtol=1e-5)
 
 
 def test_the_teacher_does_not_touch_the_predictions() -> None:
     decoder, inputs = build({})
-    plain = decoder(**inputs)
+    plain = decoder(**arguments(inputs))
     noise = TeacherInputs(*(torch.rand(2, 4, 2) * 9 for _ in range(3)))
-    outputs, others = (decoder(**inputs, teacher=given) for given in (teacher(), noise))
+    outputs, others = (decoder(**arguments(inputs), teacher=given) for given in (teacher(), noise))
     for name, value in plain.items():
         assert (outputs[name] == others[name]).all()
         # products of a batch of twice the size may be rounded differently
@@ -114,13 +114,13 @@ def test_the_teacher_does_not_touch_the_predictions() -> None:
 def test_the_look_at_the_lidar_reaches_the_plan() -> None:
     decoder, inputs = build({'num_refine_layers': 1})
     inputs['lidar_map'].requires_grad_()
-    decoder(**inputs)['pred_waypoints'].sum().backward()
+    decoder(**arguments(inputs))['pred_waypoints'].sum().backward()
     assert inputs['lidar_map'].grad.abs().sum() > 0
 
 
 def test_each_stage_s_error_trains_its_own_layer_alone() -> None:
     decoder, inputs = build({})
-    decoder(**inputs)['pred_waypoints'][:, 2].sum().backward()
+    decoder(**arguments(inputs))['pred_waypoints'][:, 2].sum().backward()
     assert decoder.layers[1].traj_offset_module[0].weight.grad.abs().sum() > 0
     assert not decoder.layers[0].traj_offset_module[0].weight.grad.any()
     assert not decoder.coarse_head.output_traj[0].weight.grad.any()
@@ -133,7 +133,7 @@ def test_stages_add_up_offsets() -> None:
     for layer in decoder.layers:
         torch.nn.init.zeros_(layer.traj_offset_module[-1].weight)
         torch.nn.init.constant_(layer.traj_offset_module[-1].bias, 0.5)
-    waypoints = decoder(**inputs)['pred_waypoints']
+    waypoints = decoder(**arguments(inputs))['pred_waypoints']
     torch.testing.assert_close(waypoints[:, 1:] - waypoints[:, :-1], torch.full((2, 2, 4, 2), 0.5))
 
 
@@ -143,7 +143,7 @@ def test_future_maps_keep_layers_and_steps_apart() -> None:
         decoder_block = layer.prediction_module.ffn[-1]
         torch.nn.init.zeros_(decoder_block.weight)
         torch.nn.init.constant_(decoder_block.bias, 10.0**number)
-    future = decoder(**inputs)['refine_future_bev_map']
+    future = decoder(**arguments(inputs))['refine_future_bev_map']
     assert (future[:, 0] == 1).all() and (future[:, 1] == 11).all()
 
 
@@ -152,7 +152,7 @@ def test_teacher_targets_of_zero_stay_finite() -> None:
     given = teacher()
     given.alpha[0, 0] = 0
     given.beta[:, 2] = -1
-    outputs = decoder(**inputs, teacher=given)
+    outputs = decoder(**arguments(inputs), teacher=given)
     assert all(value.isfinite().all() for value in outputs.values())
 
 
@@ -162,7 +162,7 @@ def test_teacher_pass_sees_the_expert_s_plan_in_every_layer() -> None:
     for layer in decoder.layers:
         layer.register_forward_pre_hook(lambda module, arguments: seen.append(arguments))
     given = teacher()
-    decoder(**inputs, teacher=given)
+    decoder(**arguments(inputs), teacher=given)
     for waypoints, controls, *_ in seen:
         assert (waypoints[2:] == given.waypoints).all()
         torch.testing.assert_close(
@@ -193,15 +193,15 @@ def test_initialization_is_xavier_except_for_the_attention_and_the_embeddings() 
 
 def test_steps_pooled_apart_are_an_option() -> None:
     decoder, inputs = build({'camera_look': {**PARTS['camera_look'], 'pool_per_step': True}})
-    assert decoder(**inputs)['pred_waypoints'].isfinite().all()
+    assert decoder(**arguments(inputs))['pred_waypoints'].isfinite().all()
 
 
 def test_another_number_of_cameras_or_levels_than_configured_is_refused() -> None:
     for cameras in (3, 5):
         with pytest.raises(ConfigError, match=rf'num_cameras={cameras}, but .* 4 cameras.*cameras=\['):
-            small_decoder(num_cameras=cameras)(**decoder_inputs())
+            small_decoder(num_cameras=cameras)(**arguments(decoder_inputs()))
     with pytest.raises(ConfigError, match='num_levels=4, but img_encoder gives 2 levels'):
-        small_decoder()(**decoder_inputs(num_levels=2))
+        small_decoder()(**arguments(decoder_inputs(num_levels=2)))
 
 
 def test_fewer_refine_layers_than_none_are_refused() -> None:
@@ -212,7 +212,7 @@ def test_fewer_refine_layers_than_none_are_refused() -> None:
 def test_a_teacher_of_another_length_is_refused() -> None:
     decoder, inputs = build({})
     with pytest.raises(ConfigError, match='targets hold 6 future steps.*num_steps=4'):
-        decoder(**inputs, teacher=teacher(num_steps=6))
+        decoder(**arguments(inputs), teacher=teacher(num_steps=6))
 
 
 def test_weights_named_by_init_cfg_come_on_top(tmp_path) -> None:
@@ -228,8 +228,8 @@ def test_runs_on_cuda() -> None:
     decoder, inputs = build({})
     moved = {name: value.cuda() if hasattr(value, 'cuda') else value for name, value in inputs.items()}
     moved['fpn'] = [level.cuda() for level in inputs['fpn']]
-    expected = decoder(**inputs)['pred_waypoints']
+    expected = decoder(**arguments(inputs))['pred_waypoints']
     inputs['flatten_head'].cuda()
     torch.testing.assert_close(
-        decoder.cuda()(**moved)['pred_waypoints'].cpu(), expected, atol=1e-3, rtol=1e-3
+        decoder.cuda()(**arguments(moved))['pred_waypoints'].cpu(), expected, atol=1e-3, rtol=1e-3
     )

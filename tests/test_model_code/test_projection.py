@@ -2,7 +2,7 @@ import numpy as np
 import torch
 from helpers.small_encoders import camera_rig
 
-from thinktwice.model_code.dense_heads import ego_to_image, project_to_cameras
+from thinktwice.model_code.projection import ego_to_image, project_to_cameras
 
 SIZE = (60, 100)
 INTRINSICS = torch.tensor([[40.0, 0, 50], [0, 30, 30], [0, 0, 1]])
