@@ -8,6 +8,7 @@ from helpers.small_decoder import without_gradient
 from helpers.small_driver import LOSSES, inputs_for, small_driver, targets_for
 
 from thinktwice.errors import ConfigError
+from thinktwice.registry import MODELS
 
 LOSS_NAMES = {
     'action_loss', 'future_action_loss', 'wp_loss', 'speed_loss', 'value_loss', 'flattened_feature_loss',
@@ -237,6 +238,13 @@ LIDAR_ALONE = {
     'bev_fusion': {'camera_channels': None},
     'flatten_head': {'bev_size': (20, 18)},  # cells of the LiDAR encoder's map
 }
+IMAGES = {
+    'type': 'ImageSceneEncoder',
+    'backbone': {'type': 'mmdet.ResNet', 'depth': 18, 'base_channels': 8},
+    'num_cameras': 4,
+    'in_channels': 64,
+    'out_channels': 9,
+}
 NO_SEGMENTATION = {'img_encoder': {'seg_head': None, 'seg_branch': None}}
 IMAGE_LOSSES = ('SegmentationLoss', 'DepthLoss')
 MAP_LOSSES = ('BEVFeatureLoss', 'RefineFeatureLoss', 'TeacherForcingFeatureLoss')
@@ -287,6 +295,7 @@ def test_a_model_without_a_branch_trains_all_it_has_on_what_it_needs(
             (),
             'bev_fusion needs img_encoder or lidar_encoder',
         ),
+        ({'scene_encoder': IMAGES}, {}, (), 'there is img_encoder too'),
         (
             LIDAR_ALONE | {'flatten_head': {'bev_size': (12, 9)}},
             {'camera_look': None},
@@ -299,3 +308,10 @@ def test_parts_that_do_not_fit_are_named_with_what_to_change(parts, decoder, abs
     inputs = {key: value for key, value in inputs_for().items() if key not in absent}
     with pytest.raises(ConfigError, match=message):
         small_driver(parts=parts, **decoder)(inputs, targets_for(), mode='loss')
+
+
+def test_a_planner_without_teacher_forcing_refuses_its_losses() -> None:
+    model = small_driver(losses=losses_without(*MAP_LOSSES))
+    model.decoder = MODELS.build({'type': 'EgoStatusPlanner', 'measurement_channels': 5})
+    with pytest.raises(ConfigError, match='reads the teacher-forcing pass, which EgoStatusPlanner'):
+        model(inputs_for(), targets_for(), mode='loss')

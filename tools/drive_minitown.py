@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from thinktwice.closed_loop.scoring import RouteResult
 
 POLICIES = ('agent', 'expert', 'constant', 'lane', 'ego_mlp')
-CONTROLLERS = ('beta', 'pid', 'fused')
+CONTROLLERS = ('beta', 'pid', 'fused', 'situation')
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -82,14 +82,17 @@ def make_agent_policy(
     """The policy of a trained model, with the cameras of the data that its config names."""
     from thinktwice.apis import init_agent, init_dataset, init_model, predict
     from thinktwice.closed_loop.policies import AgentPolicy
+    from thinktwice.datasets.pipelines import LoadCameras, LoadPoints
     from thinktwice.minitown import CameraRig, Sensors
 
     model = init_model(config, checkpoint, 'cpu', cfg_options)
-    calibration = init_dataset(config, 'test', cfg_options).calibration
+    dataset = init_dataset(config, 'test', cfg_options)
+    calibration = dataset.calibration
     camera, size = calibration.cameras[0], calibration.image_size
     rig = CameraRig(size, math.degrees(2 * math.atan(size[1] / 2 / camera.intrinsics[0])))
     make_agent = partial(init_agent, model, calibration, 1 / frequency, controller)
-    return AgentPolicy(make_agent, partial(predict, model), Sensors(rig))
+    has_sensors = any(isinstance(step, (LoadCameras, LoadPoints)) for step in dataset.steps)
+    return AgentPolicy(make_agent, partial(predict, model), Sensors(rig) if has_sensors else None)
 
 
 def make_ego_mlp_policy(

@@ -1,9 +1,11 @@
 """Controllers: from a prediction to throttle, steer and brake, once per tick."""
 
+from collections import deque
 from typing import Any, Protocol
 
 import numpy as np
 
+from thinktwice.errors import ConfigError
 from thinktwice.model_code.control import VehicleControl, WaypointController, direct_control
 
 Prediction = dict[str, Any]
@@ -19,7 +21,8 @@ class Controller(Protocol):
         """Control of one tick.
 
         Args:
-            prediction: of the model for this tick: ``waypoints`` (K, 2) ego meters, ``action`` (2,).
+            prediction: of the model for this tick: ``waypoints`` (K, 2) ego meters and, from a model that
+                predicts actions, ``action`` (2,).
             speed: m/s.
             target_point: (2,) ego meters.
         """
@@ -33,7 +36,7 @@ class BetaController:
 
     def step(self, prediction: Prediction, speed: float, target_point: np.ndarray) -> VehicleControl:
         """See :class:`Controller`."""
-        return direct_control(prediction['action'])
+        return direct_control(_action_of(prediction, 'beta'))
 
 
 class WaypointPIDController:
@@ -57,6 +60,8 @@ class WaypointPIDController:
 
 class FusedController:
     """Steering by the Beta action; the trajectory and the action decide together whether to go.
+
+    A prediction without action is followed by PID control of its waypoints.
 
     The rules of the 2023 agent in CARLA (data specification, section 7.4): either of both may brake, the
     throttle is limited by speed and steering, and a vehicle that has stood for too long goes if either of
@@ -95,8 +100,10 @@ class FusedController:
 
     def step(self, prediction: Prediction, speed: float, target_point: np.ndarray) -> VehicleControl:
         """See :class:`Controller`."""
-        action = direct_control(prediction['action'])
         plan = self.follower.step(prediction['waypoints'], speed, target_point)
+        if 'action' not in prediction:
+            return plan
+        action = direct_control(prediction['action'])
         plan_brake = 0.0 if plan.brake < self.MIN_BRAKE or plan.throttle > plan.brake else plan.brake
         brakes = max(plan_brake, action.brake) > self.BRAKE
         may_go = (
@@ -116,5 +123,66 @@ class FusedController:
         return VehicleControl(0.0 if brakes else limit, action.steer, 1.0 if brakes else 0.0)
 
 
-CONTROLLERS = {'beta': BetaController, 'pid': WaypointPIDController, 'fused': FusedController}
+class SituationController:
+    """Mean of the Beta action and of PID control of the waypoints, weighted by the situation.
+
+    The fusion of TCP (Wu et al., 2022): the action has the larger weight while the vehicle turns, the
+    trajectory elsewhere.
+
+    Args:
+        minor_weight: Weight of the other one, at most 0.5.
+        turning_steer: Mean magnitude of the last steering above which the vehicle turns.
+        window: Ticks of that mean.
+        follower: Controller of the waypoints.
+    """
+
+    MIN_BRAKE = 0.5
+    """Brake above which the throttle is closed."""
+
+    def __init__(
+        self,
+        minor_weight: float = 0.3,
+        turning_steer: float = 0.1,
+        window: int = 10,
+        follower: WaypointController | None = None,
+    ) -> None:
+        self.minor_weight = minor_weight
+        self.turning_steer = turning_steer
+        self.follower = follower or WaypointController()
+        self._steers: deque[float] = deque(maxlen=window)
+
+    def reset(self) -> None:
+        """See :class:`Controller`."""
+        self.follower.reset()
+        self._steers.clear()
+
+    def step(self, prediction: Prediction, speed: float, target_point: np.ndarray) -> VehicleControl:
+        """See :class:`Controller`."""
+        action = direct_control(_action_of(prediction, 'situation'))
+        plan = self.follower.step(prediction['waypoints'], speed, target_point)
+        is_turning = bool(self._steers) and float(np.mean(self._steers)) > self.turning_steer
+        major, minor = (action, plan) if is_turning else (plan, action)
+        throttle, steer, brake = (
+            (1 - self.minor_weight) * getattr(major, name) + self.minor_weight * getattr(minor, name)
+            for name in ('throttle', 'steer', 'brake')
+        )
+        self._steers.append(abs(steer))
+        return VehicleControl(0.0 if brake > self.MIN_BRAKE else throttle, steer, brake)
+
+
+def _action_of(prediction: Prediction, controller: str) -> Any:
+    if 'action' not in prediction:
+        raise ConfigError(
+            f'controller {controller!r} needs an action, but the model predicts waypoints only: use '
+            "'pid' or 'fused'"
+        )
+    return prediction['action']
+
+
+CONTROLLERS = {
+    'beta': BetaController,
+    'pid': WaypointPIDController,
+    'fused': FusedController,
+    'situation': SituationController,
+}
 """Controllers by their names on the command line."""

@@ -151,7 +151,7 @@ def test_agent_has_the_cameras_of_the_pipeline_and_the_controller_asked_for(mode
     one_camera = SimpleNamespace(cfg=load_config(MINITOWN, {'cameras': ['left'], 'num_cameras': 1}))
     left = calibration.select(['left']).cameras
     assert init_agent(one_camera, calibration, 0.05).calibration.cameras == left
-    with pytest.raises(ConfigError, match="beta, pid, fused, got 'mpc'"):
+    with pytest.raises(ConfigError, match="beta, pid, fused, situation, got 'mpc'"):
         init_agent(model, calibration, 0.05, 'mpc')
 
 

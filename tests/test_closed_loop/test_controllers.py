@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from thinktwice.closed_loop.controllers import BetaController, FusedController, WaypointPIDController
+from thinktwice.closed_loop.controllers import (
+    BetaController,
+    FusedController,
+    SituationController,
+    WaypointPIDController,
+)
+from thinktwice.errors import ConfigError
 from thinktwice.model_code.control import VehicleControl, WaypointController
 
 TARGET = np.array([20.0, 6.0])
@@ -77,3 +83,23 @@ def test_a_vehicle_that_stands_for_a_second_goes_if_anything_says_so() -> None:
     assert {controller.step(prediction(-1.0), 0.0, TARGET).brake for _ in range(40)} == {1.0}
     controller.reset()
     assert controller.standing_ticks == 0
+
+
+def test_the_situation_decides_which_branch_has_the_larger_weight() -> None:
+    controller = SituationController(minor_weight=0.25, window=2, follower=FixedFollower(0.8, 0.0))
+    straight = controller.step(prediction(0.4, 0.0), 3.0, TARGET)
+    assert (straight.throttle, straight.steer) == pytest.approx((0.75 * 0.8 + 0.25 * 0.4, 0.75 * 0.3))
+    turning = controller.step(prediction(0.4, 0.5), 3.0, TARGET)  # it has been steering by more than 0.1
+    assert (turning.throttle, turning.steer) == pytest.approx(
+        (0.75 * 0.4 + 0.25 * 0.8, 0.75 * 0.5 + 0.25 * 0.3)
+    )
+    controller.reset()
+    assert controller.step(prediction(0.4, 0.0), 3.0, TARGET) == straight
+
+
+def test_waypoints_without_an_action_are_followed_or_refused() -> None:
+    plan = {'waypoints': np.array([[2.0, 0.1], [4.0, 0.4], [6.0, 0.9], [8.0, 1.6]])}
+    assert FusedController().step(plan, 3.0, TARGET) == WaypointPIDController().step(plan, 3.0, TARGET)
+    for controller, name in ((BetaController(), 'beta'), (SituationController(), 'situation')):
+        with pytest.raises(ConfigError, match=f"'{name}' needs an action"):
+            controller.step(plan, 3.0, TARGET)

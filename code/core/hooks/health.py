@@ -16,7 +16,7 @@ from thinktwice.tables import format_table
 
 LAYERS = (
     *('img_encoder', 'lidar_encoder', 'bev_fusion', 'flatten_head.blocks.*', 'flatten_head'),
-    *('measurement_encoder', 'decoder.coarse_head', 'decoder.layers.*.prediction_module'),
+    *('scene_encoder', 'measurement_encoder', 'decoder.coarse_head', 'decoder.layers.*.prediction_module'),
     *('decoder.layers.*.camera_look', 'decoder.layers.*.lidar_look', 'decoder.layers.*'),
 )
 """Branches of ``EncoderDecoder``, in the order of computation."""

@@ -30,13 +30,16 @@ def double_conv(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     )
 
 
-def in_float32(module: nn.Module, x: Float[Tensor, '*shape C']) -> Float[Tensor, '*shape out_channels']:
+def in_float32(
+    module: nn.Module, x: Float[Tensor, '*shape C'], *others: Float[Tensor, '...']
+) -> Float[Tensor, '*_ out_channels']:
     """Run a module in float32 (or in float64, if ``x`` is), regardless of autocast.
 
     For the last layers of the plan: beyond 8 m the resolution of bfloat16 is 6 cm.
     """
+    dtype = torch.promote_types(x.dtype, torch.float32)
     with torch.autocast(x.device.type, enabled=False):
-        return module(x.to(torch.promote_types(x.dtype, torch.float32)))
+        return module(x.to(dtype), *(other.to(dtype) for other in others))
 
 
 def conv_with_broadcast(
