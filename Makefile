@@ -28,7 +28,7 @@ $(STAMP): $(wildcard requirements/*.txt) setup.py
 	@$(PYTHON) $(IS_SUPPORTED) || $(SYSTEM_PYTHON) -m venv --clear $(VENV) \
 		|| { rm -rf $(VENV); echo "$(SYSTEM_PYTHON) cannot create a virtual environment: on Debian, install python3-venv"; exit 1; }
 	$(PYTHON) -m pip install --disable-pip-version-check --quiet --progress-bar off \
-		-r requirements/torch.txt -r requirements/runtime.txt -r requirements/dev.txt
+		-r requirements/torch.txt -r requirements/runtime.txt -r requirements/dev.txt -r requirements/bench2drive.txt
 	$(PYTHON) -m pip install --disable-pip-version-check --quiet --progress-bar off --no-deps -r requirements/openmmlab.txt
 	$(PYTHON) -m pip install --disable-pip-version-check --quiet --no-deps --editable .
 	@touch $@

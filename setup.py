@@ -37,7 +37,7 @@ setup(
     license_files=['LICENSE'],
     python_requires='>=3.11,<3.14',
     install_requires=[*read_requirements('torch'), *read_requirements('runtime')],
-    extras_require={name: read_requirements(name) for name in ('dev', 'ray', 'carla', 'timm')},
+    extras_require={name: read_requirements(name) for name in ('dev', 'ray', 'carla', 'timm', 'bench2drive')},
     package_dir={'thinktwice': 'code', 'thinktwice.requirements': 'requirements'},
     packages=[
         'thinktwice',

@@ -7,8 +7,9 @@ Examples:
     python tools/check_dataset.py dataset/ --workers 8 --report damaged.json
     python tools/check_dataset.py dataset/ --repair
     python tools/check_dataset.py http://server/dataset --repair --metadata-dir repaired/
+    python tools/check_dataset.py Bench2Drive-Base/ --sensors
 
-Exit code: 0 all files are usable, 1 some are not.
+Exit code: 0 all files are usable (with --sensors: all checks pass), 1 some are not.
 """
 
 import argparse
@@ -41,6 +42,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--metadata-dir', type=Path, help='folder for the repaired metadata; default: the dataset itself'
+    )
+    parser.add_argument(
+        '--sensors',
+        action='store_true',
+        help='instead check that clips of Bench2Drive agree with what docs/bench2drive.md says of them',
     )
     options = parser.parse_args(argv)
     if options.repair and '://' in options.root and options.metadata_dir is None:
@@ -79,6 +85,29 @@ def write_report(path: Path, root: str, reports: Sequence['CheckReport']) -> Non
     path.write_text(json.dumps(content, indent=1) + '\n')
 
 
+def check_sensors(root: str, workers: int) -> bool:
+    """Run and print the checks of the clips of Bench2Drive; returns whether all passed."""
+    from tqdm import tqdm
+
+    from thinktwice.datasets.bench2drive.checks import check_clip
+    from thinktwice.datasets.jobs import run_tasks
+    from thinktwice.datasets.storage.bench2drive import CLIPS_FILE, parse_clips
+
+    path = Path(root) / CLIPS_FILE
+    if not path.is_file():
+        raise UserError(f'{path} is missing: --sensors is for clips of Bench2Drive; run generate_metadata.py')
+    tasks = [*parse_clips(path.read_bytes(), str(path)).items()]
+    found = run_tasks(partial(check_clip, root), tasks, workers)
+    clips = list(tqdm(found, total=len(tasks), unit='clip', file=sys.stderr, disable=None))
+    for number, results in enumerate(zip(*clips, strict=True), start=1):
+        failed = [result for result in results if not result.passed]
+        passed = f'{len(results) - len(failed)} of {len(results)} clips pass'
+        print(f'{number:>2}. {results[0].name}: {passed}; {(failed or results)[0].detail}')
+        for result in failed[1:MAX_LISTED]:
+            print(f'    {result.detail}')
+    return all(result.passed for results in clips for result in results)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns 1 if some files are not usable."""
     options = parse_arguments(argv)
@@ -91,6 +120,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from thinktwice.datasets.storage import DatasetStorage
 
     root = options.root
+    if options.sensors:
+        return int(not check_sensors(root, options.workers))
     try:
         storage = DatasetStorage(root)
         metadata = load_metadata(storage, root)

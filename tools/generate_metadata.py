@@ -1,12 +1,16 @@
-"""Write dataset_metadata.json and dataset_metadata.pkl of a recorded dataset.
+"""Write dataset_metadata.json and dataset_metadata.pkl of a recorded dataset, or of clips of Bench2Drive.
 
 Examples:
     python tools/generate_metadata.py dataset/ --workers 8
+    python tools/generate_metadata.py Bench2Drive-Base/ --phases 0
     python tools/generate_metadata.py /read/only/dataset --metadata-dir metadata/
 
 Looks for the scores of the recording runs (data_collect_*_results.json) in collect_data_json/
 inside the dataset and next to it. Routes without a score are cut to be safe; malformed routes and
 unreadable score files are listed at the end and in the JSON.
+
+For clips of Bench2Drive, bench2drive.json (where the clips are) and calibration.json (from the clips) are
+written too; see docs/bench2drive.md.
 """
 
 import argparse
@@ -29,7 +33,7 @@ RESULTS_FOLDER = 'collect_data_json'
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(__doc__)
-    parser.add_argument('root', type=Path, help='folder of the dataset, which contains townNN_XX/')
+    parser.add_argument('root', type=Path, help='folder of the dataset, with townNN_XX/ or clips')
     parser.add_argument('--results', type=Path, help='folder with the scores of the recording runs')
     parser.add_argument(
         '--metadata-dir', type=Path, help='folder for the metadata; default: the dataset itself'
@@ -40,6 +44,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         action='store_true',
         help='also read every measurements file and list frames without a heading as invalid_frames, so '
         'that no sample uses them; otherwise such samples are replaced when they are read',
+    )
+    parser.add_argument(
+        '--phases',
+        type=int,
+        nargs='+',
+        help='list only these phases of the clips of Bench2Drive, of 0 to 4; default: all five',
     )
     parser.add_argument('--dry-run', action='store_true', help='report only, write nothing')
     return parser.parse_args(argv)
@@ -70,10 +80,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         UserError: Nothing was written.
     """
     options = parse_arguments(argv)
+    from thinktwice.datasets.bench2drive.clips import checked_phases, find_clips, scan_clips, write_clips
     from thinktwice.datasets.calibration import load_calibration
     from thinktwice.datasets.metadata import save_metadata
     from thinktwice.datasets.route_scan import needed_folders, read_results, scan_dataset
     from thinktwice.datasets.storage import DatasetStorage
+    from thinktwice.datasets.storage.bench2drive import PHASES
 
     root = options.root
     for flag, folder in (('', root), ('--results ', options.results)):
@@ -81,24 +93,35 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise FileNotFoundError(f'{flag}{folder}: no such folder')
     around = (root.resolve().parent / RESULTS_FOLDER, root / RESULTS_FOLDER)
     results = read_results(*([options.results] if options.results else around))
-    try:
-        folders = needed_folders(load_calibration(DatasetStorage(root)))
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    scan = scan_dataset(root, folders, results, options.workers, options.check_headings)
+    clips: dict[str, str] = {}
+    rig = None
+    if clip_folders := find_clips(root):
+        phases = checked_phases(options.phases or PHASES)
+        scan, clips, rig = scan_clips(root, clip_folders, phases, options.workers)
+    else:
+        try:
+            folders = needed_folders(load_calibration(DatasetStorage(root)))
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        scan = scan_dataset(root, folders, results, options.workers, options.check_headings)
     print(report(scan, results))
     if not scan.metadata.towns:
-        raise FileNotFoundError(f'{root}: no route in townNN_XX/<route>/, nothing written')
-    if not results.by_route:
+        raise FileNotFoundError(
+            f'{root}: no route in townNN_XX/<route>/ and no usable clip of Bench2Drive, nothing written'
+        )
+    if not results.by_route and not clips:
         print('No scores of recording runs were found: every route was cut without one.')
     if not options.dry_run:
+        folder = options.metadata_dir or root
         extra = dict(
             malformed_routes=scan.malformed,
             incomplete_routes=scan.incomplete,
             unreadable_results=results.unreadable,
         )
         try:
-            print('wrote', *save_metadata(scan.metadata, options.metadata_dir or root, **extra))
+            if rig is not None:
+                print('wrote', *write_clips(folder, clips, rig))
+            print('wrote', *save_metadata(scan.metadata, folder, **extra))
         except WriteError as error:
             raise WriteError(f'{error} Choose another folder with --metadata-dir') from error
 

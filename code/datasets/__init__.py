@@ -1,5 +1,6 @@
 """Recorded drives: datasets, splits, pipelines, samplers, collation."""
 
+from .bench2drive import Bench2DriveDataset
 from .carla_dataset import CarlaDataset
 from .collate import collate_samples
 from .corrupt_samples import SkippedSampleTally
@@ -9,6 +10,7 @@ from .storage import SampleReadError, UnusableSampleError
 from .wrappers import ConcatDataset, RepeatDataset
 
 __all__ = [
+    'Bench2DriveDataset',
     'CarlaDataset',
     'ConcatDataset',
     'EvalSampler',

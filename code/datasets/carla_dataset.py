@@ -16,7 +16,7 @@ from thinktwice.registry import DATASETS, TRANSFORMS
 
 from .calibration import load_calibration
 from .corrupt_samples import SkippedSample
-from .metadata import load_metadata, recording_command
+from .metadata import DatasetMetadata, load_metadata, recording_command
 from .pipelines import LoadCameras
 from .samplers import SampleKey
 from .splits import SplitSpec, build_index
@@ -68,6 +68,7 @@ class CarlaDataset(Dataset):
         backend_args: arguments of mmengine's file backend, None to choose by `data_root`.
 
     Attributes:
+        storage_type: what opens the files at `data_root`; a subclass may read another format.
         calibration: sensor rig of the dataset, with the cameras that `LoadCameras` uses.
 
     Raises:
@@ -76,6 +77,8 @@ class CarlaDataset(Dataset):
         ConfigError: if a camera of the pipeline is not in the calibration, or images of another
             size than the CARLA rig's have no calibration.
     """
+
+    storage_type: type[DatasetStorage] = DatasetStorage
 
     def __init__(
         self,
@@ -104,7 +107,7 @@ class CarlaDataset(Dataset):
         self._storage: DatasetStorage | None = None
         self._storage_process = -1
         self.steps = [TRANSFORMS.build(step) if isinstance(step, dict) else step for step in pipeline]
-        metadata = load_metadata(self.storage, self.data_root)
+        metadata = self.load_metadata()
         if isinstance(split, Mapping):
             split = SplitSpec(**split)
         self._index = build_index(metadata, split, num_frames - 1, horizon if with_targets else 0)
@@ -158,9 +161,13 @@ class CarlaDataset(Dataset):
     def storage(self) -> DatasetStorage:
         """Files of the dataset, opened once per process (also after a fork)."""
         if self._storage is None or self._storage_process != os.getpid():
-            self._storage = DatasetStorage(self.data_root, self._backend_args)
+            self._storage = self.storage_type(self.data_root, self._backend_args)
             self._storage_process = os.getpid()
         return self._storage
+
+    def load_metadata(self) -> DatasetMetadata:
+        """Metadata of the dataset: its routes, among which the split chooses."""
+        return load_metadata(self.storage, self.data_root)
 
     @property
     def metainfo(self) -> dict[str, Any]:

@@ -83,9 +83,9 @@ def load_metadata(storage: DatasetStorage, root: str) -> DatasetMetadata:
             continue
         return parse(data, f'{root.rstrip("/")}/{name}')
     raise FileNotFoundError(
-        f'{root} has no {JSON_NAME} (nor {PICKLE_NAME}). If it has recorded drives (townNN_XX/...), run '
-        f'`python tools/generate_metadata.py {root}`; otherwise put a dataset there, set data_root in the '
-        f'config to where one is, or record one: `{recording_command(root)}`'
+        f'{root} has no {JSON_NAME} (nor {PICKLE_NAME}). If it has recorded drives (townNN_XX/...) or clips '
+        f'of Bench2Drive, run `python tools/generate_metadata.py {root}`; otherwise put a dataset there, set '
+        f'data_root in the config to where one is, or record one: `{recording_command(root)}`'
     )
 
 

@@ -37,7 +37,8 @@ TEACHER_MAP_SHAPES = (
     (128, 4, 4),
     (256, 2, 2),
 )
-SUPERVISION_SHAPES = {'action_mu': (2,), 'action_sigma': (2,), 'features': (256,), 'value': ()}
+SUPERVISION_SHAPES = {'action_mu': (2,), 'action_sigma': (2,), 'value': ()}
+FEATURE_SHAPE = (256,)
 MAX_COORDINATE_STEP = 32767
 MAX_INTENSITY_STEP = 255
 
@@ -67,16 +68,21 @@ def parse_measurements(data: bytes, path: str) -> dict[str, Any]:
     for key in MEASUREMENT_NUMBERS:
         if key not in values:
             raise SampleReadError(path, f'the key {key!r} is missing')
-        number = values[key]
-        if isinstance(number, bool) or not isinstance(number, (int, float)):
-            raise SampleReadError(path, f'{key} is {str(number)[:40]!r}, expected a number')
-        try:
-            is_allowed = math.isfinite(number) or (math.isnan(number) and key in MAY_BE_NAN)
-        except OverflowError:  # an integer beyond the range of floats
-            is_allowed = False
-        if not is_allowed:
-            raise SampleReadError(path, f'{key} is {str(number)[:40]}, expected a finite number')
+        check_number(values[key], key, path, may_be_nan=key in MAY_BE_NAN)
     return values
+
+
+def check_number(number: Any, key: str, path: str, may_be_nan: bool = False) -> float:
+    """Return a number of a JSON file, which must be finite, or NaN where that is allowed."""
+    if isinstance(number, bool) or not isinstance(number, (int, float)):
+        raise SampleReadError(path, f'{key} is {str(number)[:40]!r}, expected a number')
+    try:
+        is_allowed = math.isfinite(number) or (math.isnan(number) and may_be_nan)
+    except OverflowError:  # an integer beyond the range of floats
+        is_allowed = False
+    if not is_allowed:
+        raise SampleReadError(path, f'{key} is {str(number)[:40]}, expected a finite number')
+    return number
 
 
 def parse_points(data: bytes, path: str) -> np.ndarray:
@@ -106,25 +112,27 @@ def parse_supervision(data: bytes, path: str) -> dict[str, Any]:
         All keys of the file, those of :func:`check_supervision` checked.
     """
     values = parse_pickled_object(data, path)
-    check_supervision(values, path)
+    check_supervision(values, path, FEATURE_SHAPE)
     return values
 
 
-def check_supervision(values: Any, path: str) -> None:
+def check_supervision(values: Any, path: str, feature_shape: tuple[int, ...]) -> None:
     """Check the shapes and ranges of one frame's supervision.
 
     Args:
         values: What was read; must be a dictionary with ``action_mu`` (2,) and ``action_sigma`` (2,), both
-            positive, ``features`` (256,), ``value`` (), ``only_ap_brake`` and ``cnn_features``, a list of
+            positive, ``features``, ``value`` (), ``only_ap_brake`` and ``cnn_features``, a list of
             six maps of ``TEACHER_MAP_SHAPES`` (or None for a map that was not stored).
         path: See the module.
+        feature_shape: Of ``features``.
     """
     if not isinstance(values, dict):
         raise SampleReadError(path, f'expected a dictionary, found {type(values).__name__}')
-    for key in (*SUPERVISION_SHAPES, 'only_ap_brake', TEACHER_MAPS):
+    shapes = {**SUPERVISION_SHAPES, 'features': feature_shape}
+    for key in (*shapes, 'only_ap_brake', TEACHER_MAPS):
         if key not in values:
             raise SampleReadError(path, f'the key {key!r} is missing')
-    for key, shape in SUPERVISION_SHAPES.items():
+    for key, shape in shapes.items():
         _check_floats(values[key], shape, key, path)
     for key in ('action_mu', 'action_sigma'):
         if not (np.asarray(values[key]) > 0).all():
@@ -234,7 +242,8 @@ def decode_supervision(data: bytes, path: str) -> dict[str, Any]:
     maps = [arrays.pop(f'{TEACHER_MAPS}_{level}', None) for level in range(len(TEACHER_MAP_SHAPES))]
     values: dict[str, Any] = {key: array if array.ndim else array[()] for key, array in arrays.items()}
     values[TEACHER_MAPS] = [None if m is None else m.astype(np.float32) for m in maps]
-    check_supervision(values, path)
+    # one vector of any width, which the packer has checked
+    check_supervision(values, path, np.shape(values.get('features', ()))[:1] or FEATURE_SHAPE)
     return values
 
 

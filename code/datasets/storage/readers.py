@@ -1,4 +1,4 @@
-"""Datasets and their routes, in two formats.
+"""Datasets and their routes, in three formats.
 
 Recorded: one small file for each modality, camera and frame. Files are read through mmengine's file
 backends, so a root may be a folder, an ``http://`` address, a bucket behind petrel, or (with
@@ -6,7 +6,10 @@ backends, so a root may be a folder, an ``http://`` address, a bucket behind pet
 
 Packed: one ZIP file for each route in a local or mounted folder. At the root are ``packed.json`` (format
 version, settings and calibration of the source), the metadata and the calibration of the stored images,
-so whatever follows the reading is the same for both formats.
+so whatever follows the reading is the same for all formats.
+
+Clips of Bench2Drive: as downloaded, in a local or mounted folder; ``bench2drive.json`` at the root lists
+them, see :mod:`.bench2drive`.
 """
 
 import os
@@ -14,11 +17,28 @@ import urllib.error
 from abc import ABC, abstractmethod
 from typing import Any
 
+import cv2
 import numpy as np
 from mmengine.fileio import BaseStorageBackend, LocalBackend, get_file_backend
 
+from .bench2drive import (
+    CLASS_TABLE,
+    CLIPS_FILE,
+    FRAMES_PER_STEP,
+    PHASES,
+    action_of,
+    flag_of,
+    measurements_of,
+    parse_annotation,
+    parse_clips,
+    parse_depth,
+    parse_expert,
+    parse_laz,
+    require_laspy,
+)
 from .errors import SampleReadError, check_name
 from .frame_files import (
+    TEACHER_MAP_SHAPES,
     decode_points,
     decode_supervision,
     parse_json,
@@ -76,12 +96,14 @@ class DatasetStorage:
     Files are opened when they are first read. Can be sent to worker processes.
 
     Args:
-        root: Folder or address. A packed dataset must be in a local or mounted folder.
+        root: Folder or address. A packed dataset or clips of Bench2Drive must be in a local or mounted
+            folder.
         backend_args: Arguments of mmengine's file backend (``dict(backend='lmdb', db_path=...)``, ...);
             None chooses by the prefix of ``root`` (local without one).
 
     Raises:
-        SampleReadError: It was packed in another version of the format.
+        SampleReadError: It was packed in another version of the format, or its list of clips is damaged.
+        ConfigError: It holds clips of Bench2Drive, and laspy is not installed.
     """
 
     def __init__(self, root: str | os.PathLike, backend_args: dict | None = None) -> None:
@@ -90,9 +112,15 @@ class DatasetStorage:
         self._backend_args = backend_args
         self._backend: BaseStorageBackend | None = None
         self._packed_routes: OpenRoutes | None = None
-        if isinstance(self.backend, LocalBackend) and os.path.isfile(self.location(PACKED_FILE)):
+        self._clips: dict[str, str] | None = None
+        if not isinstance(self.backend, LocalBackend):
+            return
+        if os.path.isfile(self.location(PACKED_FILE)):
             self._check_version()
             self._packed_routes = OpenRoutes()
+        elif os.path.isfile(self.location(CLIPS_FILE)):
+            require_laspy()
+            self._clips = parse_clips(self.read_bytes(CLIPS_FILE), self.location(CLIPS_FILE))
 
     def __getstate__(self) -> dict[str, Any]:
         # clients hold sockets or memory maps: each process makes its own
@@ -119,9 +147,13 @@ class DatasetStorage:
             SampleReadError: A name could lead out of the dataset.
         """
         name = f'{check_name(town, "town")}/{check_name(route, "route")}'
-        if self._packed_routes is None:
-            return _RecordedRoute(self, name)
-        return _PackedRoute(self._packed_routes, self.location(f'{name}{SUFFIX}'))
+        if self._packed_routes is not None:
+            return _PackedRoute(self._packed_routes, self.location(f'{name}{SUFFIX}'))
+        if self._clips is not None:
+            if route not in self._clips or town[-1] not in map(str, PHASES):
+                raise SampleReadError(self.location(name), f'not in {CLIPS_FILE}', missing=True)
+            return _ClipRoute(self, self._clips[route], int(town[-1]))
+        return _RecordedRoute(self, name)
 
     def read_bytes(self, relative: str) -> bytes:
         """Read a file, by its path inside the dataset.
@@ -225,3 +257,70 @@ class _PackedRoute(RouteReader):
 
     def class_ids(self, folder: str, frame: int, size: tuple[int, int]) -> np.ndarray:
         return decode_png(*self._read(folder, frame), size, channels=1)
+
+
+class _ClipRoute(RouteReader):
+    """One phase of a clip of Bench2Drive, which the last character of the town index names."""
+
+    def __init__(self, storage: DatasetStorage, folder: str, phase: int) -> None:
+        self._storage, self._folder, self._phase = storage, folder, phase
+        self._annotations: dict[int, dict[str, Any]] = {}
+
+    def _relative(self, folder: str, clip_frame: int) -> str:
+        name = {'measurements': 'anno', 'supervision': 'expert_assessment', 'lidar': 'lidar'}.get(
+            folder, f'camera/{folder}'
+        )
+        suffix = {'anno': 'json.gz', 'expert_assessment': 'npz', 'lidar': 'laz'}.get(
+            name, 'jpg' if folder.startswith('rgb') else 'png'
+        )
+        return f'{self._folder}/{name}/{clip_frame:05d}.{suffix}'
+
+    def _clip_frame(self, frame: int) -> int:
+        return FRAMES_PER_STEP * int(frame) + self._phase
+
+    def _read(self, folder: str, frame: int) -> tuple[bytes, str]:
+        relative = self._relative(folder, self._clip_frame(frame))
+        return self._storage.read_bytes(relative), self._storage.location(relative)
+
+    def _annotation(self, clip_frame: int) -> tuple[dict[str, Any], str]:
+        """Annotation of a frame of the clip, without the other boxes, and its path; the last few are kept."""
+        relative = self._relative('measurements', clip_frame)
+        path = self._storage.location(relative)
+        if clip_frame not in self._annotations:
+            values = parse_annotation(self._storage.read_bytes(relative), path)
+            while len(self._annotations) > 2 * FRAMES_PER_STEP:
+                self._annotations.pop(next(iter(self._annotations)))
+            boxes = values['bounding_boxes'][:1]
+            self._annotations[clip_frame] = {**values, 'bounding_boxes': boxes, 'sensors': None}
+        return self._annotations[clip_frame], path
+
+    def path(self, folder: str, frame: int) -> str:
+        return self._storage.location(self._relative(folder, self._clip_frame(frame)))
+
+    def measurements(self, frame: int) -> dict[str, Any]:
+        return measurements_of(*self._annotation(self._clip_frame(frame)))
+
+    def supervision(self, frame: int) -> dict[str, Any]:
+        clip_frame = self._clip_frame(frame)
+        annotation, path = self._annotation(clip_frame)
+        # the control in a file is the one that led to its frame
+        alpha, beta = action_of(*self._annotation(clip_frame + 1))
+        return {
+            'action_mu': alpha,
+            'action_sigma': beta,
+            'only_ap_brake': flag_of(annotation, 'only_ap_brake', path),
+            'cnn_features': [None] * len(TEACHER_MAP_SHAPES),
+            **parse_expert(*self._read('supervision', frame)),
+        }
+
+    def points(self, frame: int) -> np.ndarray:
+        return parse_laz(*self._read('lidar', frame))
+
+    def rgb(self, folder: str, frame: int, size: tuple[int, int]) -> np.ndarray:
+        return decode_jpeg(*self._read(folder, frame), size)
+
+    def depth_code(self, folder: str, frame: int, size: tuple[int, int]) -> np.ndarray:
+        return parse_depth(*self._read(folder, frame), size)
+
+    def class_ids(self, folder: str, frame: int, size: tuple[int, int]) -> np.ndarray:
+        return cv2.LUT(decode_png(*self._read(folder, frame), size, channels=1), CLASS_TABLE)
