@@ -151,8 +151,9 @@ class EncoderDecoder(BaseModel):
             teacher: The expert's plan as the planner takes it, for its teacher-forcing pass.
 
         Returns:
-            The outputs of the planner, bev_map (B, C, X, Y) and bev_levels (the BEV map and the smaller
-            maps), and the auxiliary outputs of the encoder; without those that the encoder lacks.
+            The outputs of the planner, bev_map (B, C, X, Y), bev_vector (B, Cv) and bev_levels (the BEV
+            map and the smaller maps), and the auxiliary outputs of the encoder; without those that the
+            encoder lacks.
 
         Raises:
             ConfigError: If the planner reads what the encoder does not give.
@@ -168,7 +169,12 @@ class EncoderDecoder(BaseModel):
         speed, target_point, command = inputs['speed'], inputs['target_point'], inputs['command']
         features = self.measurement_encoder(speed, target_point, command)
         measurements = Measurements(speed, target_point, command, features)
-        scene_outputs = {'bev_map': scene.bev_map, 'bev_levels': scene.bev_levels, **scene.auxiliary}
+        scene_outputs = {
+            'bev_map': scene.bev_map,
+            'bev_vector': scene.vector,
+            'bev_levels': scene.bev_levels,
+            **scene.auxiliary,
+        }
         return {**self.decoder(scene, measurements, teacher), **_without_none(scene_outputs)}
 
     def loss(self, inputs: dict[str, Any], targets: dict[str, Any] | None) -> dict[str, Float[Tensor, '']]:

@@ -16,7 +16,7 @@ is_full = False  # True: all towns; False: towns 01, 03, 04, 06 to train and 02,
 data_root = 'dataset/minitown'
 image_size = (64, 128)  # height and width of the network input, pixels
 scale_range, flip_probability = (1.0, 1.0), 0.0  # a short training learns faster without augmentation
-batch_size = 8  # per rank
+batch_size = 16  # per rank; batch norm needs 8 at least
 
 data_modes = dict(
     default=dict(
@@ -27,6 +27,6 @@ data_modes = dict(
     full=dict(train_dataloader=dict(num_workers=1), val_dataloader=dict(num_workers=1)),
 )
 warmup_iters = 50  # steps of linear warm-up
-optim_wrapper = dict(optimizer=dict(lr=1e-3))
-train_cfg = dict(max_epochs=3, val_interval=3)  # epochs
-auto_scale_lr = dict(base_batch_size=8)  # total batch size that lr is chosen for
+optim_wrapper = dict(optimizer=dict(lr=2e-3))
+train_cfg = dict(max_epochs=4, val_interval=4)  # epochs
+auto_scale_lr = dict(base_batch_size=16)  # total batch size that lr is chosen for

@@ -21,6 +21,7 @@ MAP_HINT = (
     'set x_range, y_range, bev_cell and model.flatten_head.bev_size so that the BEV maps of the model '
     'have the sizes of the teacher maps, or leave this loss out'
 )
+VECTOR_HINT = "flatten_head.out_channels must be the channels of the teacher's feature"
 
 
 @MODELS.register_module()
@@ -77,12 +78,15 @@ class FeatureLoss(DrivingLoss):
 class BEVFeatureLoss(DrivingLoss):
     """Clamped smooth L1 error of the BEV maps of the encoder, averaged over all elements of a level.
 
-    Gives ``BEV_feature_loss<level>`` for each level.
+    Gives ``BEV_feature_loss<level>`` for each level, and ``BEV_vector_loss`` if it has a weight.
 
     Args:
         levels: Level numbers of the teacher, in the order of both ``bev_levels`` and ``grid_feature``.
         weights: Weight of each level.
         max_error: The error of an element is clamped to this.
+        vector_weight: Weight of the error of the BEV vector against the teacher's feature. The paper
+            compares the vectors of refined maps only (:class:`RefineFeatureLoss`); a short training learns
+            the vector sooner from the teacher than through the heads that read it.
 
     Raises:
         ValueError: If ``levels`` and ``weights`` differ in length.
@@ -91,16 +95,26 @@ class BEVFeatureLoss(DrivingLoss):
     target_keys = ('grid_feature',)
     output_keys = ('bev_levels',)
 
-    def __init__(self, levels: Sequence[int], weights: Sequence[float], max_error: float) -> None:
+    def __init__(
+        self,
+        levels: Sequence[int],
+        weights: Sequence[float],
+        max_error: float,
+        vector_weight: float = 0.0,
+    ) -> None:
         super().__init__()
         if len(levels) != len(weights):
             raise ValueError(f'BEVFeatureLoss: levels={levels} and weights={weights} differ in length')
         self.levels = tuple(levels)
         self.weights = tuple(weights)
         self.max_error = max_error
+        self.vector_weight = vector_weight
+        if vector_weight:
+            self.target_keys = ('grid_feature', 'feature')
+            self.output_keys = ('bev_levels', 'bev_vector')
 
     def forward(self, predictions: Predictions, targets: Targets) -> Losses:
-        """Compare bev_levels with grid_feature, both lists of (B, C, X, Y)."""
+        """Compare bev_levels with grid_feature, lists of (B, C, X, Y), and bev_vector with feature, (B, Cv)."""
         maps, teacher_maps = predictions['bev_levels'], targets['grid_feature']
         if not len(maps) == len(teacher_maps) == len(self.levels):
             raise ConfigError(
@@ -114,6 +128,10 @@ class BEVFeatureLoss(DrivingLoss):
         ):
             require_same_shape(f'grid_feature, level {level},', prediction, target, MAP_HINT)
             losses[f'BEV_feature_loss{level}'] = weight * smooth_l1(prediction, target, self.max_error)
+        if self.vector_weight:
+            vector, feature = predictions['bev_vector'], targets['feature']
+            require_same_shape('feature', vector, feature, VECTOR_HINT)
+            losses['BEV_vector_loss'] = self.vector_weight * smooth_l1(vector, feature, self.max_error)
         return losses
 
 
@@ -149,9 +167,7 @@ class RefineFeatureLoss(DrivingLoss):
         vectors = predictions[f'{self.prefix}_bev_vector']
         teacher_map, feature = targets['grid_feature'][0], targets['feature']
         require_same_shape('grid_feature', maps[:, 0], teacher_map, MAP_HINT)
-        require_same_shape(
-            'feature', vectors[:, 0], feature, "vector_channels must be that of the teacher's feature"
-        )
+        require_same_shape('feature', vectors[:, 0], feature, VECTOR_HINT)
         map_error = smooth_l1(maps, teacher_map.unsqueeze(1), self.max_error)
         vector_error = smooth_l1(vectors, feature.unsqueeze(1), self.max_error)
         return {

@@ -67,6 +67,18 @@ def test_bev_feature_loss_weighs_each_level() -> None:
         torch.testing.assert_close(value, weight * capped(prediction, target))
 
 
+def test_bev_feature_loss_compares_the_vector_where_it_has_a_weight() -> None:
+    teacher = targets()
+    predicted = {
+        'bev_levels': [4 * torch.randn(B, *size) for size in SIZES],
+        'bev_vector': 9 * torch.randn(B, CV),
+    }
+    loss = BEVFeatureLoss((2, 3), (1, 1), max_error=5.0, vector_weight=0.5)
+    expected = 0.5 * capped(predicted['bev_vector'], teacher['feature'])
+    torch.testing.assert_close(loss(predicted, teacher)['BEV_vector_loss'], expected)
+    assert 'feature' in loss.target_keys
+
+
 def test_refine_loss_is_the_mean_over_layers() -> None:
     predicted, teacher = refined(), targets()
     losses = RefineFeatureLoss(map_weight=0.25, vector_weight=0.005, level=2, max_error=5.0)(
