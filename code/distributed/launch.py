@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from multiprocessing import TimeoutError as PoolTimeoutError
 from multiprocessing.pool import ThreadPool
@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch import distributed
 
-from thinktwice.distributed.liveness import Liveness
+from thinktwice.distributed.liveness import Liveness, failure_of
 from thinktwice.distributed.ranks import STARTED_VARIABLE, RankInfo, rank_info
-from thinktwice.errors import LaunchError, RankError, RunPreempted, describe
+from thinktwice.errors import LaunchError, RankError, RunPreempted, StartError, describe
 
 CONNECT_TIME = timedelta(seconds=5)
 """For one attempt to connect to a store; torch makes two of them."""
@@ -52,12 +52,36 @@ def process_group(launcher: str, **options: Any) -> Iterator[None]:
         raise
     except BaseException as error:
         if not isinstance(error, distributed.DistError) and '/gloo/' not in str(error):
-            stop_distributed(f'{type(error).__name__}: {describe(error)}')
+            cause = f'{type(error).__name__}: {describe(error)}'
+            if isinstance(error, StartError) and _rank_0_fails_alike(cause):
+                stop_distributed('')
+                raise SystemExit(1) from error
+            stop_distributed(cause)
             raise
         first = _liveness.wait_for_failure(NOTICE_SECONDS) if _liveness is not None else None
         stop_distributed(f'lost its connections ({_cause(error)})' if first is None else '')
         raise RankError(f'another rank has failed, its log says why ({first or _cause(error)})') from error
     stop_distributed()
+
+
+def _rank_0_fails_alike(cause: str) -> bool:
+    """Whether rank 0 fails by the same cause and says so for all; False on rank 0."""
+    if not distributed.is_initialized():
+        return False
+    is_rank_0 = distributed.get_rank() == 0
+    if _liveness is not None:
+        return not is_rank_0 and _liveness.wait_for_failure(NOTICE_SECONDS) == failure_of(0, cause)
+    store = distributed.distributed_c10d._get_default_store()  # of torchrun's agent: it outlives rank 0
+    if is_rank_0:
+        store.set('start_failure', cause)
+        return False
+    end = time.monotonic() + NOTICE_SECONDS
+    with suppress(distributed.DistError):  # the agent has ended, too
+        while time.monotonic() < end:  # torch logs it if one waits for a key that does not come
+            if store.check(['start_failure']):
+                return store.get('start_failure').decode() == cause
+            time.sleep(0.05)
+    return False
 
 
 def start_distributed(

@@ -88,7 +88,7 @@ class Liveness:
         """
         self._is_closed.set()
         for peer, _ in self._peers.values():
-            _send(peer, DONE if cause is None else f'rank {self._rank} has failed: {cause}')
+            _send(peer, DONE if cause is None else failure_of(self._rank, cause))
             with suppress(OSError):
                 peer.shutdown(socket.SHUT_RDWR)
         self._thread.join()
@@ -120,6 +120,11 @@ class Liveness:
             sys.stderr.write(f'error (rank {self._rank}): {failure}\n')
             sys.stderr.flush()
             os._exit(1)
+
+
+def failure_of(rank: int, cause: str) -> str:
+    """What the other ranks are told about the failure of one."""
+    return f'rank {rank} has failed: {cause}'
 
 
 def _send(peer: socket.socket, text: str) -> None:
