@@ -5,7 +5,7 @@ import copy
 import difflib
 import os
 import traceback
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -25,6 +25,24 @@ RESOLVED = '_is_resolved'
 """Attribute of a ``Config`` that has been through ``load_config``."""
 MODE_KEYS = ('is_dev', 'is_full', 'data_modes')
 """Keys that are read before references are resolved."""
+
+
+def _formatting_once(format_code: Callable) -> Callable:
+    """``yapf``'s ``FormatCode``, which takes a second for a config, with the last result remembered."""
+    last: dict[str, Any] = {}
+
+    def run(text: str, **options: Any) -> Any:
+        if text not in last:
+            result = format_code(text, **options)
+            last.clear()
+            last[text] = result
+        return last[text]
+
+    return run
+
+
+# mmengine formats the config for the log, for its file, for each backend and for each checkpoint
+vars(mmengine_config)['FormatCode'] = _formatting_once(mmengine_config.FormatCode)
 
 
 def load_config(config: str | Path | Config, options: dict[str, Any] | None = None) -> Config:

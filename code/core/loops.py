@@ -130,7 +130,11 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
 
     def describe_failure(self) -> str | None:
         """When an error came, if it came so early that its cause is the config or the data; else None."""
-        return None if self._stage in self._completed else f'failed before the first {self._stage} was done'
+        if self._stage in self._completed:
+            return None
+        source = self.runner.resumed_from
+        after = f' after resuming from {source}' if source else ''
+        return f'failed before the first {self._stage} was done{after}'
 
     def run_epoch(self) -> None:
         """Train on the remaining batches of the current epoch."""

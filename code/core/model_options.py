@@ -24,6 +24,17 @@ def use_channels_last(model: nn.Module) -> None:
             tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
 
 
+def keep_gradient_strides(model: nn.Module) -> None:
+    """Give gradients the strides of their parameters where a dimension is 1, as in kernels of 1x1.
+
+    A layer whose input is in the channels-last format gives the gradient other strides there, for the same
+    order in memory; DDP then copies slowly and warns.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad and 1 in parameter.shape:
+            parameter.register_hook(lambda gradient: gradient.flatten().view(gradient.shape))
+
+
 def share_label_counts(model: nn.Module) -> None:
     """Make the losses divide by the number of labels on all ranks, in place (see ``DrivingLoss``).
 

@@ -4,7 +4,6 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +54,8 @@ class DrivingRunner(Runner):
     optim_wrapper: Any
     _train_loop: Any
     _val_loop: Any
+    #: Checkpoint of the run that this one continues.
+    resumed_from: str | None = None
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Move the model to its device and wrap it for distributed training if there are several ranks."""
@@ -76,6 +77,7 @@ class DrivingRunner(Runner):
             raise ConfigError(f'model_wrapper_cfg.type={wrapper!r} is not supported, only {WRAPPER!r} is')
         if not self.distributed:
             return model
+        model_options.keep_gradient_strides(model)
         model_options.share_label_counts(model)
         options = dict(forward_sync_buffers=False, find_unused_parameters=False)
         options.update(model_wrapper_cfg or {})
@@ -261,12 +263,8 @@ class DrivingRunner(Runner):
         checkpoint = self.load_checkpoint(filename, map_location, strict=True)
         with as_user_error(CheckpointError, lambda: f'the state of training in {filename} cannot be used'):
             restore_training_state(self, checkpoint, filename)
+        self.resumed_from = filename
         self.logger.info(f'resumed from {filename}: epoch {self.epoch}, iteration {self.iter}')
-
-    @cached_property
-    def config_text(self) -> str:
-        """The config as it is saved; formatted once, since that can take seconds while all ranks wait."""
-        return self.cfg.pretty_text
 
     def save_checkpoint(self, out_dir: str, filename: str, **unused: Any) -> None:
         """Save a checkpoint as ``out_dir/filename``; rank 0 writes. Collective.

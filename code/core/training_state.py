@@ -8,6 +8,7 @@ from typing import Any
 import mmengine
 import torch
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
 from mmengine.runner.checkpoint import weights_to_cpu
 
 from thinktwice.checkpoint.weights import check_same_weights
@@ -41,7 +42,7 @@ def collect_training_state(runner: Any) -> dict[str, Any]:
         seed=runner.seed,
         world_size=runner.world_size,
         global_batch_size=runner.world_size * runner.train_dataloader.batch_size,
-        cfg=runner.config_text,
+        cfg=runner.cfg.pretty_text,
         optimizer=type(runner.optim_wrapper.optimizer).__name__,
         experiment_name=runner.experiment_name,
         time=time.strftime('%Y-%m-%d %H:%M:%S'),
@@ -126,7 +127,7 @@ def restore_training_state(runner: Any, checkpoint: dict[str, Any], filename: st
         raise CheckpointError(
             f'{filename} holds weights but no training state; start from it with --load-from instead'
         )
-    if changes := config_changes(meta.get('cfg', ''), runner.config_text):
+    if changes := config_changes(meta.get('cfg', ''), runner.cfg.pretty_text):
         listed = '\n  '.join(changes)
         runner.logger.warning(f'the config differs from that of the checkpoint:\n  {listed}')
     position = _position_to_resume(runner, meta)
@@ -137,7 +138,7 @@ def restore_training_state(runner: Any, checkpoint: dict[str, Any], filename: st
             runner.param_schedulers or [],
             runner.optim_wrapper.optimizer,
             checkpoint.get('param_schedulers', []),
-            lambda: runner.optim_wrapper.load_state_dict(checkpoint['optimizer']),
+            lambda: load_optimizer(runner.optim_wrapper, checkpoint['optimizer']),
             position,
             len(runner.train_dataloader),
         )
@@ -159,6 +160,36 @@ def restore_training_state(runner: Any, checkpoint: dict[str, Any], filename: st
         )
     _restore_hooks(runner, checkpoint.get('hooks', {}), meta.get('format'))
     load_statistics(runner.bare_model, checkpoint.get('statistics_of_processes'))
+
+
+def load_optimizer(wrapper: OptimWrapper, saved: dict[str, Any]) -> None:
+    """Load the state of an optimizer, in the memory format of the parameters.
+
+    Fused updates read parameter and state in the order of memory, whatever their shapes and strides are:
+    a state of another format gives wrong updates, a smaller one ends the process.
+
+    Args:
+        wrapper: Newly built from the config.
+        saved: Its ``state_dict`` in a checkpoint.
+
+    Raises:
+        ValueError: The state does not belong to the parameters.
+    """
+    numbers = [number for group in saved['param_groups'] for number in group['params']]
+    if len(set(numbers)) < len(numbers) or not saved['state'].keys() <= set(numbers):
+        raise ValueError('its states and its parameters are numbered differently')
+    wrapper.load_state_dict(saved)
+    optimizer = wrapper.optimizer
+    parameters = [parameter for group in optimizer.param_groups for parameter in group['params']]
+    for number, parameter in zip(numbers, parameters, strict=True):
+        state = optimizer.state.get(parameter, {})
+        for name, value in state.items():
+            is_dense = isinstance(value, torch.Tensor) and value.layout == torch.strided
+            if is_dense and value.shape == parameter.shape:
+                if value.stride() != parameter.stride():
+                    state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+            elif optimizer.defaults.get('fused') and name != 'step':
+                raise ValueError(f'{name} of parameter {number} is not of its shape {list(parameter.shape)}')
 
 
 def _position_to_resume(runner: Any, meta: dict[str, Any]) -> TrainPosition:

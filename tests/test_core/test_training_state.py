@@ -10,6 +10,9 @@ from helpers.killed_runs import toy_arguments
 from helpers.ranks import run_train, start_ranks
 from mmengine.hooks import Hook
 
+from thinktwice.core.optim_wrapper import GuardedOptimWrapper
+from thinktwice.core.training_state import load_optimizer
+
 
 class Named(Hook):
     """A hook with a state of its own."""
@@ -123,6 +126,76 @@ def test_advice_to_load_what_fits_is_given_only_where_it_can_help(tmp_path, trai
     text = refusal(tmp_path / 'run', 'strict_load=False', flags=('--load-from', file))
     assert 'no weight in common' in text and 'state_dict, hyper_parameters' in text
     assert 'strict_load=False' not in text
+
+
+def fused(parameter, state=None):
+    """A wrapped fused AdamW of one parameter, with a loaded state."""
+    wrapper = GuardedOptimWrapper(torch.optim.AdamW([parameter], lr=0.1, fused=True))
+    if state is not None:
+        load_optimizer(wrapper, {**wrapper.state_dict(), 'state': {0: state}})
+    return wrapper.optimizer
+
+
+def moments(shape):
+    return dict(step=torch.tensor(3.0), exp_avg=torch.randn(shape), exp_avg_sq=torch.rand(shape))
+
+
+def test_fused_update_with_moments_of_another_memory_format_is_that_of_the_definition():
+    """As after resuming with ``channels_last`` switched on."""
+    weight, gradient, state = torch.randn(4, 3, 3, 3), torch.randn(4, 3, 3, 3), moments((4, 3, 3, 3))
+    parameter = torch.nn.Parameter(weight.clone(memory_format=torch.channels_last))
+    optimizer = fused(parameter, {name: value.clone() for name, value in state.items()})
+    parameter.grad = gradient.clone(memory_format=torch.channels_last)
+    optimizer.step()
+    mean = (0.9 * state['exp_avg'] + 0.1 * gradient) / (1 - 0.9**4)
+    square = (0.999 * state['exp_avg_sq'] + 0.001 * gradient**2) / (1 - 0.999**4)
+    expected = weight * (1 - 0.1 * 0.01) - 0.1 * mean / (square.sqrt() + 1e-8)
+    torch.testing.assert_close(parameter.detach(), expected)
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda state: state['state'][0].update(exp_avg=torch.zeros(2)),
+        lambda state: state['state'][0].update(exp_avg_sq=torch.zeros(1)),
+        lambda state: state['state'][0].update(exp_avg=torch.zeros(4, 3).to_sparse()),
+        lambda state: state['state'][0].update(exp_avg=None),
+        lambda state: state['state'].update({7: moments((4, 3))}),
+    ],
+)
+def test_state_that_is_not_of_the_parameters_is_refused_before_a_fused_update_reads_it(change):
+    optimizer = fused(torch.nn.Parameter(torch.randn(4, 3)), moments((4, 3)))
+    wrapper = GuardedOptimWrapper(optimizer)
+    state = wrapper.state_dict()
+    change(state)
+    with pytest.raises(ValueError, match='numbered differently|not of its shape'):
+        load_optimizer(wrapper, state)
+
+
+def test_two_parameters_cannot_share_a_state():
+    parameters = [torch.nn.Parameter(torch.randn(2)) for _ in range(2)]
+    wrapper = GuardedOptimWrapper(torch.optim.AdamW(parameters, lr=0.1))
+    state = wrapper.state_dict()
+    state['param_groups'][0]['params'] = [1, 1]
+    with pytest.raises(ValueError, match='numbered differently'):
+        load_optimizer(wrapper, state)
+
+
+@pytest.mark.parametrize(
+    ('change', 'text'),
+    [
+        (lambda state: state['state'][0].pop('exp_avg'), "KeyError: 'exp_avg'"),
+        (lambda state: state['param_groups'][0]['params'].reverse(), 'of parameter'),
+    ],
+)
+def test_damaged_state_of_an_optimizer_is_refused_with_the_name_of_its_file(tmp_path, trained, change, text):
+    file = tmp_path / 'given.pth'
+    checkpoint = torch.load(trained / 'epoch_1.pth', weights_only=True)
+    change(checkpoint['optimizer'])
+    torch.save(checkpoint, file)
+    fused = 'optim_wrapper.optimizer.fused=True'
+    line = refusal(tmp_path / 'run', 'train_cfg.max_epochs=2', fused, flags=('--resume-from', file))
+    assert str(file) in line and text in line
 
 
 def best(folder):

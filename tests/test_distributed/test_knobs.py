@@ -86,6 +86,16 @@ def test_channels_last_gives_equal_losses_and_gradients(plain):
         assert (gradients[name] - value).abs().max() <= 1e-3 * value.abs().max().clamp(min=1), name
 
 
+def test_gradients_of_kernels_of_1x1_keep_their_strides_behind_channels_last_images():
+    layer = torch.nn.Conv2d(6, 4, 1)
+    model_options.keep_gradient_strides(layer)
+    images = torch.randn(2, 6, 5, 5)
+    layer(images.contiguous(memory_format=torch.channels_last)).square().sum().backward()
+    assert layer.weight.grad.stride() == layer.weight.stride()
+    expected = torch.einsum('nohw,nihw->oi', 2 * layer(images), images)
+    torch.testing.assert_close(layer.weight.grad[..., 0, 0], expected.detach())
+
+
 @SLOW
 @pytest.mark.parametrize('options', [dict(modules=['img_encoder']), dict(modules=[''])])
 def test_compiled_model_gives_equal_losses_and_gradients(plain, options):
