@@ -218,7 +218,7 @@ def run_command(
             return _report_interrupt(interrupt)
         if isinstance(error, RunPreempted):
             return PREEMPTED_EXIT_CODE
-        if isinstance(error, (UserError, *FILE_ERRORS)):
+        if isinstance(error, (UserError, *FILE_ERRORS)) or (isinstance(error, OSError) and error.filename):
             return _report(error)
         raise
 

@@ -43,6 +43,17 @@ def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
     _fsync_folder(path.parent)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as ``write_atomically`` does.
+
+    Raises:
+        WriteError: The file cannot be written, or ``path`` is a folder.
+    """
+    if path.is_dir():
+        raise WriteError(f'cannot write {path}: it is a folder; give the name of a file')
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
 def link_atomically(source: Path, path: Path) -> bool:
     """Make ``path`` a hard link to ``source``; what lies there stays until the link replaces it.
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from thinktwice.command_line import Parser, add_override_flag, natural, positive, run_command
 from thinktwice.distributed.ranks import LAUNCHERS
-from thinktwice.errors import UserError
+from thinktwice.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -82,12 +82,16 @@ def run_loader(options: argparse.Namespace) -> None:
     from mmengine.registry import init_default_scope
 
     from thinktwice.benchmark.loader import format_timings, measure_loader
-    from thinktwice.config.load import load_config
+    from thinktwice.config.load import load_config, require_keys
     from thinktwice.datasets import collate_samples
+    from thinktwice.files import write_text
 
     config = load_config(options.config, options.cfg_options)
+    require_keys(config, ['train_dataloader'], 'timing the loader')
     init_default_scope(config.default_scope)
     dataset = config.train_dataloader.dataset.to_dict()
+    if 'data_root' not in dataset:
+        raise ConfigError('train_dataloader.dataset has no data_root: name one CarlaDataset')
     timings = [
         measure_loader({**dataset, 'data_root': root}, collate_samples, workers, options.samples)
         for root in options.data_root or [dataset['data_root']]
@@ -95,7 +99,7 @@ def run_loader(options: argparse.Namespace) -> None:
     ]
     print(format_timings(timings))
     if options.json:
-        options.json.write_text(json.dumps([asdict(timing) for timing in timings], indent=1))
+        write_text(options.json, json.dumps([asdict(timing) for timing in timings], indent=1))
 
 
 def run_scaling(options: argparse.Namespace) -> None:
@@ -104,6 +108,7 @@ def run_scaling(options: argparse.Namespace) -> None:
 
     from thinktwice.benchmark.scaling import format_figures, measure_scaling
     from thinktwice.distributed.launch import process_group
+    from thinktwice.files import write_text
 
     cfg = load_training(options, options.launcher)
     with process_group(options.launcher, **cfg.get('env_cfg', {}).get('dist_cfg', {})):
@@ -112,29 +117,31 @@ def run_scaling(options: argparse.Namespace) -> None:
         if is_main_process():
             print(format_figures([figures]))
             if options.json:
-                options.json.write_text(json.dumps(asdict(figures), indent=1))
+                write_text(options.json, json.dumps(asdict(figures), indent=1))
 
 
 def run_step(options: argparse.Namespace) -> None:
     """Time training steps on one device."""
     from thinktwice.benchmark.step import format_step, measure_step
+    from thinktwice.files import write_text
 
     cfg = load_training(options, 'none')
     with tempfile.TemporaryDirectory() as cfg.work_dir:
         figures = measure_step(cfg, options.steps)
     print(format_step(figures))
     if options.json:
-        options.json.write_text(json.dumps(asdict(figures), indent=1))
+        write_text(options.json, json.dumps(asdict(figures), indent=1))
 
 
 def load_training(options: argparse.Namespace, launcher: str) -> 'Config':
     """Load the config of a training that evaluates and saves nothing."""
-    from thinktwice.config.load import load_config
+    from thinktwice.config.load import load_config, require_keys
 
     cfg = load_config(options.config, options.cfg_options)
+    require_keys(cfg, ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'), 'training')
     cfg.launcher, cfg.log_level = launcher, 'WARNING'
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
-    cfg.default_hooks.checkpoint = None
+    cfg.default_hooks = {**cfg.get('default_hooks', {}), 'checkpoint': None}
     return cfg
 
 
@@ -150,7 +157,7 @@ def run_compare(options: argparse.Namespace) -> None:
             entries = json.loads(file.read_text(encoding='utf-8'))
             kind = kind or (StepFigures if 'modules' in entries else ScalingFigures)
             figures.append(kind(**entries))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             command = 'step' if kind is StepFigures else 'scaling'
             raise UserError(
                 f'{file} is not a file of `tools/benchmark.py {command} --json`: {error}'

@@ -56,6 +56,8 @@ def build_datasets(config: 'Config', split: str) -> tuple['CarlaDataset', 'Carla
     from thinktwice.apis import init_dataset
 
     after = init_dataset(config, split)
+    if not hasattr(after, 'calibration'):
+        raise ConfigError(f'{split}_dataloader.dataset is a {type(after).__name__}: draw one CarlaDataset')
     whole = {'image_size': after.calibration.image_size, 'training': False}
     key = f'{split}_dataloader'
     steps = [

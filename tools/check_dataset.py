@@ -76,13 +76,15 @@ def summary(reports: Sequence['CheckReport']) -> str:
 
 def write_report(path: Path, root: str, reports: Sequence['CheckReport']) -> None:
     """Write all problems as JSON: route, frame, folder, reason."""
+    from thinktwice.files import write_text
+
     problems = {
         f'{report.town}/{report.route}': {str(frame): found for frame, found in report.problems.items()}
         for report in reports
         if report.problems
     }
     content = {'root': root, 'frames': sum(report.frames for report in reports), 'problems': problems}
-    path.write_text(json.dumps(content, indent=1) + '\n')
+    write_text(path, json.dumps(content, indent=1) + '\n')
 
 
 def check_sensors(root: str, workers: int) -> bool:

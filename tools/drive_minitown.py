@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thinktwice.command_line import Parser, add_override_flag, natural, positive, run_command
+from thinktwice.errors import ConfigError
 
 if TYPE_CHECKING:
     from thinktwice.closed_loop.policies import Policy
     from thinktwice.closed_loop.scoring import RouteResult
 
 POLICIES = ('agent', 'expert', 'constant', 'lane', 'ego_mlp')
+MAX_LENGTH = 20_000.0  # meters; the route and its traffic are planned at the start
 CONTROLLERS = ('beta', 'pid', 'fused', 'situation')
 
 
@@ -64,8 +66,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error('--policy ego_mlp needs CONFIG and no CHECKPOINT')
     if arguments.policy not in ('agent', 'ego_mlp') and arguments.config:
         parser.error(f'--policy {arguments.policy} takes no CONFIG and CHECKPOINT')
-    if not arguments.length > 0:
-        parser.error(f'--length must be a positive number of meters, got {arguments.length}')
+    if not 0 < arguments.length <= MAX_LENGTH:
+        parser.error(f'--length must be above 0 and at most {MAX_LENGTH:g} m, got {arguments.length}')
     return arguments
 
 
@@ -87,6 +89,8 @@ def make_agent_policy(
 
     model = init_model(config, checkpoint, 'cpu', cfg_options)
     dataset = init_dataset(config, 'test', cfg_options)
+    if not hasattr(dataset, 'calibration'):
+        raise ConfigError(f'the dataset to test on is a {type(dataset).__name__}: name one CarlaDataset')
     calibration = dataset.calibration
     camera, size = calibration.cameras[0], calibration.image_size
     rig = CameraRig(size, math.degrees(2 * math.atan(size[1] / 2 / camera.intrinsics[0])))

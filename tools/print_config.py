@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from thinktwice.command_line import Parser, add_override_flag, run_command
 
@@ -16,10 +17,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--out', metavar='FILE', help='write to a file instead')
     arguments = parser.parse_args(argv)
     from thinktwice.config.load import load_config
+    from thinktwice.files import write_text
 
     cfg = load_config(arguments.config, arguments.cfg_options)
     if arguments.out:
-        cfg.dump(arguments.out)
+        write_text(Path(arguments.out), cfg.pretty_text)
     else:
         sys.stdout.write(cfg.pretty_text)
 

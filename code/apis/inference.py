@@ -94,6 +94,8 @@ def init_dataset(
     require_keys(cfg, [key], f'split={split!r}')
     dataset = cfg[key].dataset
     if labels_only:
+        if 'pipeline' not in dataset:
+            raise ConfigError(f'{key}.dataset has no pipeline: labels alone are read from one CarlaDataset')
         steps = [step for step in dataset.pipeline if step['type'] in LABEL_STEPS]
         dataset = {**dataset, 'pipeline': steps}
     with as_config_error(f'{key}.dataset'):

@@ -16,6 +16,7 @@ from thinktwice.core.loader_workers import with_hints
 from thinktwice.core.runner import DrivingRunner
 from thinktwice.distributed.launch import process_group
 from thinktwice.errors import StartError, as_config_error, as_user_error
+from thinktwice.files import write_text
 from thinktwice.release_2023.checkpoint.adaptation import OfficialWeightsHook
 
 
@@ -78,7 +79,7 @@ def test(
     with process_group(launcher, **cfg.get('env_cfg', {}).get('dist_cfg', {})):
         metrics = _evaluate(cfg, reliance)
         if out is not None and is_main_process():
-            Path(out).write_text(json.dumps(metrics, indent=1))
+            write_text(Path(out), json.dumps(metrics, indent=1))
         return metrics
 
 

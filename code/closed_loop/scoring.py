@@ -13,7 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from thinktwice.files import write_atomically
+from thinktwice.files import write_text
 
 
 class InfractionKind(Enum):
@@ -242,4 +242,4 @@ def leaderboard_json(results: Sequence[RouteResult], sensors: Sequence[str] = ()
 def write_results(results: Sequence[RouteResult], path: Path, sensors: Sequence[str] = ()) -> None:
     """Write ``leaderboard_json`` to a file; it appears whole or not at all."""
     content = json.dumps(leaderboard_json(results, sensors), indent=1, allow_nan=False)
-    write_atomically(path, lambda file: file.write(content.encode()))
+    write_text(path, content)

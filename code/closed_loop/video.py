@@ -11,6 +11,7 @@ from thinktwice.closed_loop.environment import RouteRequest
 from thinktwice.closed_loop.policies import AgentPolicy, Moment, Policy
 from thinktwice.core.visualization import colors
 from thinktwice.core.visualization.bev import BEVCanvas
+from thinktwice.errors import WriteError
 from thinktwice.geometry.poses import ego_to_world, world_to_ego
 from thinktwice.minitown.world.classes import GREEN, GROUND_COLORS, RED
 
@@ -57,7 +58,7 @@ class VideoWriter:
             path, codec = self._paths[moment.slot], cv2.VideoWriter.fourcc(*'mp4v')
             file = cv2.VideoWriter(str(path), codec, float(self._frequency), frame.shape[1::-1])
             if not file.isOpened():
-                raise OSError(f'cannot write the video {path}')
+                raise WriteError(f'cannot write the video {path}: check the permissions of its folder')
             self._files[moment.slot] = file
         self._files[moment.slot].write(np.ascontiguousarray(frame[..., ::-1]))
 

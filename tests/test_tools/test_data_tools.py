@@ -69,7 +69,7 @@ def test_check_reports_and_repairs(tmp_path: Path, capsys: pytest.CaptureFixture
     (root / 'town01_00/routes_a/rgb_left/0003.png').write_bytes(b'nonsense')
     (root / 'town01_00/routes_a/lidar/0011.npy').unlink()
     tiny_dataset.change_measurements(root, 'town02_00/routes_b', 2, theta=float('nan'))
-    report = tmp_path / 'report.json'
+    report = tmp_path / 'new folder' / 'report.json'
     before = (root / 'dataset_metadata.json').read_bytes()
     assert check([str(root), '--workers', '2', '--report', str(report)]) == 1
     output = capsys.readouterr().out
@@ -127,13 +127,30 @@ def test_browse_names_wrong_arguments(root: Path, tmp_path: Path, capsys: pytest
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('arguments', [['browse_dataset'], ['benchmark', 'loader']])
+def test_tools_for_one_dataset_refuse_several(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    config = tmp_path / 'several.py'
+    dataset = '{{_base_.train_dataloader.dataset}}'
+    config.write_text(
+        f'_base_ = [{str(write_config(tmp_path, root))!r}]\n'
+        "train_dataloader = dict(dataset=dict(_delete_=True, type='RepeatDataset', times=2, "
+        f'dataset={dataset}))\n'
+    )
+    name, *others = arguments
+    assert tool(name)([*others, str(config)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert 'train_dataloader.dataset' in line and 'one CarlaDataset' in line
+
+
 def test_benchmark_compares_formats_and_workers(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     packed = tmp_path / 'packed'
     assert tool('pack_dataset')([str(root), str(packed), *SMALL]) == 0
     capsys.readouterr()
-    figures = tmp_path / 'figures.json'
+    figures = tmp_path / 'new folder' / 'figures.json'
     arguments = ['loader', str(write_config(tmp_path, root)), '--data-root', str(root), str(packed)]
     arguments += ['--workers', '0', '1', '--samples', '4', '--json', str(figures)]
     assert tool('benchmark')(arguments) == 0

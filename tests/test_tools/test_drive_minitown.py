@@ -40,6 +40,8 @@ def test_the_expert_s_results_are_written_and_shown(tmp_path, capsys):
         ([MINITOWN, 'x.pth', '--policy', 'expert'], 2, 'no CONFIG and CHECKPOINT'),
         (['--policy', 'ego_mlp'], 2, 'needs CONFIG'),
         (['--policy', 'expert', '--length', '0'], 2, '--length'),
+        (['--policy', 'expert', '--length', 'inf'], 2, '--length'),
+        (['--policy', 'expert', '--length', '1e9'], 2, '--length'),
         (['--policy', 'expert', '--towns', 'nowhere', '--processes', '1'], 1, 'nowhere'),
         ([MINITOWN, 'missing.pth', '--processes', '1'], 1, 'missing.pth'),
     ],

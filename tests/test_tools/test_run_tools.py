@@ -68,8 +68,31 @@ def test_print_config_shows_what_a_run_would_use(capsys, tmp_path):
     exec(text, namespace)  # a printed config is a config
     assert namespace['train_dataloader']['num_workers'] == 0
     assert namespace['train_dataloader']['dataset']['pipeline'][2]['image_size'] == (32, 64)
-    print_config([MINITOWN, '--out', str(tmp_path / 'written.py')])
-    assert "type='EncoderDecoder'" in (tmp_path / 'written.py').read_text()
+    written = tmp_path / 'new folder' / 'written.py'
+    assert print_config([MINITOWN, '--out', str(written)]) == 0
+    assert "type='EncoderDecoder'" in written.read_text()
+    capsys.readouterr()
+    for place in (tmp_path, '.', '/'):
+        assert print_config([MINITOWN, '--out', str(place)]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line == f'error: cannot write {place}: it is a folder; give the name of a file'
+
+
+@pytest.mark.parametrize('arguments', [['train.py', '{}.py'], ['train.py', MINITOWN, '--load-from', '{}']])
+def test_name_that_is_too_long_is_one_line(capsys, tmp_path, arguments):
+    path, *flags = (argument.format('a' * 300) for argument in arguments)
+    assert command(path)([*flags, '--work-dir', str(tmp_path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith('error: File name too long: aaa')
+
+
+@pytest.mark.parametrize('name', ['loader', 'scaling', 'step'])
+def test_benchmark_names_what_a_config_lacks(capsys, tmp_path, name):
+    config = tmp_path / 'empty.py'
+    config.write_text('is_dev = False\n')
+    assert command('tools/benchmark.py')([name, str(config)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f'config {config} has no' in line and 'train_dataloader' in line
 
 
 def test_checkpoint_is_evaluated_alone(tmp_path):
