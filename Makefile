@@ -13,7 +13,7 @@ TEST_WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(TEST_WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format typecheck clean
+.PHONY: help setup demo test test-slow gpu-check lint format typecheck clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -41,6 +41,9 @@ test: setup ## run the fast tests
 
 test-slow: setup ## run the slow tests, and the CUDA tests if there is a device
 	$(PYTEST) -m "slow or cuda"
+
+gpu-check: setup ## test and measure training on the GPU, and write work_dirs/gpu_report.md
+	$(PYTHON) tools/gpu_check.py
 
 lint: setup ## check style, formatting and types, as in CI
 	$(PYTHON) -m ruff check .

@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers.small_decoder import without_gradient
 from helpers.small_driver import LOSSES, inputs_for, small_driver, targets_for
+from torch.utils._pytree import tree_map_only
 
 from thinktwice.errors import ConfigError
 from thinktwice.registry import MODELS
@@ -168,6 +169,30 @@ def test_each_loss_is_nearly_the_same_in_mixed_precision(dtype: torch.dtype) -> 
     for name, value in plain.items():
         assert mixed[name].dtype == torch.float32
         torch.testing.assert_close(mixed[name], value, rtol=0.01, atol=1e-4, msg=name)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize('dtype', [None, torch.bfloat16], ids=['float32', 'bfloat16'])
+def test_losses_and_gradients_on_the_gpu_are_those_of_the_cpu(
+    dtype: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
+    inputs, targets = inputs_for(), targets_for()
+    tolerance = 1e-3 if dtype is None else 0.02
+    on_cpu = small_driver().eval()
+    on_gpu = copy.deepcopy(on_cpu).cuda()
+    expected = on_cpu(inputs, targets, mode='loss')
+    with torch.autocast('cuda', dtype=dtype, enabled=dtype is not None):
+        found = on_gpu(*tree_map_only(torch.Tensor, torch.Tensor.cuda, (inputs, targets)), mode='loss')
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name].cpu(), value, rtol=tolerance, atol=1e-4, msg=name)
+    total(expected).backward()
+    total(found).backward()
+    for part, copied in zip(on_cpu.children(), on_gpu.children(), strict=True):
+        pairs = [(p, q) for p, q in zip(part.parameters(), copied.parameters(), strict=True)]
+        norm = sum(p.grad.square().sum() for p, _ in pairs if p.grad is not None)
+        error = sum((p.grad - q.grad.cpu()).square().sum() for p, q in pairs if p.grad is not None)
+        assert error <= tolerance * norm
 
 
 def test_plan_is_accumulated_in_float32_under_autocast() -> None:

@@ -156,3 +156,11 @@ def test_demo_from_nothing_to_pictures_and_again(tmp_path):
     assert list((tmp_path / 'out' / 'driving' / 'videos').glob('*.mp4'))
     again = run_python(*command)
     assert 'holds drives already' in again.stdout
+
+
+def test_gpu_check_without_a_gpu_says_so_in_one_line(monkeypatch, tmp_path):
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+    result = run_python('tools/gpu_check.py', '--report', str(tmp_path / 'report.md'))
+    assert result.returncode == 1
+    assert 'no CUDA device' in result.stderr and result.stderr.count('\n') == 1
+    assert not any(tmp_path.iterdir())
