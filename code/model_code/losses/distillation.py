@@ -92,8 +92,8 @@ class BEVFeatureLoss(DrivingLoss):
         ValueError: If ``levels`` and ``weights`` differ in length.
     """
 
-    target_keys = ('grid_feature',)
-    output_keys = ('bev_levels',)
+    target_keys: tuple[str, ...] = ('grid_feature',)
+    output_keys: tuple[str, ...] = ('bev_levels',)
 
     def __init__(
         self,
