@@ -92,18 +92,24 @@ class AtomicCheckpointHook(Hook):
         self.best_score = score[0]
 
     def _check_keep_best(self, runner: Any) -> None:
-        """Check the name of the metric before training, where all metrics list their names."""
+        """Check the name of the metric before training, as far as the metrics list their names.
+
+        Names of parts, such as ``open_loop/coarse/ade``, depend on the data.
+        """
         if self.keep_best is None or runner._val_loop is None:
             return
         metrics = runner.val_loop.evaluator.metrics
-        if all(hasattr(metric, 'metric_names') for metric in metrics):
-            self._require_metric([f'{m.prefix}/{name}' for m in metrics for name in m.metric_names])
+        listing = [metric for metric in metrics if hasattr(metric, 'metric_names')]
+        prefix, _, name = self.keep_best.partition('/')
+        is_without_prefix = not name and all(metric.prefix for metric in metrics)
+        if listing and '/' not in name and (is_without_prefix or prefix in [m.prefix for m in listing]):
+            self._require_metric([f'{m.prefix}/{name}' for m in listing for name in m.metric_names])
 
     def _require_metric(self, names: list[str]) -> None:
         if self.keep_best not in names:
             raise ConfigError(
                 f'default_hooks.checkpoint.keep_best is {self.keep_best!r}, but the evaluation gives '
-                f'{", ".join(sorted(names))}'
+                f'{", ".join(sorted(name for name in names if name.count("/") < 2))}'
             )
 
     def _prepare_folder(self, runner: Any) -> None:

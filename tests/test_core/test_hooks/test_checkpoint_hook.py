@@ -192,9 +192,25 @@ def test_unknown_metric_is_named_after_the_evaluation(tmp_path):
         run.run(scores=(1.0, 1.0, 1.0))
 
 
-def test_unknown_metric_is_named_before_training_where_metrics_list_their_names(tmp_path):
-    run = CountingRun(tmp_path, AtomicCheckpointHook(keep_best='ADE'))
-    run.metrics = [SimpleNamespace(prefix='open_loop', metric_names=('ade', 'fde'))]
-    with pytest.raises(ConfigError, match="keep_best is 'ADE', but .* open_loop/ade, open_loop/fde"):
+METRICS = [
+    SimpleNamespace(prefix='open_loop', metric_names=('ade', 'fde')),
+    SimpleNamespace(prefix='perception'),
+]
+
+
+@pytest.mark.parametrize('name', ['ADE', 'open_loop/ADE'])
+@pytest.mark.parametrize('metrics', [METRICS[:1], METRICS])
+def test_unknown_metric_is_named_before_training_where_metrics_list_their_names(tmp_path, metrics, name):
+    run = CountingRun(tmp_path, AtomicCheckpointHook(keep_best=name))
+    run.metrics = metrics
+    with pytest.raises(ConfigError, match=f"keep_best is '{name}', but .* open_loop/ade, open_loop/fde"):
         run.run(scores=(1.0, 1.0, 1.0))
     assert run.saved == []
+
+
+@pytest.mark.parametrize('name', ['open_loop/coarse/ade', 'perception/miou'])
+def test_metric_that_may_be_given_is_not_refused_before_training(tmp_path, name):
+    run = CountingRun(tmp_path, AtomicCheckpointHook(keep_best=name))
+    run.metrics = METRICS
+    with pytest.raises(ConfigError, match=f"keep_best is '{name}', but the evaluation gives ade"):
+        run.run(scores=(1.0, 1.0, 1.0))
