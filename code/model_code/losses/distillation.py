@@ -114,7 +114,7 @@ class BEVFeatureLoss(DrivingLoss):
             self.output_keys = ('bev_levels', 'bev_vector')
 
     def forward(self, predictions: Predictions, targets: Targets) -> Losses:
-        """Compare bev_levels with grid_feature, lists of (B, C, X, Y), and bev_vector with feature, (B, Cv)."""
+        """Compare bev_levels with grid_feature, lists of (B, C, X, Y), bev_vector with feature."""
         maps, teacher_maps = predictions['bev_levels'], targets['grid_feature']
         if not len(maps) == len(teacher_maps) == len(self.levels):
             raise ConfigError(
