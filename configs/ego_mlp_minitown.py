@@ -12,6 +12,8 @@ model = dict(
     flatten_head=None,
     decoder=dict(_delete_=True, type='EgoStatusPlanner', num_steps='${horizon}', hidden_channels=128),
     losses=dict(
+        action=dict(weight=1.0, future_weight=0.25),
+        waypoint=dict(weight=1.0),
         speed=None,
         value=None,
         feature=None,

@@ -28,7 +28,9 @@ model = dict(
         hidden_channels=256,
         position_scale=10.0,  # m
     ),
-    losses=dict(
+    losses=dict(  # weights of the paper
+        action=dict(weight=1.0, future_weight=1.0), waypoint=dict(weight=1.0), speed=dict(weight=0.05),
+        value=dict(weight=0.001), feature=dict(weight=0.05),
         bev_feature=None, refine_feature=None, segmentation=None, depth=None,
         teacher_forcing_offset=None, teacher_forcing_feature=None,
     ),

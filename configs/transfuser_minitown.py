@@ -29,6 +29,7 @@ model = dict(
         _delete_=True, type='GRUPlanner', num_steps='${horizon}', vector_channels=256, position_scale=10.0
     ),
     losses=dict(
+        waypoint=dict(weight=1.0),
         action=None, speed=None, value=None, feature=None, bev_feature=None, refine_feature=None,
         segmentation=None, depth=None, teacher_forcing_offset=None, teacher_forcing_feature=None,
     ),

@@ -24,13 +24,18 @@ aten = torch.ops.aten
 
 
 class FixedCounts(TorchDispatchMode):
-    """Replaces the number of elements found by a search, and numbers read by the host, by a fixed one."""
+    """Replaces the number of elements found by a search, and numbers read by the host, by a fixed one.
+
+    The kernel of a GRU cell, which asks for a driver, is replaced by its shapes.
+    """
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         if operation is aten.nonzero.default:
             return args[0].new_zeros(FOUND, args[0].dim(), dtype=torch.int64)
         if operation is aten._local_scalar_dense.default:
             return FOUND if not args[0].is_floating_point() else float(FOUND)
+        if operation is aten._thnn_fused_gru_cell.default:
+            return torch.empty_like(args[2]), torch.empty_like(args[0])
         return operation(*args, **(kwargs or {}))
 
 
@@ -94,9 +99,8 @@ def losses_on_gpu(
 ) -> dict[str, torch.Tensor]:
     """The losses of a config; with a slip one part adds a tensor that was made without a device."""
     cfg = load_config(str(path))
-    cfg.model.img_encoder.backbone.init_cfg = None  # no download
     init_default_scope(cfg.default_scope)
-    model = MODELS.build(cfg.model).train()
+    model = MODELS.build(cfg.model).train()  # pretrained weights are not loaded
     model.data_preprocessor._device = torch.device('cuda')
     if slip:
         model.bev_fusion.register_forward_hook(lambda module, args, bev: bev + torch.zeros(bev.shape[1:]))
@@ -116,7 +120,8 @@ def test_every_loss_is_computed_on_the_gpu_in_float32(
     monkeypatch.setattr(torch.cuda.amp.common, 'amp_definitely_not_available', lambda: False)
     monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda: True)
     losses = losses_on_gpu(path, dtype)
-    assert len(losses) > 15
+    configured = [loss for loss in load_config(str(path)).model.losses.values() if loss]
+    assert len(losses) > 1.25 * len(configured)  # several terms in many
     for name, value in losses.items():
         assert (value.device.type, value.dtype) == ('cuda', torch.float32), name
 

@@ -40,7 +40,7 @@ def test_the_planner_of_the_page_trains_is_evaluated_and_drives(config, tmp_path
     }
     checkpoint = train(config, work_dir=tmp_path / 'run', cfg_options={**options, 'train_cfg.max_iters': 2})
     logged = next((tmp_path / 'run').glob('*/vis_data/scalars.json')).read_text()
-    assert '"wp_loss"' in logged and '"BEV_feature_loss2"' in logged
+    assert '"train/wp_loss"' in logged and '"train/BEV_feature_loss2"' in logged
     metrics = evaluate(config, checkpoint, work_dir=tmp_path / 'test', cfg_options=options)
     assert metrics['open_loop/ade'] > 0 and 'open_loop/current_steer_offset' not in metrics
     flags = ['--routes', '1', '--length', '5', '--processes', '1', '--out', str(tmp_path / 'results.json')]
