@@ -1,14 +1,17 @@
 """The dataset that docs/data_formats.md adds from outside the package, as it is printed there."""
 
-import importlib.util
+import importlib
 import re
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from helpers.commands import REPOSITORY, command
 from helpers.tiny_dataset import CAMERAS, SIZE, measurements_of, supervision_of, write_dataset
 
 from thinktwice.datasets import CarlaDataset
@@ -16,7 +19,7 @@ from thinktwice.datasets.labels import compact_depth
 from thinktwice.datasets.storage import DatasetStorage
 from thinktwice.errors import DamagedDataError
 
-GUIDE = Path(__file__).resolve().parents[2] / 'docs' / 'data_formats.md'
+GUIDE = REPOSITORY / 'docs' / 'data_formats.md'
 FRAMES = 9
 PIPELINE = [
     {'type': 'LoadMeasurements'},
@@ -35,14 +38,14 @@ def printed(name: str) -> str:
 
 
 @pytest.fixture(scope='module')
-def my_drives(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    file = tmp_path_factory.mktemp('module') / 'my_drives.py'
-    file.write_text(printed('my_drives.py'))
-    spec = importlib.util.spec_from_file_location('my_drives', file)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def my_drives(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
+    """The module of the guide, imported from a folder of its own on the path."""
+    folder = tmp_path_factory.mktemp('module')
+    (folder / 'my_drives.py').write_text(printed('my_drives.py'))
+    sys.path.insert(0, str(folder))
+    yield importlib.import_module('my_drives')
+    sys.path.remove(str(folder))
+    del sys.modules['my_drives']
 
 
 @pytest.fixture(scope='module')
@@ -92,3 +95,15 @@ def test_a_damaged_drive_is_replaced_or_named(
     dataset = my_drives.DriveDataset(root, PIPELINE, on_error='skip', max_replacements=3)
     with pytest.raises(DamagedDataError, match=r'drive\.npz'):
         dataset[0]
+
+
+@pytest.mark.slow
+def test_a_config_trains_on_it(my_drives: ModuleType, roots: tuple[Path, Path], tmp_path: Path) -> None:
+    text = printed('my_config.py').replace("'configs/", f"'{REPOSITORY}/configs/")
+    config = tmp_path / 'my_config.py'
+    config.write_text(text.replace('my_data/', str(roots[1])))
+    options = ['is_dev=True', 'image_size=(32,64)', 'batch_size=2', 'num_cameras=2', 'train_cfg.max_iters=2']
+    flags = ['--no-validate', '--work-dir', str(tmp_path / 'run'), '--cfg-options', *options]
+    assert command('train.py')([str(config), *flags]) == 0
+    logged = next((tmp_path / 'run').rglob('scalars.json')).read_text()
+    assert '"train/wp_loss"' in logged and '"train/action_loss"' in logged
