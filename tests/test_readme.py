@@ -95,7 +95,7 @@ def test_the_lines_from_python_run(
     record(folder / 'dataset/minitown', routes=1, frames=7, size=(48, 64), towns=['town02_00'])
     (folder / 'work_dirs/demo').mkdir(parents=True)
     model = init_model(ROOT / 'configs/thinktwice_minitown.py')
-    torch.save({'state_dict': model.state_dict()}, folder / 'work_dirs/demo/epoch_3.pth')
+    torch.save({'state_dict': model.state_dict()}, folder / 'work_dirs/demo/epoch_4.pth')
     monkeypatch.chdir(folder)
     text = README.read_text(encoding='utf-8')
     (block,) = re.findall(r'```python\n(from thinktwice.apis .*?)```', text, re.DOTALL)

@@ -2,7 +2,7 @@
 
 Examples:
     python tools/drive_minitown.py --policy expert --routes 20
-    python tools/drive_minitown.py configs/thinktwice_minitown.py work_dirs/demo/epoch_3.pth --video videos
+    python tools/drive_minitown.py configs/thinktwice_minitown.py work_dirs/demo/epoch_4.pth --video videos
 """
 
 import argparse
