@@ -153,7 +153,11 @@ def _cause(error: BaseException) -> str:
     for frame, number in traceback.walk_tb(error.__traceback__):
         file = frame.f_code.co_filename
         if frame.f_code.co_name == 'build_from_cfg':  # mmengine's messages do not name the part
-            part = f' in {frame.f_locals["cfg"].get("type")}'
+            cfg = frame.f_locals['cfg']
+            if isinstance(cfg, dict) and 'type' not in cfg:
+                name, text = 'no type', f'{dict(cfg)} names no class: set its key type'
+            else:
+                part = f' in {cfg.get("type")}'
         if file.startswith(PACKAGE) and file != __file__:
             line = f'{os.path.relpath(file, PACKAGE)}, line {number}, '
     return f'{name}: {text[:MOST_CHARACTERS]}{part} ({line}{TRACEBACK_VARIABLE}=1 shows the traceback)'

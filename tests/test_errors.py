@@ -64,6 +64,13 @@ def test_failed_part_and_assertion_are_named(tmp_path, monkeypatch):
         MODELS.build(dict(type='Pyramid', levels=2))
 
 
+@pytest.mark.usefixtures('installed')
+def test_part_without_type_is_shown():
+    message = "^hooks: no type: {'typx': 'Mine'} names no class: set its key type"
+    with pytest.raises(ConfigError, match=message), as_config_error('hooks'):
+        MODELS.build({'typx': 'Mine'})
+
+
 def test_own_code_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError), as_config_error('model'):
         raise ZeroDivisionError

@@ -49,7 +49,8 @@ def check_data_fits(model: Mapping[str, Any], metainfo: Mapping[str, Any], train
 def _check_bev_range(model: Mapping[str, Any], ranges: Mapping[str, Any], loss: str) -> None:
     for axis, expected in ranges.items():
         bounds = _entry(model, f'img_encoder.view_transform.bev_grid.{axis}_bounds')
-        if bounds is not None and not _covers(expected, bounds[:2]):
+        is_range = isinstance(bounds, Sequence) and all(isinstance(end, (int, float)) for end in bounds[:2])
+        if is_range and not _covers(expected, bounds[:2]):  # what is no range, the view transform refuses
             raise ConfigError(
                 f'{axis}_range is {tuple(bounds[:2])} m, but the maps of the teacher cover {tuple(expected)} '
                 f'm (bev in calibration.json of the dataset) or up to {MARGIN:.0%} less at each end: set '

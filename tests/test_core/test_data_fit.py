@@ -63,6 +63,7 @@ def test_another_bev_range_than_that_of_the_teacher_is_refused_where_a_loss_comp
     check_data_fits(bev_model(*other_x, 'FeatureLoss'), METAINFO, trains=True)
     check_data_fits(bev_model(*other_x), METAINFO, trains=False)
     check_data_fits(bev_model(*other_x), {}, trains=True)
+    check_data_fits(bev_model(([], 30.4), right[1]), METAINFO, trains=True)  # refused by the view transform
 
 
 @pytest.mark.slow
