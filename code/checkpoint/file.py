@@ -11,9 +11,12 @@ reads. This package knows the keys
 - ``numerics``: ``'2023'`` for weights that were trained by the computation of the 2023 release.
 
 A ``.safetensors`` file holds the weights, ``official_extra`` and ``numerics``. It has no checksums, and
-neither do files of torch before 1.6: a damaged number in them goes unnoticed.
+neither do files of torch before 1.6: a damaged number in them goes unnoticed. Where the name of a
+safetensors file ends in a checksum, as in ``thinktwice-1a2b3c4d.safetensors``, the file must have it.
 """
 
+import hashlib
+import json
 import re
 import zipfile
 from collections import OrderedDict
@@ -31,6 +34,8 @@ from thinktwice.errors import CheckpointError
 from thinktwice.files import write_atomically
 
 SAFETENSORS_SUFFIX = '.safetensors'
+#: Name of a published file: it ends in the first digits of its SHA-256.
+PUBLISHED_NAME = re.compile(r'-([0-9a-f]{8})\.safetensors$')
 #: Prefix of the entries of ``official_extra`` in a safetensors file.
 EXTRA_PREFIX = 'official_extra/'
 MODULE_PREFIX = 'module.'
@@ -61,17 +66,33 @@ def save_checkpoint(checkpoint: dict, path: Path) -> None:
         WriteError: The file cannot be written.
     """
     if path.suffix == SAFETENSORS_SUFFIX:
-        content = _to_safetensors(checkpoint)
+        content = encode_safetensors(checkpoint)
         write_atomically(path, lambda file: file.write(content))
     else:
         write_atomically(path, lambda file: torch.save(checkpoint, file))
 
 
-def _to_safetensors(checkpoint: dict) -> bytes:
+def encode_safetensors(checkpoint: dict, metadata: Mapping[str, str] | None = None) -> bytes:
+    """Content of a safetensors file with weights, ``official_extra`` and ``numerics`` of a checkpoint.
+
+    Args:
+        checkpoint: With the weights under ``state_dict``.
+        metadata: Texts to write into the header of the file beside ``format`` and ``numerics``.
+    """
     extra = {EXTRA_PREFIX + name: tensor for name, tensor in checkpoint.get('official_extra', {}).items()}
     tensors = {name: tensor.contiguous() for name, tensor in {**checkpoint['state_dict'], **extra}.items()}
     numerics = {'numerics': checkpoint['numerics']} if 'numerics' in checkpoint else {}
-    return to_safetensors(tensors, {'format': 'pt', **numerics})
+    return _with_sorted_metadata(to_safetensors(tensors, {**(metadata or {}), 'format': 'pt', **numerics}))
+
+
+def _with_sorted_metadata(content: bytes) -> bytes:
+    """A safetensors file with its metadata in order: the library's order differs from call to call."""
+    end = 8 + int.from_bytes(content[:8], 'little')
+    header = json.loads(content[8:end])
+    header['__metadata__'] = dict(sorted(header['__metadata__'].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(',', ':')).encode()
+    text += b' ' * (-len(text) % 8)  # the tensors begin at a multiple of 8 bytes
+    return len(text).to_bytes(8, 'little') + text + content[end:]
 
 
 def load_checkpoint(
@@ -164,7 +185,24 @@ def _short_reason(path: Path, error: Exception) -> str:
     return f'{type(error).__name__}: {first_sentence}'
 
 
+def _check_name(path: Path) -> None:
+    """Compare the checksum in the name of a published file, if there is one, with that of the file.
+
+    Raises:
+        CheckpointError: They differ.
+    """
+    if named := PUBLISHED_NAME.search(path.name):
+        with path.open('rb') as file:
+            checksum = hashlib.file_digest(file, 'sha256').hexdigest()
+        if not checksum.startswith(named.group(1)):
+            raise CheckpointError(
+                f'{path} is damaged: its SHA-256 begins with {checksum[:8]}, not with the '
+                f'{named.group(1)} of its name. {OTHER_COPY_HINT}'
+            )
+
+
 def _read_safetensors(path: Path, device: Any) -> dict[str, Any]:
+    _check_name(path)
     with safe_open(path, framework='pt', device=str(device)) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         metadata = file.metadata() or {}
