@@ -28,7 +28,9 @@ def check_data_fits(model: Mapping[str, Any], metainfo: Mapping[str, Any], train
         ConfigError: The model has fewer commands than the data, or its segmentation loss fewer classes, or
             its BEV range is not that of the teacher's maps, and a loss compares them.
     """
-    losses = [str(loss.get('type')) for loss in model.get('losses', {}).values() if loss]
+    configured = model.get('losses')  # a model of the user's own may hold something else
+    parts = configured.values() if isinstance(configured, Mapping) else ()
+    losses = [str(loss.get('type')) for loss in parts if loss]
     has_segmentation_loss = any('SegmentationLoss' in name for name in losses)
     needed = {
         'measurement_encoder.num_commands': metainfo.get('commands'),

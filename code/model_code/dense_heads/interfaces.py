@@ -47,7 +47,7 @@ class Planner(BaseModule):
         """
         raise NotImplementedError
 
-    def teacher_inputs(self, targets: Mapping[str, Tensor]) -> Any:
+    def teacher_inputs(self, targets: Mapping[str, Any]) -> Any:
         """The expert's plan of a batch, as the teacher-forcing pass takes it.
 
         Args:
@@ -81,7 +81,7 @@ class TeacherInputs:
     beta: Float[Tensor, 'B K 2']
 
     @classmethod
-    def from_targets(cls, targets: Mapping[str, Tensor]) -> 'TeacherInputs':
+    def from_targets(cls, targets: Mapping[str, Any]) -> 'TeacherInputs':
         """The expert's plan of a batch in float32, starting with the current step."""
         current = {key: targets[key].unsqueeze(1) for key in ('action_alpha', 'action_beta')}
         return cls(

@@ -149,7 +149,7 @@ class ThinkTwiceDecoder(Planner):
         # the embeddings are initialized where they are created; init_cfg is applied last
         super().init_weights()
 
-    def teacher_inputs(self, targets: Mapping[str, Tensor]) -> TeacherInputs:
+    def teacher_inputs(self, targets: Mapping[str, Any]) -> TeacherInputs:
         """See :meth:`Planner.teacher_inputs`."""
         return TeacherInputs.from_targets(targets)
 
