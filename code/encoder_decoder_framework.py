@@ -248,15 +248,12 @@ class EncoderDecoder(BaseModel):
                 f'model.losses.{names[0]} reads the teacher-forcing pass, which '
                 f'{type(self.decoder).__name__} does not have: set model.losses.{names[0]}=None'
             )
-        needed = dict.fromkeys(self.decoder.teacher_keys if names else (), 'the teacher-forcing pass')
-        needed |= {
-            key: type(loss).__name__
-            for loss in self.losses.values()
-            for key in getattr(loss, 'target_keys', ())
-        }
-        missing = {key: reader for key, reader in needed.items() if key not in targets}
-        if missing:
-            listed = ', '.join(f'{key} (for {reader})' for key, reader in sorted(missing.items()))
+        readers = {key: ['the teacher-forcing pass'] for key in (self.decoder.teacher_keys if names else ())}
+        for loss in self.losses.values():
+            for key in getattr(loss, 'target_keys', ()):
+                readers.setdefault(key, []).append(type(loss).__name__)
+        if missing := sorted(key for key in readers if key not in targets):
+            listed = ', '.join(f'{key} (for {", ".join(readers[key])})' for key in missing)
             raise ConfigError(
                 f"the training loss needs targets that the batch doesn't have: {listed}; let the "
                 "dataset load its labels (test_mode=False), use mode='predict', or leave out the losses that "

@@ -95,14 +95,17 @@ def test_a_planner_drives(name, towns, tmp_path) -> None:
     [
         ({'model.lidar_encoder': None}, 'bev_fusion is given no lidar map'),
         ({'load_points': None}, 'lidar_encoder reads points'),
-        ({'load_cameras': None}, 'img_encoder reads img'),
+        (
+            {'load_cameras': None, 'model.losses.depth': None, 'model.losses.segmentation': None},
+            'img_encoder reads img',
+        ),
         (
             {'model.lidar_encoder': None, 'model.bev_fusion.lidar_channels': None},
             'ThinkTwiceDecoder reads lidar_map',
         ),
         ({'model.bev_fusion': None}, 'flatten_head needs bev_fusion'),
         ({'model.img_encoder.seg_head': None}, 'seg_branch reads the logits of seg_head'),
-        ({'load_supervision.with_features': False}, r'feature \(for FeatureLoss\)'),
+        ({'load_supervision.with_features': False}, r'feature \(for FeatureLoss, BEVFeatureLoss'),
         ({'load_cameras.with_labels': False}, r'depth \(for DepthLoss\)'),
         (
             {'model.img_encoder.seg_head': None, 'model.img_encoder.seg_branch': None},
