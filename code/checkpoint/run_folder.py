@@ -23,7 +23,7 @@ from thinktwice.checkpoint.file import (
     load_checkpoint,
 )
 from thinktwice.errors import CheckpointError, WriteError
-from thinktwice.files import remove_file, write_atomically
+from thinktwice.files import remove_file, write_text
 
 POINTER_NAME = 'last_checkpoint'
 CHECKPOINT_NAME = re.compile(r'^(epoch|iter)_(\d+)\.pth$')
@@ -35,7 +35,7 @@ LEFTOVER_SECONDS = 24 * 3600
 
 def write_pointer(folder: Path, checkpoint_name: str) -> None:
     """Name ``checkpoint_name`` as the newest checkpoint of ``folder``."""
-    write_atomically(folder / POINTER_NAME, lambda file: file.write(checkpoint_name.encode()))
+    write_text(folder / POINTER_NAME, checkpoint_name)
 
 
 def named_by_pointer(folder: Path) -> Path | None:
@@ -114,9 +114,8 @@ def best_checkpoint(folder: Path, metric: str) -> Path:
 
 def write_best_score(folder: Path, metric: str, score: float) -> None:
     """Write the score of the best checkpoint beside it."""
-    text = json.dumps({'metric': metric, 'score': score})
     path = best_checkpoint(folder, metric).with_suffix('.json')
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_text(path, json.dumps({'metric': metric, 'score': score}))
 
 
 def read_best_score(folder: Path, metric: str) -> float | None:

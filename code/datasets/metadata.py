@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from thinktwice.files import write_atomically
+from thinktwice.files import write_atomically, write_text
 
 from .storage import DatasetStorage, SampleReadError, check_name, restricted_loads
 
@@ -221,6 +221,6 @@ def save_metadata(metadata: DatasetMetadata, root: str | Path, **extra: Any) -> 
         counts[town][f'../{town}/{route}'] = record.usable
     tree = {'schema_version': SCHEMA_VERSION, **extra, 'towns': records}
     json_path, pickle_path = Path(root) / JSON_NAME, Path(root) / PICKLE_NAME
-    write_atomically(json_path, lambda file: file.write((json.dumps(tree, indent=1) + '\n').encode()))
+    write_text(json_path, json.dumps(tree, indent=1) + '\n')
     write_atomically(pickle_path, lambda file: file.write(pickle.dumps(counts, protocol=2)))
     return json_path, pickle_path

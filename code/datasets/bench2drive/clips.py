@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from thinktwice.errors import ConfigError
-from thinktwice.files import write_atomically
+from thinktwice.files import write_text
 
 from ..calibration import (
     CALIBRATION_FILE,
@@ -226,8 +226,7 @@ def write_clips(folder: Path, clips: dict[str, str], calibration: Calibration) -
         CALIBRATION_FILE: calibration_to_dict(calibration),
     }
     for name, content in contents.items():
-        text = json.dumps(content, indent=1) + '\n'
-        write_atomically(folder / name, lambda file, text=text: file.write(text.encode()))  # type: ignore[misc]
+        write_text(folder / name, json.dumps(content, indent=1) + '\n')
     return folder / CLIPS_FILE, folder / CALIBRATION_FILE
 
 

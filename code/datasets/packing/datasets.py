@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from thinktwice.files import remove_file, write_atomically
+from thinktwice.files import remove_file, write_text
 
 from ..calibration import CALIBRATION_FILE, Calibration, calibration_to_dict, load_calibration
 from ..frame_check import check_frame
@@ -113,7 +113,7 @@ def _describe(destination: Path, settings: PackSettings, calibration: Calibratio
                 f'{path} is of other settings, another dataset or another version of the format: choose '
                 'another folder or remove this one'
             )
-        write_atomically(path, lambda file, text=text: file.write(text.encode()))  # type: ignore[misc]
+        write_text(path, text)
 
 
 def _pack_route(
