@@ -1,7 +1,6 @@
 """mmengine's runner with model wrapping on any device, safe checkpoints and exact resuming."""
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +32,7 @@ from thinktwice.core.training_state import (
 from thinktwice.distributed.collectives import on_rank_0, statistics_of_all
 from thinktwice.environment import collect_environment, write_environment
 from thinktwice.errors import CheckpointError, ConfigError, as_config_error, as_user_error
+from thinktwice.files import write_text
 from thinktwice.tables import format_table
 
 WRAPPER = 'MMDistributedDataParallel'
@@ -281,10 +281,17 @@ class DrivingRunner(Runner):
         on_rank_0(write)
 
     def dump_config(self) -> None:
-        """Write the resolved config to the work dir; only rank 0 does."""
-        if is_main_process():
-            name = os.path.basename(self.cfg.filename or f'{self.timestamp}.py')
-            self.cfg.dump(os.path.join(self.work_dir, name))
+        """Write the resolved config of a training to the work dir; only rank 0 does.
+
+        Neither the file that the config was read from nor, in an evaluation, that of the
+        training is replaced.
+        """
+        if not is_main_process() or self._train_dataloader is None:
+            return
+        source = Path(self.cfg.filename or f'{self.timestamp}.py')
+        path = Path(self.work_dir, source.name)
+        if path.resolve() != source.resolve():
+            write_text(path, self.cfg.pretty_text)
 
 
 @contextmanager

@@ -481,6 +481,27 @@ def test_config_without_default_hooks_is_evaluated(tmp_path, monkeypatch):
     assert metrics['open_loop/samples'] == 10
 
 
+def test_a_config_in_the_work_dir_stays_as_its_user_wrote_it(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(REPOSITORY / 'tests' / 'helpers'))
+    config = tmp_path / 'mine.py'
+    config.write_text(f'# my notes\n_base_ = [{str(REPOSITORY / TOY_CONFIG)!r}]\n')
+    before = config.read_text()
+    checkpoint = train(config, work_dir=tmp_path, cfg_options={'train_cfg.max_epochs': 1})
+    evaluate(config, checkpoint, work_dir=tmp_path)
+    assert config.read_text() == before
+    assert 'max_epochs=1' in min(tmp_path.glob('*/vis_data/config.py')).read_text()
+
+
+def test_an_evaluation_leaves_the_config_of_the_training_in_the_work_dir(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(REPOSITORY / 'tests' / 'helpers'))
+    config = REPOSITORY / TOY_CONFIG
+    checkpoint = train(config, work_dir=tmp_path, cfg_options={'train_cfg.max_epochs': 1})
+    written = (tmp_path / config.name).read_text()
+    assert 'max_epochs=1' in written
+    evaluate(config, checkpoint, work_dir=tmp_path)
+    assert (tmp_path / config.name).read_text() == written
+
+
 @pytest.mark.parametrize('flag', ['--local-rank=1', '--local_rank=1'])
 def test_local_rank_comes_before_the_config_or_after(monkeypatch, flag):
     for order in ([flag, 'c.py'], ['c.py', flag]):
