@@ -77,15 +77,14 @@ def test_a_variant_trains_on_two_ranks(name, towns, tmp_path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', PLANNERS)
-def test_a_planner_drives(name, towns, tmp_path) -> None:
+@pytest.mark.parametrize('name', [*PLANNERS, 'variants/six_cameras', 'variants/one_camera'])
+def test_a_variant_drives(name, towns, tmp_path) -> None:
     config, options = str(CONFIGS / f'{name}.py'), options_for(name, towns)
     torch.save(init_model(config, device='cpu', cfg_options=options).state_dict(), tmp_path / 'random.pth')
     flags = ['--routes', '1', '--length', '5', '--processes', '1', '--out', str(tmp_path / 'results.json')]
     drive = command('tools/drive_minitown.py')
-    assert (
-        drive([config, str(tmp_path / 'random.pth'), *flags, '--cfg-options', f'data_root={towns[4]}']) == 0
-    )
+    data = f'data_root={options["data_root"]}'
+    assert drive([config, str(tmp_path / 'random.pth'), *flags, '--cfg-options', data]) == 0
     assert (tmp_path / 'results.json').is_file()
 
 

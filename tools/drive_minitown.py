@@ -6,7 +6,6 @@ Examples:
 """
 
 import argparse
-import math
 import os
 import sys
 import time
@@ -83,17 +82,16 @@ def make_agent_policy(
 ) -> 'Policy':
     """The policy of a trained model, with the cameras of the data that its config names."""
     from thinktwice.apis import init_agent, init_dataset, init_model, predict
+    from thinktwice.closed_loop.environment import town_cameras
     from thinktwice.closed_loop.policies import AgentPolicy
     from thinktwice.datasets.pipelines import LoadCameras, LoadPoints
-    from thinktwice.minitown import CameraRig, Sensors
+    from thinktwice.minitown import Sensors
 
     model = init_model(config, checkpoint, 'cpu', cfg_options)
     dataset = init_dataset(config, 'test', cfg_options)
     if not hasattr(dataset, 'calibration'):
         raise ConfigError(f'the dataset to test on is a {type(dataset).__name__}: name one CarlaDataset')
-    calibration = dataset.calibration
-    camera, size = calibration.cameras[0], calibration.image_size
-    rig = CameraRig(size, math.degrees(2 * math.atan(size[1] / 2 / camera.intrinsics[0])))
+    rig, calibration = town_cameras(dataset.calibration)
     make_agent = partial(init_agent, model, calibration, 1 / frequency, controller)
     has_sensors = any(isinstance(step, (LoadCameras, LoadPoints)) for step in dataset.steps)
     return AgentPolicy(make_agent, partial(predict, model), Sensors(rig) if has_sensors else None)

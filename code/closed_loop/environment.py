@@ -1,6 +1,7 @@
 """The embedded town as a Gymnasium environment."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium
@@ -10,9 +11,11 @@ from numba import njit
 
 from thinktwice.closed_loop.criteria import Judge, Situation
 from thinktwice.closed_loop.scoring import PENALTIES, Infraction, InfractionKind, RouteResult
+from thinktwice.datasets.calibration import Calibration
+from thinktwice.errors import ConfigError
 from thinktwice.geometry.poses import wrap_angle
 from thinktwice.geometry.route_planner import RouteNode
-from thinktwice.minitown import Control, Drive, Sensors
+from thinktwice.minitown import Camera, CameraRig, Control, Drive, Sensors
 from thinktwice.minitown.traffic.ego_dynamics import EGO_HALF, STEP_SECONDS
 from thinktwice.minitown.world.classes import GROUND_SIDEWALK, GROUND_TERRAIN, RED
 from thinktwice.minitown.world.primitives import CYLINDER
@@ -53,6 +56,48 @@ class RouteRequest:
     def name(self) -> str:
         """The route's name in results."""
         return f'{self.town}_seed{self.seed}_route{self.number:02d}'
+
+
+def town_cameras(calibration: Calibration) -> tuple[CameraRig, Calibration]:
+    """Cameras of the town at the places of those of a dataset.
+
+    Args:
+        calibration: of the dataset.
+
+    Returns:
+        The cameras, and the calibration of their images, which are as those of the dataset after
+        undistortion.
+
+    Raises:
+        ConfigError: the cameras differ in their intrinsics, or one is tilted.
+    """
+    first, size = calibration.cameras[0], calibration.image_size
+    rig = CameraRig(
+        size,
+        math.degrees(2 * math.atan(size[1] / 2 / first.intrinsics[0])),
+        tuple(
+            Camera(camera.name, tuple(camera.cam2ego[:3, 3].tolist()), _yaw(camera.cam2ego))
+            for camera in calibration.cameras
+        ),
+    )
+    for camera, placed in zip(calibration.cameras, rig.cameras, strict=True):
+        is_level = np.allclose(camera.cam2ego, placed.cam2ego, atol=1e-3)
+        if not is_level or not np.allclose(camera.intrinsics, rig.intrinsics, atol=1e-2):
+            raise ConfigError(
+                f'camera {camera.name!r} of the dataset is tilted, or its intrinsics '
+                f'{camera.intrinsics.tolist()} are not {list(rig.intrinsics)}: the town has level cameras '
+                'of one field of view, so a model of this dataset cannot drive there'
+            )
+    cameras = (
+        replace(camera, raw_intrinsics=camera.intrinsics, distortion=np.zeros(5))
+        for camera in calibration.cameras
+    )
+    return rig, replace(calibration, cameras=tuple(cameras), stored_size=size)
+
+
+def _yaw(cam2ego: np.ndarray) -> float:
+    """Direction of the optical axis in radians, positive to the right."""
+    return math.atan2(cam2ego[1, 2], cam2ego[0, 2])
 
 
 class MinitownEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
