@@ -1,8 +1,8 @@
 """From nothing to a model that drives: ``make demo``.
 
 Records drives in the embedded town, trains on some towns, evaluates on others beside baselines, measures
-what the model takes from its sensors, lets it drive, and draws pictures. Drives and checkpoints of an
-earlier call are used again.
+what the model takes from its sensors, lets it drive, draws pictures, and publishes the model. Drives and
+checkpoints of an earlier call are used again.
 """
 
 import argparse
@@ -229,6 +229,16 @@ def draw(cfg: 'Config', checkpoint: Path, folder: Path, count: int) -> None:
         save_picture(draw_sample(sample, predict(model, sample)), folder / f'{name}.png')
 
 
+def publish(cfg: 'Config', checkpoint: Path, metrics: dict[str, float], folder: Path) -> None:
+    """Publish the model with its own metrics, without those of baselines and of exchanged inputs."""
+    file = folder / 'metrics.json'
+    file.parent.mkdir(parents=True, exist_ok=True)
+    own = {key: value for key, value in metrics.items() if key.startswith(('open_loop/', 'perception/'))}
+    file.write_text(json.dumps(own, indent=1))
+    target = folder / Path(cfg.filename).stem
+    run('tools/publish_model.py', str(checkpoint), str(target), '--metrics', str(file))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo.
 
@@ -253,6 +263,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     draw(cfg, checkpoint, out / 'pictures', arguments.pictures)
     say(f'driving {arguments.drives} unseen routes', start)
     driving = drive(arguments, checkpoint, out)
+    say(f'publishing the model: {arguments.out}/published', start)
+    publish(cfg, checkpoint, metrics, out / 'published')
     tables = '\n\n'.join(
         [
             f'Errors on held-out towns:\n{comparison_table(metrics, BASELINES)}',

@@ -7,6 +7,9 @@ import sys
 
 import pytest
 from helpers.commands import REPOSITORY, command, load_command, run_python
+from safetensors import safe_open
+
+from thinktwice.apis import init_model
 
 MINITOWN = str(REPOSITORY / 'configs' / 'thinktwice_minitown.py')
 #: All but the agent, which the leaderboard imports.
@@ -154,8 +157,14 @@ def test_demo_from_nothing_to_pictures_and_again(tmp_path):
         scores = json.loads((tmp_path / 'out' / 'driving' / f'{policy}.json').read_text())
         assert len(scores['_checkpoint']['records']) == 1
     assert list((tmp_path / 'out' / 'driving' / 'videos').glob('*.mp4'))
+    (published,) = (tmp_path / 'out' / 'published').glob('thinktwice_minitown-*.safetensors')
+    metrics = json.loads(safe_open(published, 'pt').metadata()['metrics'])
+    assert metrics['open_loop/ade'] == results['open_loop/ade']
+    assert not [key for key in metrics if key.startswith(('reliance/', 'constant_velocity/'))]
+    init_model(published.with_suffix('.py'), published, 'cpu')
     again = run_python(*command)
     assert 'holds drives already' in again.stdout
+    assert len(list(published.parent.glob('*.safetensors'))) == 1
 
 
 def test_gpu_check_without_a_gpu_says_so_in_one_line(monkeypatch, tmp_path):
