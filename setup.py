@@ -5,15 +5,30 @@ root folder would shadow the standard library's ``code`` and break ``pdb``.
 
 The OpenMMLab packages are not declared as dependencies here: pip would install
 theirs, which are many and not needed. ``make setup`` installs them with
-``--no-deps``; ``thinktwice.environment`` prints the command if one is missing. A
-wheel contains the pins as ``thinktwice/requirements``.
+``--no-deps``; ``thinktwice.environment`` prints the command if they are missing. A
+wheel contains the pins as ``thinktwice/requirements``, and train.py, tools/ and
+configs/ as ``thinktwice/project``, from where ``python -m thinktwice`` copies them.
 """
 
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
+
+
+class BuildPackage(build_py):
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return
+        target = Path(self.build_lib) / 'thinktwice' / 'project'
+        shutil.rmtree(target, ignore_errors=True)  # files of an earlier build
+        for name in ('tools', 'configs'):
+            shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns('__pycache__'))
+        shutil.copy(ROOT / 'train.py', target)
 
 
 def read_version() -> str:
@@ -29,6 +44,7 @@ def read_requirements(name: str) -> list[str]:
 
 setup(
     name='thinktwice',
+    cmdclass={'build_py': BuildPackage},
     version=read_version(),
     description='Open-loop training framework for ThinkTwice (CVPR 2023)',
     long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),

@@ -48,14 +48,6 @@ class Requirement:
     version: str
     file: str
 
-    @property
-    def remedy(self) -> str:
-        """The command that installs it."""
-        no_dependencies = '--no-deps ' if self.file == NO_DEPENDENCIES_FILE else ''
-        command = f'{sys.executable} -m pip install {no_dependencies}{self.name}=={self.version}'
-        in_checkout = _requirements_folder().parent == CHECKOUT
-        return f'run `make setup`, or `{command}`' if in_checkout else f'run `{command}`'
-
 
 @dataclass(frozen=True)
 class Problem:
@@ -71,7 +63,7 @@ class Problem:
 
 
 def check_environment() -> None:
-    """Print one line per problem to stderr; call it before torch or mmengine are imported.
+    """Print the problems to stderr, a line each; call it before torch or mmengine are imported.
 
     Raises:
         SystemExit: With code 1, if a problem is fatal.
@@ -97,17 +89,30 @@ def find_problems() -> list[Problem]:
         if not skips:  # what is installed for this interpreter does not matter
             return [Problem(message, True)]
         problems.append(Problem(message, False))
+    missing: dict[str, list[Requirement]] = {file: [] for file in MATCHING_PARTS}
     for requirement in pinned_requirements():
-        problem = _find_problem(requirement, skips)
-        if problem is not None:
+        name, version = _installed(requirement)
+        if version is None:
+            missing[requirement.file].append(requirement)
+        elif problem := _compare(requirement, name, version, skips):
             problems.append(problem)
+    for requirements in filter(None, missing.values()):
+        names = ', '.join(requirement.name for requirement in requirements)
+        verb = 'is' if len(requirements) == 1 else 'are'
+        problems.append(Problem(f'{names} {verb} missing: {_remedy(requirements)}', True))
     return problems
 
 
-def _find_problem(requirement: Requirement, skips: bool) -> Problem | None:
-    name, version = _installed(requirement)
-    if version is None:
-        return Problem(f'{name} is missing: {requirement.remedy}', True)
+def _remedy(requirements: list[Requirement]) -> str:
+    """The command that installs requirements of one file."""
+    no_dependencies = '--no-deps ' if requirements[0].file == NO_DEPENDENCIES_FILE else ''
+    pins = ' '.join(f'{requirement.name}=={requirement.version}' for requirement in requirements)
+    command = f'{sys.executable} -m pip install {no_dependencies}{pins}'
+    in_checkout = _requirements_folder().parent == CHECKOUT
+    return f'run `make setup`, or `{command}`' if in_checkout else f'run `{command}`'
+
+
+def _compare(requirement: Requirement, name: str, version: str, skips: bool) -> Problem | None:
     version = version.partition('+')[0]  # without the local part, such as +cu130
     if name == requirement.name:
         parts = MATCHING_PARTS[requirement.file]
@@ -119,8 +124,8 @@ def _find_problem(requirement: Requirement, skips: bool) -> Problem | None:
         return None
     pin = f'{requirement.version} of {requirement.name}' if name != requirement.name else requirement.version
     if is_supported or skips:
-        return Problem(f'{name} {version} is installed, tested is {pin}: {requirement.remedy}', False)
-    remedy = f'{requirement.remedy}, or set {SKIP_VARIABLE}=1 to start anyway'
+        return Problem(f'{name} {version} is installed, tested is {pin}: {_remedy([requirement])}', False)
+    remedy = f'{_remedy([requirement])}, or set {SKIP_VARIABLE}=1 to start anyway'
     return Problem(f'{name} {version} is installed, {pin} is needed: {remedy}', True)
 
 

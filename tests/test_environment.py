@@ -45,6 +45,14 @@ def test_a_missing_dependency_is_named_in_one_line(installed) -> None:
     assert problem.message.endswith(' -m pip install lmdb==3.0.0`')
 
 
+def test_all_missing_packages_of_openmmlab_are_added_by_one_command(installed) -> None:
+    installed.update(dict.fromkeys(('mmengine', 'mmcv-lite', 'mmdet', 'mmdet3d')))
+    (problem,) = find_problems()
+    assert problem.message.startswith('mmengine, mmcv-lite, mmdet, mmdet3d are missing: ')
+    pins = 'mmengine==0.10.7 mmcv-lite==2.1.0 mmdet==3.3.0 mmdet3d==1.4.0'
+    assert problem.message.endswith(f'{sys.executable} -m pip install --no-deps {pins}`')
+
+
 def test_another_version_of_a_small_dependency_warns_only(installed, capsys) -> None:
     installed['tqdm'] = '4.0.0'
     check_environment()
@@ -170,8 +178,9 @@ def test_the_check_runs_where_nothing_is_installed() -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     lines = result.stderr.splitlines()
-    assert len(lines) == len(pinned_requirements())
-    assert lines[0].startswith('torch is missing: ')
+    assert len(lines) == 3  # one per file of pins
+    assert lines[0].startswith('torch, torchvision are missing: ')
+    assert all(f' {item.name}=={item.version}' in result.stderr for item in pinned_requirements())
 
 
 def test_training_stops_with_the_line_before_anything_is_imported(tmp_path: Path) -> None:

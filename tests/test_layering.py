@@ -12,7 +12,7 @@ CODE = ROOT / 'code'
 #: The parts of the package from the top down. Each imports only from those of lower floors; parts of one
 #: floor do not import each other.
 FLOORS = (
-    ('apis',),
+    ('__main__', 'apis'),
     ('benchmark', 'closed_loop'),
     ('core',),
     ('release_2023',),

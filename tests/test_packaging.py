@@ -52,15 +52,38 @@ def test_the_package_imports_from_any_folder(tmp_path: Path) -> None:
     assert output.strip()
 
 
+def files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob('*') if path.is_file() and '__pycache__' not in path.parts]
+
+
+def test_a_folder_to_work_in_has_the_commands_and_configs(tmp_path: Path) -> None:
+    folder = tmp_path / 'new' / 'project'
+    run(sys.executable, '-m', 'thinktwice', folder, cwd=tmp_path)
+    expected = {path.relative_to(ROOT) for name in ('tools', 'configs') for path in files_in(ROOT / name)}
+    assert {path.relative_to(folder) for path in files_in(folder)} == {*expected, Path('train.py')}
+    output = run(sys.executable, 'tools/print_config.py', 'configs/thinktwice.py', cwd=folder)
+    assert 'EncoderDecoder' in output
+
+
+def test_files_of_a_folder_are_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / 'train.py').write_text('mine')
+    command = [sys.executable, '-m', 'thinktwice', str(tmp_path)]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f'error: {tmp_path} already has train.py')
+    assert [path.name for path in tmp_path.iterdir()] == ['train.py']
+    assert (tmp_path / 'train.py').read_text() == 'mine'
+
+
 @pytest.fixture(scope='module')
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel built from a copy, so that the checkout gets no build folder."""
     folder = tmp_path_factory.mktemp('wheel')
     source = folder / 'source'
     source.mkdir()
-    for name in ('code', 'requirements'):
+    for name in ('code', 'requirements', 'tools', 'configs'):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns('__pycache__'))
-    for name in ('setup.py', 'pyproject.toml', 'README.md', 'LICENSE'):
+    for name in ('setup.py', 'train.py', 'pyproject.toml', 'README.md', 'LICENSE'):
         shutil.copy(ROOT / name, source)
     pip = (sys.executable, '-m', 'pip', '--disable-pip-version-check', '--quiet')
     run(*pip, 'wheel', '--no-deps', '--no-build-isolation', '--wheel-dir', folder, source)
@@ -70,22 +93,33 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_the_wheel_holds_every_module_and_data_file(wheel: Path) -> None:
     held = set(zipfile.ZipFile(wheel).namelist())
-    code = ROOT / 'code'
-    files = [path for path in code.rglob('*') if path.is_file() and '__pycache__' not in path.parts]
-    expected = {f'thinktwice/{path.relative_to(code)}' for path in files}
+    expected = {f'thinktwice/{path.relative_to(ROOT / "code")}' for path in files_in(ROOT / 'code')}
     expected |= {f'thinktwice/requirements/{path.name}' for path in (ROOT / 'requirements').glob('*.txt')}
+    project = [*files_in(ROOT / 'tools'), *files_in(ROOT / 'configs'), ROOT / 'train.py']
+    expected |= {f'thinktwice/project/{path.relative_to(ROOT)}' for path in project}
     assert not sorted(expected - held)
     assert {name.split('/')[0] for name in held if '.dist-info/' not in name} == {'thinktwice'}
 
 
-@pytest.mark.slow
-def test_the_wheel_works_in_an_environment_of_its_own(wheel: Path, tmp_path: Path) -> None:
-    venv.create(tmp_path / 'venv', with_pip=False)
-    python = tmp_path / 'venv' / 'bin' / 'python'
-    site = Path(run(python, '-c', 'import sysconfig; print(sysconfig.get_paths()["purelib"])').strip())
+@pytest.fixture(scope='module')
+def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Python of an environment in which the wheel is installed."""
+    folder = tmp_path_factory.mktemp('venv')
+    venv.create(folder, with_pip=False)
+    python = folder / 'bin' / 'python'
+    site = packages_of(python)
     run(sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps', '--target', site, wheel)
     # the dependencies of this environment, but not its editable install, which is a .pth file
     (site / 'dependencies.pth').write_text(sysconfig.get_paths()['purelib'] + '\n')
+    return python
+
+
+def packages_of(python: Path) -> Path:
+    return Path(run(python, '-c', 'import sysconfig; print(sysconfig.get_paths()["purelib"])').strip())
+
+
+@pytest.mark.slow
+def test_the_wheel_works_in_an_environment_of_its_own(python: Path, tmp_path: Path) -> None:
     script = (
         'import code, pdb, thinktwice.datasets, thinktwice.model_code, thinktwice.apis, thinktwice.minitown\n'
         'import thinktwice.encoder_decoder_framework\n'
@@ -95,5 +129,16 @@ def test_the_wheel_works_in_an_environment_of_its_own(wheel: Path, tmp_path: Pat
         'print(code.__file__)\n'
     )
     ours, standard = run(python, '-c', script, cwd=tmp_path).split()
-    assert Path(ours).is_relative_to(site)
+    assert Path(ours).is_relative_to(packages_of(python))
     assert Path(standard).parent == Path(sysconfig.get_paths()['stdlib'])
+
+
+@pytest.mark.slow
+def test_the_wheel_records_and_trains_in_any_folder(python: Path, tmp_path: Path) -> None:
+    run(python, '-m', 'thinktwice', 'project', cwd=tmp_path)
+    folder = tmp_path / 'project'
+    towns = ('--routes', '2', '--frames', '10', '--size', '72x128')
+    run(python, 'tools/record_minitown.py', 'dataset/minitown', *towns, cwd=folder)
+    options = ('--cfg-options', 'train_cfg.max_iters=2', 'batch_size=2')
+    run(python, 'train.py', 'configs/thinktwice_minitown.py', *options, cwd=folder)
+    assert list((folder / 'work_dirs' / 'thinktwice_minitown').glob('*.pth'))
