@@ -80,21 +80,20 @@ def make_baseline(name: str) -> 'Policy':
 def make_agent_policy(
     config: str, checkpoint: str, cfg_options: dict[str, Any], controller: str, frequency: int
 ) -> 'Policy':
-    """The policy of a trained model, with the cameras of the data that its config names."""
+    """The policy of a trained model, with the sensors of the data that its config names."""
     from thinktwice.apis import init_agent, init_dataset, init_model, predict
-    from thinktwice.closed_loop.environment import town_cameras
+    from thinktwice.closed_loop.environment import town_sensors
     from thinktwice.closed_loop.policies import AgentPolicy
     from thinktwice.datasets.pipelines import LoadCameras, LoadPoints
-    from thinktwice.minitown import Sensors
 
     model = init_model(config, checkpoint, 'cpu', cfg_options)
     dataset = init_dataset(config, 'test', cfg_options)
     if not hasattr(dataset, 'calibration'):
         raise ConfigError(f'the dataset to test on is a {type(dataset).__name__}: name one CarlaDataset')
-    rig, calibration = town_cameras(dataset.calibration)
+    sensors, calibration = town_sensors(dataset.calibration)
     make_agent = partial(init_agent, model, calibration, 1 / frequency, controller)
     has_sensors = any(isinstance(step, (LoadCameras, LoadPoints)) for step in dataset.steps)
-    return AgentPolicy(make_agent, partial(predict, model), Sensors(rig) if has_sensors else None)
+    return AgentPolicy(make_agent, partial(predict, model), sensors if has_sensors else None)
 
 
 def make_ego_mlp_policy(

@@ -47,12 +47,12 @@ def make_agent_driver(
     from thinktwice.apis import init_agent, init_model
     from thinktwice.closed_loop.agent_driver import AgentDriver
     from thinktwice.datasets.calibration import parse_calibration
-    from thinktwice.minitown import CameraRig, TakingTurns, make_calibration
+    from thinktwice.minitown import CameraRig, Sensors, TakingTurns, make_calibration
     from thinktwice.minitown.recording.drivers import DECISION_SECONDS
 
     torch.set_num_threads(1)  # sums over several threads differ in their last bits
     rig = CameraRig(size, field_of_view)
-    calibration = parse_calibration(make_calibration(rig), 'the recording')
+    calibration = parse_calibration(make_calibration(Sensors(rig)), 'the recording')
     agent = init_agent(init_model(config, checkpoint, 'cpu'), calibration, DECISION_SECONDS)
     return TakingTurns(AgentDriver(agent, [camera.name for camera in rig.cameras]), expert_share)
 

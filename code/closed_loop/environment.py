@@ -15,7 +15,7 @@ from thinktwice.datasets.calibration import Calibration
 from thinktwice.errors import ConfigError
 from thinktwice.geometry.poses import wrap_angle
 from thinktwice.geometry.route_planner import RouteNode
-from thinktwice.minitown import Camera, CameraRig, Control, Drive, Sensors
+from thinktwice.minitown import Camera, CameraRig, Control, Drive, Lidar, Sensors
 from thinktwice.minitown.traffic.ego_dynamics import EGO_HALF, STEP_SECONDS
 from thinktwice.minitown.world.classes import GROUND_SIDEWALK, GROUND_TERRAIN, RED
 from thinktwice.minitown.world.primitives import CYLINDER
@@ -58,15 +58,15 @@ class RouteRequest:
         return f'{self.town}_seed{self.seed}_route{self.number:02d}'
 
 
-def town_cameras(calibration: Calibration) -> tuple[CameraRig, Calibration]:
-    """Cameras of the town at the places of those of a dataset.
+def town_sensors(calibration: Calibration) -> tuple[Sensors, Calibration]:
+    """Sensors of the town as those of a dataset.
 
     Args:
         calibration: of the dataset.
 
     Returns:
-        The cameras, and the calibration of their images, which are as those of the dataset after
-        undistortion.
+        Cameras at the places of those of the dataset and its LiDAR, by default that of the CARLA recordings;
+        and the calibration of their images, which are as those of the dataset after undistortion.
 
     Raises:
         ConfigError: the cameras differ in their intrinsics, or one is tilted.
@@ -92,7 +92,8 @@ def town_cameras(calibration: Calibration) -> tuple[CameraRig, Calibration]:
         replace(camera, raw_intrinsics=camera.intrinsics, distortion=np.zeros(5))
         for camera in calibration.cameras
     )
-    return rig, replace(calibration, cameras=tuple(cameras), stored_size=size)
+    sensors = Sensors(rig, Lidar(*calibration.lidar_size) if calibration.lidar_size else Lidar())
+    return sensors, replace(calibration, cameras=tuple(cameras), stored_size=size)
 
 
 def _yaw(cam2ego: np.ndarray) -> float:

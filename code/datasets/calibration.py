@@ -74,6 +74,7 @@ class Calibration:
         bev_x: Range of the bird's-eye view along x (forward), meters.
         bev_y: Range of the bird's-eye view along y (right), meters.
         lights_split: Whether the semantic images have separate ids for red and green lights, as packed ones.
+        lidar_size: Beams of the LiDAR and firings of each per turn, if known.
     """
 
     cameras: tuple[CameraCalibration, ...]
@@ -86,6 +87,7 @@ class Calibration:
     bev_x: tuple[float, float]
     bev_y: tuple[float, float]
     lights_split: bool = False
+    lidar_size: tuple[int, int] | None = None
 
     def select(self, names: Sequence[str] | None) -> 'Calibration':
         """Return the rig reduced to some of its cameras, in the order of the names; None keeps all.
@@ -125,6 +127,7 @@ def parse_calibration(data: dict[str, Any], path: str) -> Calibration:
         raise ValueError(f'{path}: two cameras have the same name')
     gnss, bev = _Fields(reader.get('gnss'), f'{path}: gnss'), _Fields(reader.get('bev'), f'{path}: bev')
     image_size = reader.size('image_size')
+    lidar = _Fields(reader.get('lidar'), f'{path}: lidar')
     return Calibration(
         cameras=parsed,
         image_size=image_size,
@@ -132,10 +135,11 @@ def parse_calibration(data: dict[str, Any], path: str) -> Calibration:
         frame_interval=reader.positive('frame_interval'),
         north_per_degree=gnss.positive('north_per_degree'),
         east_per_degree=gnss.positive('east_per_degree'),
-        lidar_height=float(_Fields(reader.get('lidar'), f'{path}: lidar').numbers('height', ())),
+        lidar_height=float(lidar.numbers('height', ())),
         bev_x=bev.interval('x'),
         bev_y=bev.interval('y'),
         lights_split=bool(data.get('lights_split', False)),
+        lidar_size=lidar.size('size', '[beams, firings]') if 'size' in data['lidar'] else None,
     )
 
 
@@ -188,10 +192,10 @@ class _Fields:
             raise ValueError(f'{self._place}: {key} must be positive, is {value}')
         return value
 
-    def size(self, key: str) -> tuple[int, int]:
+    def size(self, key: str, parts: str = '[height, width] in pixels') -> tuple[int, int]:
         height, width = self.numbers(key, (2,))
         if min(height, width) < 1 or max(height, width) > 2**15 or height % 1 or width % 1:
-            raise ValueError(f'{self._place}: {key} must be [height, width] in pixels, is {self.get(key)!r}')
+            raise ValueError(f'{self._place}: {key} must be {parts}, is {self.get(key)!r}')
         return int(height), int(width)
 
     def interval(self, key: str) -> tuple[float, float]:
@@ -232,7 +236,10 @@ def calibration_to_dict(calibration: Calibration) -> dict[str, Any]:
             }
             for camera in calibration.cameras
         ],
-        'lidar': {'height': calibration.lidar_height},
+        'lidar': {
+            'height': calibration.lidar_height,
+            **({} if calibration.lidar_size is None else {'size': list(calibration.lidar_size)}),
+        },
         'bev': {'x': list(calibration.bev_x), 'y': list(calibration.bev_y)},
     }
 

@@ -7,7 +7,7 @@ from gymnasium.utils.env_checker import check_env
 
 import thinktwice.closed_loop  # noqa: F401  (registers Minitown-v0)
 from thinktwice.closed_loop import InfractionKind, MinitownEnv
-from thinktwice.closed_loop.environment import MAX_POINTS, town_cameras
+from thinktwice.closed_loop.environment import MAX_POINTS, town_sensors
 from thinktwice.datasets.calibration import parse_calibration
 from thinktwice.errors import ConfigError
 from thinktwice.minitown import CARLA_CAMERAS, Camera, CameraRig, Lidar, Sensors, make_calibration
@@ -99,25 +99,28 @@ def test_observation_is_what_a_recording_holds(sensors: Sensors) -> None:
     assert np.hypot(first.north + ego.y, first.east - ego.x) < 1.0
 
 
-def test_the_town_s_cameras_are_where_those_of_the_dataset_are() -> None:
+def test_the_town_s_sensors_are_those_of_the_dataset() -> None:
     recorded = CameraRig((24, 40), 80.0, (*CARLA_CAMERAS, Camera('low', (2.0, 0.4, 1.0), -0.9)))
-    calibration = parse_calibration(make_calibration(recorded), 'here')
-    rig, found = town_cameras(calibration)
+    calibration = parse_calibration(make_calibration(Sensors(recorded, Lidar(8, 60))), 'here')
+    sensors, found = town_sensors(calibration)
+    rig = sensors.rig
+    assert (sensors.lidar, found.lidar_size) == (Lidar(8, 60), (8, 60))
+    assert town_sensors(replace(calibration, lidar_size=None))[0].lidar == Lidar()
     for camera, expected in zip(rig.cameras, recorded.cameras, strict=True):
         assert camera.name == expected.name
         np.testing.assert_allclose(camera.cam2ego, expected.cam2ego, atol=1e-12)
     np.testing.assert_allclose(rig.intrinsics, recorded.intrinsics)
-    assert [camera.name for camera in town_cameras(calibration.select(['low']))[0].cameras] == ['low']
+    assert [camera.name for camera in town_sensors(calibration.select(['low']))[0].rig.cameras] == ['low']
 
     small = [replace(c, raw_intrinsics=c.raw_intrinsics / 2) for c in calibration.cameras]
     packed = replace(calibration, stored_size=(12, 20), cameras=tuple(small))
-    rig, found = town_cameras(packed)
-    assert rig.size == found.stored_size == found.image_size == (24, 40)
+    sensors, found = town_sensors(packed)
+    assert sensors.rig.size == found.stored_size == found.image_size == (24, 40)
     np.testing.assert_allclose(found.cameras[0].raw_intrinsics, recorded.intrinsics)
 
 
 def test_cameras_that_the_town_has_not_are_refused() -> None:
-    calibration = parse_calibration(make_calibration(CameraRig((24, 40))), 'here')
+    calibration = parse_calibration(make_calibration(Sensors(CameraRig((24, 40)))), 'here')
     front, *others = calibration.cameras
     tilt = np.eye(4)
     tilt[[0, 0, 2, 2], [0, 2, 0, 2]] = np.cos(0.1), -np.sin(0.1), np.sin(0.1), np.cos(0.1)
@@ -125,7 +128,7 @@ def test_cameras_that_the_town_has_not_are_refused() -> None:
     wide = replace(others[0], intrinsics=front.intrinsics * (0.5, 0.5, 1, 1))
     for cameras, name in (((tilted, *others), 'front'), ((front, wide), 'left')):
         with pytest.raises(ConfigError, match=f"camera '{name}' of the dataset is tilted, or its intrinsics"):
-            town_cameras(replace(calibration, cameras=cameras))
+            town_sensors(replace(calibration, cameras=cameras))
 
 
 @pytest.mark.parametrize(

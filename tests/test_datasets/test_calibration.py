@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def test_a_missing_file_is_named_if_the_images_do_not_fit_the_package_rig(tmp_pa
 
 
 def test_a_byte_order_mark_is_accepted(tmp_path: Path) -> None:
-    data = calibration_to_dict(package_calibration())
+    data = calibration_to_dict(replace(package_calibration(), lidar_size=(32, 600)))
     (tmp_path / 'calibration.json').write_text(json.dumps(data), encoding='utf-8-sig')
     assert calibration_to_dict(load_calibration(DatasetStorage(tmp_path))) == data
 
@@ -122,6 +123,8 @@ def _set(path: tuple, value: Any) -> Any:
         (_set(('cameras', 0, 'cam2ego', 0), [2, 0, 0, 0]), 'not a rotation'),
         (_set(('cameras', 3, 'rgb'), '../../etc'), 'could lead out'),
         (_set(('cameras', 3, 'seg'), None), "key 'seg' is missing"),
+        (_set(('lidar', 'size'), [64]), r'lidar: size must be'),
+        (_set(('lidar', 'size'), [0, 937]), r'size must be \[beams, firings\]'),
         (_set(('bev', 'x'), [3, -3]), r'bev: x must be \[low, high\]'),
         (_set(('gnss',), 'north'), 'gnss: expected a JSON object'),
     ],

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from helpers.solid_shapes import random_shapes, shape_in_ego, surface_distance
 
-from thinktwice.minitown import CameraRig, Lidar, Renderer, Scene, make_calibration, plain_ground
+from thinktwice.minitown import CameraRig, Lidar, Renderer, Scene, Sensors, make_calibration, plain_ground
 
 
 def test_points_lie_on_shapes_or_on_the_ground_and_are_the_first_hit():
@@ -26,7 +26,7 @@ def test_points_projected_into_the_cameras_have_the_depth_of_their_pixels():
     points = Lidar(channels=32, columns=300).sweep(scene, pose)[:, :3].astype(np.float64)
     views = Renderer(rig).render(scene, pose)
     compared = 0
-    for view, camera in zip(views, make_calibration(rig)['cameras'], strict=True):
+    for view, camera in zip(views, make_calibration(Sensors(rig))['cameras'], strict=True):
         in_camera = np.column_stack([points, np.ones(len(points))]) @ np.linalg.inv(camera['cam2ego']).T
         fx, fy, cx, cy = camera['intrinsics']
         front = in_camera[:, 2] > 0.5

@@ -13,6 +13,7 @@ from thinktwice.minitown import (
     PrimitiveBuilder,
     Renderer,
     Scene,
+    Sensors,
     make_calibration,
 )
 from thinktwice.minitown.world.classes import GREEN, RED, SKY, TERRAIN, TRAFFIC_LIGHT, YELLOW
@@ -27,7 +28,7 @@ def test_unprojected_pixels_lie_on_shapes_of_their_class_and_nothing_stands_befo
     shapes = random_shapes(seed)
     pose = (2.0, -1.0, 0.7 * seed)
     views = Renderer(RIG).render(Scene(shapes), pose)
-    calibration = make_calibration(RIG)
+    calibration = make_calibration(Sensors(RIG))
     seen = set()
     for view, camera in zip(views, calibration['cameras'], strict=True):
         points = unproject(view.depth, camera['intrinsics'], camera['cam2ego']).reshape(-1, 3)

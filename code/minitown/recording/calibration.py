@@ -3,8 +3,8 @@
 from typing import Any
 
 from thinktwice.minitown.expert.teacher_view import X_RANGE, Y_RANGE
-from thinktwice.minitown.sensors.cameras import CameraRig
 from thinktwice.minitown.sensors.lidar import LIDAR_HEIGHT
+from thinktwice.minitown.sensors.sensor_suite import Sensors
 
 FRAME_INTERVAL = 0.5
 """Seconds between recorded frames."""
@@ -13,8 +13,9 @@ EAST_PER_DEGREE = 111319.490945
 """Meters per degree of latitude and longitude, as in the CARLA recordings."""
 
 
-def make_calibration(rig: CameraRig) -> dict[str, Any]:
+def make_calibration(sensors: Sensors) -> dict[str, Any]:
     """Return the content of a dataset's ``calibration.json``."""
+    rig, lidar = sensors.rig, sensors.lidar
     intrinsics = [float(value) for value in rig.intrinsics]
     cameras = [
         {
@@ -36,6 +37,6 @@ def make_calibration(rig: CameraRig) -> dict[str, Any]:
         'image_size': list(rig.size),
         'gnss': {'north_per_degree': NORTH_PER_DEGREE, 'east_per_degree': EAST_PER_DEGREE},
         'cameras': cameras,
-        'lidar': {'height': LIDAR_HEIGHT},
+        'lidar': {'height': LIDAR_HEIGHT, 'size': [lidar.channels, lidar.columns]},
         'bev': {'x': list(X_RANGE), 'y': list(Y_RANGE)},
     }

@@ -93,7 +93,7 @@ def record(
     prepare_root(root, force)
     settings = {'routes': routes, 'frames': frames, 'seed': seed, 'size': list(sensors.rig.size)}
     write_json(root / MARKER, {'generator': 'thinktwice.minitown', 'schema_version': 1, **settings})
-    write_json(root / CALIBRATION, make_calibration(sensors.rig))
+    write_json(root / CALIBRATION, make_calibration(sensors))
     report = progress or (lambda done, total: None)
     total = routes * frames
     report(0, total)
