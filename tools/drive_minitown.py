@@ -54,6 +54,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--out', metavar='FILE', type=Path, help="write the results in the leaderboard's format"
     )
     parser.add_argument('--video', metavar='DIR', type=Path, help='write an MP4 per route')
+    parser.add_argument('--videos', type=positive, metavar='N', help='of the first N routes only')
     parser.add_argument(
         '--processes', type=positive, default=os.cpu_count() or 1, help='the results do not depend on it'
     )
@@ -144,7 +145,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             make_ego_mlp_policy, arguments.config, options, arguments.controller, arguments.frequency
         )
     requests = plan_routes(arguments.routes, arguments.seed, arguments.towns.split(','))
-    make_watcher = partial(VideoWriter, arguments.video, arguments.frequency) if arguments.video else None
+    make_watcher = None
+    if arguments.video:
+        shown = requests[: arguments.videos]
+        make_watcher = partial(VideoWriter, arguments.video, arguments.frequency, shown)
     results: dict[int, RouteResult] = {}
     start = time.monotonic()
     for number, result in drive_routes(

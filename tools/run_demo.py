@@ -193,11 +193,9 @@ def drive(arguments: argparse.Namespace, checkpoint: Path, out: Path) -> str:
         needs = {'agent': (arguments.config, str(checkpoint)), 'ego_mlp': (arguments.config,)}.get(policy, ())
         pairs = {**arguments.cfg_options, 'data_root': arguments.data}
         options = ('--cfg-options', *(f'{key}={value}' for key, value in pairs.items())) if needs else ()
+        videos = ('--video', str(out / 'driving' / 'videos'), '--videos', '2') if policy == 'agent' else ()
         command = ('tools/drive_minitown.py', *needs, '--policy', policy, *common, '--out', str(file))
-        run(*command, *options)
-        if policy == 'agent':
-            few = ('--routes', '2', '--video', str(out / 'driving' / 'videos'))
-            run('tools/drive_minitown.py', *needs, *few, *options)
+        run(*command, *videos, *options)
         record = json.loads(file.read_text())['_checkpoint']['global_record']
         scores, infractions = record['scores'], record['infractions']
         collisions = sum(value for key, value in infractions.items() if key.startswith('collisions'))

@@ -21,6 +21,7 @@ from thinktwice.datasets import CarlaDataset
 from thinktwice.datasets.calibration import Calibration
 from thinktwice.datasets.pipelines import LoadCameras
 from thinktwice.errors import CheckpointError, ConfigError, as_config_error, as_user_error
+from thinktwice.model_code.backbones import FrameMemory, LSSCameraEncoder
 from thinktwice.registry import DATASETS, FUNCTIONS, MODELS, TRANSFORMS
 from thinktwice.release_2023.checkpoint.adaptation import adapt_checkpoint
 
@@ -135,7 +136,7 @@ def init_agent(
         steps = [TRANSFORMS.build(step) for step in dataset.pipeline]
     loads_images = [step for step in steps if isinstance(step, LoadCameras)]
     calibration = calibration.select(loads_images[0].cameras if loads_images else ())
-    return DrivingAgent(
+    agent = DrivingAgent(
         lambda samples: predict(model, samples),
         steps,
         calibration,
@@ -145,6 +146,10 @@ def init_agent(
         half_sweeps,
         smooth_position,
     )
+    encoder = getattr(model, 'img_encoder', None)
+    if isinstance(encoder, LSSCameraEncoder) and next(model.parameters()).device.type == 'cpu':
+        encoder.memory = FrameMemory(agent.history_length)
+    return agent
 
 
 @overload

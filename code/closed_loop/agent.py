@@ -64,6 +64,9 @@ class DrivingAgent:
         half_sweeps: whether ``SensorData.points`` is half a sweep, to be joined with the half before.
         smooth_position: whether to average the position over the last ticks, as noisy GNSS needs it.
 
+    Attributes:
+        history_length: ticks that a sample spans.
+
     Raises:
         ValueError: if a frame interval is not a whole number of ticks.
     """
@@ -92,7 +95,7 @@ class DrivingAgent:
         self.half_sweeps = half_sweeps
         self.smooth_position = smooth_position
         self._spacing, self._num_frames = round(spacing), num_frames
-        self._history_length = (num_frames - 1) * self._spacing + 1
+        self.history_length = (num_frames - 1) * self._spacing + 1
         self._planner: RoutePlanner | None = None
 
     def reset(self, route: Sequence[RouteNode]) -> None:
@@ -105,7 +108,7 @@ class DrivingAgent:
             ValueError: if the route has no node.
         """
         self._planner = RoutePlanner(downsample_route(list(route)), MIN_TARGET_DISTANCE, MAX_TARGET_DISTANCE)
-        self._history: deque[_Tick] = deque(maxlen=self._history_length)
+        self._history: deque[_Tick] = deque(maxlen=self.history_length)
         self._gnss = SmoothedPosition(self.tick_seconds)
         self._last: SensorData | None = None
         self._half_sweep: tuple[np.ndarray, np.ndarray] | None = None
@@ -138,7 +141,7 @@ class DrivingAgent:
         pose = np.array([*poses.north_east_to_world(*position), poses.compass_to_yaw(data.compass)])
         points = self._joined_sweep(data.points, pose) if self.half_sweeps else data.points
         self._history.append(_Tick(replace(data, points=points), position, target))
-        if len(self._history) < self._history_length:
+        if len(self._history) < self.history_length:
             return None
         return self._sample()
 
@@ -190,7 +193,7 @@ class DrivingAgent:
         return np.concatenate([moved, half])
 
     def _sample(self) -> Any:
-        frames = list(range(0, self._history_length, self._spacing))
+        frames = list(range(0, self.history_length, self._spacing))
         results: dict[str, Any] = {
             'sample_id': 'closed_loop',
             'town': '',

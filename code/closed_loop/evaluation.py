@@ -9,12 +9,9 @@ from typing import Any, Protocol
 import torch
 
 from thinktwice.closed_loop.environment import TOWNS, MinitownEnv, RouteRequest
-from thinktwice.closed_loop.policies import Moment, Policy
+from thinktwice.closed_loop.policies import BATCH_SIZE, Moment, Policy
 from thinktwice.closed_loop.scoring import RouteResult
 from thinktwice.errors import UserError
-
-GROUP_SIZE = 5
-"""Routes that are driven in one batch. Fixed, since the last bits of a forward pass depend on its batch."""
 
 
 class Watcher(Protocol):
@@ -111,7 +108,7 @@ def drive_routes(
     Raises:
         UserError: A process was killed. What ``make_policy`` raises is raised as it is.
     """
-    groups = [list(range(i, min(i + GROUP_SIZE, len(requests)))) for i in range(0, len(requests), GROUP_SIZE)]
+    groups = [list(range(i, min(i + BATCH_SIZE, len(requests)))) for i in range(0, len(requests), BATCH_SIZE)]
     work = [([requests[i] for i in group], frequency, route_length, make_watcher) for group in groups]
     if processes == 1:
         _start_process(make_policy)

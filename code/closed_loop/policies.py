@@ -11,6 +11,8 @@ from thinktwice.closed_loop.controllers import Prediction
 from thinktwice.closed_loop.environment import MinitownEnv
 from thinktwice.minitown import Sensors
 
+BATCH_SIZE = 5
+"""Samples in each forward pass of a model."""
 NO_POINTS = np.zeros((0, 4), dtype=np.float32)
 
 
@@ -92,6 +94,10 @@ class LanePolicy(Policy):
 class AgentPolicy(Policy):
     """A trained model, one forward pass for all vehicles.
 
+    The last bits of a forward pass depend on the size of its batch, but not on what else is in it. So every
+    batch is filled up to BATCH_SIZE by repeating its last sample, and a vehicle drives the same whatever
+    drives beside it.
+
     Args:
         make_agent: makes the agent of a vehicle.
         predict: gives one prediction per sample.
@@ -121,16 +127,22 @@ class AgentPolicy(Policy):
     def act(self, moments: Sequence[Moment]) -> list[np.ndarray]:
         """See :class:`Policy`."""
         agents = [self._agents[moment.slot] for moment in moments]
-        samples = [
-            agent.observe(as_sensor_data(moment.observation))
+        observed = {
+            moment.slot: agent.observe(as_sensor_data(moment.observation))
+            for agent, moment in zip(agents, moments, strict=True)
+        }
+        samples = {slot: sample for slot, sample in observed.items() if sample is not None}
+        found: dict[int, Prediction] = {}
+        for first in range(0, len(samples), BATCH_SIZE):
+            slots = list(samples)[first : first + BATCH_SIZE]
+            batch = [samples[slot] for slot in slots]
+            batch += batch[-1:] * (BATCH_SIZE - len(batch))
+            found |= zip(slots, self._predict(batch), strict=False)
+        self.predictions |= found
+        return [
+            as_action(agent.act(found.get(moment.slot)))
             for agent, moment in zip(agents, moments, strict=True)
         ]
-        asked = [index for index, sample in enumerate(samples) if sample is not None]
-        found = (
-            dict(zip(asked, self._predict([samples[index] for index in asked]), strict=True)) if asked else {}
-        )
-        self.predictions.update({moments[index].slot: prediction for index, prediction in found.items()})
-        return [as_action(agent.act(found.get(index))) for index, agent in enumerate(agents)]
 
 
 def as_sensor_data(observation: dict[str, Any]) -> SensorData:

@@ -27,26 +27,33 @@ SHOWN_SECONDS = 3.0
 
 
 class VideoWriter:
-    """Writes one MP4 per route of a group; see ``evaluation.Watcher``.
+    """Writes one MP4 per route; see ``evaluation.Watcher``.
 
     Args:
         folder: of the videos.
-        requests: the routes of the group.
         frequency: steps per second.
+        shown: the routes that get a video.
+        requests: the routes of the group.
 
     Raises:
         OSError: a file can't be written.
     """
 
-    def __init__(self, folder: Path, frequency: int, requests: Sequence[RouteRequest]) -> None:
+    def __init__(
+        self, folder: Path, frequency: int, shown: Sequence[RouteRequest], requests: Sequence[RouteRequest]
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._paths = [folder / f'{request.name}.mp4' for request in requests]
+        self._paths = {
+            slot: folder / f'{request.name}.mp4' for slot, request in enumerate(requests) if request in shown
+        }
         self._frequency = frequency
         self._files: dict[int, cv2.VideoWriter] = {}
         self._shown: dict[int, tuple[str, int]] = {}
 
     def step(self, moment: Moment, policy: Policy, action: Any, info: dict[str, Any]) -> None:
-        """Add a frame to the video of a route."""
+        """Add a frame to the video of a route, if it gets one."""
+        if moment.slot not in self._paths:
+            return
         prediction = policy.predictions.get(moment.slot) if isinstance(policy, AgentPolicy) else None
         if info['infractions']:
             text = '; '.join(str(event) for event in info['infractions'])

@@ -4,9 +4,20 @@ import numpy as np
 import pytest
 import torch
 
-from thinktwice.closed_loop.evaluation import GROUP_SIZE, drive_group, drive_routes, plan_routes
-from thinktwice.closed_loop.policies import ConstantPolicy, ExpertPolicy, LanePolicy, Moment, Policy
+from thinktwice.closed_loop import MinitownEnv
+from thinktwice.closed_loop.agent import SensorData
+from thinktwice.closed_loop.evaluation import drive_group, drive_routes, plan_routes
+from thinktwice.closed_loop.policies import (
+    BATCH_SIZE,
+    AgentPolicy,
+    ConstantPolicy,
+    ExpertPolicy,
+    LanePolicy,
+    Moment,
+    Policy,
+)
 from thinktwice.closed_loop.scoring import summarize
+from thinktwice.model_code.control import VehicleControl
 
 SHORT = dict(route_length=30.0)
 
@@ -35,7 +46,7 @@ def test_a_route_does_not_depend_on_those_beside_it() -> None:
 
 
 def test_results_do_not_depend_on_the_number_of_processes() -> None:
-    requests = plan_routes(GROUP_SIZE + 2, seed=4)
+    requests = plan_routes(BATCH_SIZE + 2, seed=4)
     threads = torch.get_num_threads()
     try:
         one = dict(drive_routes(ConstantPolicy, requests, **SHORT))
@@ -55,6 +66,40 @@ def test_baselines_are_ordered_as_what_they_know() -> None:
     assert expert >= 95.0
     assert expert > lane > constant
     assert 0.0 <= own < lane
+
+
+class FollowsItsSpeed:
+    """Stands in for an agent whose plan is its speed."""
+
+    def reset(self, route) -> None:
+        pass
+
+    def observe(self, data: SensorData) -> float | None:
+        return data.speed or None
+
+    def act(self, prediction: float | None) -> VehicleControl:
+        return VehicleControl(prediction or 0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize('vehicles', [1, BATCH_SIZE, BATCH_SIZE + 2])
+def test_every_batch_of_a_model_has_the_same_size(vehicles: int) -> None:
+    sizes = []
+
+    def predict(samples: list[float]) -> list[float]:
+        sizes.append(len(samples))
+        return samples
+
+    policy = AgentPolicy(FollowsItsSpeed, predict, sensors=None)
+    env = MinitownEnv()
+    speeds = [0.0, *(0.1 * slot for slot in range(1, vehicles))]  # the first has no sample yet
+    moments = [
+        Moment(slot, env, {'position': np.zeros(2), 'compass': np.zeros(1), 'speed': np.array([speed])})
+        for slot, speed in enumerate(speeds)
+    ]
+    for moment in moments:
+        policy.reset(moment, {'route': []})
+    assert [action[0] for action in policy.act(moments)] == speeds
+    assert sizes == [BATCH_SIZE] * -(-(vehicles - 1) // BATCH_SIZE)
 
 
 def test_a_failing_policy_keeps_its_traceback() -> None:

@@ -9,7 +9,7 @@ import torch
 from helpers.commands import REPOSITORY, command, run_python
 
 from thinktwice.apis import init_model
-from thinktwice.minitown import record
+from thinktwice.minitown import Lidar, record
 
 MINITOWN = str(REPOSITORY / 'configs' / 'thinktwice_minitown.py')
 drive = command('tools/drive_minitown.py')
@@ -27,6 +27,8 @@ def test_the_expert_s_results_are_written_and_shown(tmp_path, capsys):
     driven = sum(route['meta']['duration_game'] for route in routes)
     assert f'drove {driven:.0f} s in ' in shown
     assert '| mean (infractions per km) | 100.0 ' in shown
+    assert drive([*flags, '--video', str(tmp_path / 'few'), '--videos', '1']) == 0
+    assert [path.stem for path in (tmp_path / 'few').iterdir()] == [routes[0]['route_id']]
     for route in routes:
         video = cv2.VideoCapture(str(tmp_path / 'videos' / f'{route["route_id"]}.mp4'))
         frames = video.get(cv2.CAP_PROP_FRAME_COUNT)
@@ -68,7 +70,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A dataset and a checkpoint of random weights."""
     folder = tmp_path_factory.mktemp('model')
     towns = ['town01_00', 'town02_00']
-    record(folder / 'data', routes=2, frames=8, size=(48, 96), towns=towns)
+    lidar = Lidar(channels=8, columns=90)
+    record(folder / 'data', routes=2, frames=8, size=(48, 96), towns=towns, lidar=lidar)
     weights = init_model(MINITOWN, device='cpu', cfg_options={'data_root': str(folder / 'data')}).state_dict()
     torch.save(weights, folder / 'random.pth')
     return folder / 'data', folder / 'random.pth'
@@ -80,11 +83,13 @@ def test_a_model_drives_the_same_twice(policy, model, tmp_path):
     data, weights = model
     sources = [MINITOWN] + ([str(weights)] if policy == 'agent' else [])
     results = []
-    for processes in (1, 2):
-        out = tmp_path / f'{processes}.json'
-        flags = ['--policy', policy, '--routes', '6', '--length', '5', '--processes', str(processes)]
+    for routes, processes in ((6, 1), (6, 2), (2, 1)):
+        out = tmp_path / f'{routes}_{processes}.json'
+        flags = ['--policy', policy, '--routes', str(routes), '--length', '2', '--processes', str(processes)]
         options = ['--out', str(out), '--cfg-options', f'data_root={data}']
         finished = run_python('tools/drive_minitown.py', *sources, *flags, *options)
         assert finished.returncode == 0, finished.stderr
         results.append(out.read_bytes())
     assert results[0] == results[1]
+    few, many = (json.loads(content)['_checkpoint']['records'] for content in (results[2], results[0]))
+    assert few == many[:2]  # nor does a route depend on how many others there are

@@ -1,7 +1,7 @@
 """Sensor encoders, and their fusion into a BEV feature map."""
 
 from .bev_fusion import BEVFusion
-from .camera_encoder import CameraFeatures, FrameCameras, LSSCameraEncoder
+from .camera_encoder import CameraFeatures, FrameCameras, FrameMemory, LSSCameraEncoder
 from .depth_net import CameraAwareDepthNet
 from .flatten_head import BEVFlattenHead
 from .image_scene_encoder import ImageSceneEncoder
@@ -21,6 +21,7 @@ __all__ = [
     'SingleValueBatchNorm1d',
     'SingleValueBatchNorm2d',
     'FrameCameras',
+    'FrameMemory',
     'ImageSceneEncoder',
     'LSSCameraEncoder',
     'LidarEncoder',

@@ -1,6 +1,7 @@
 """Camera branch: images of several frames to one BEV map in the ego frame of the key frame."""
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ class CameraFeatures:
     """Output of the camera branch; all but ``bev`` belong to the key frame.
 
     Attributes:
-        bev: BEV map of all frames in teacher orientation; of a single frame, index-ordered.
+        bev: BEV map of all frames in teacher orientation.
         depth_logits: At the size of the lifted level.
         seg_logits: At half the size of the images; None without a segmentation head.
         fpn: Output of each level of the neck, fine to coarse.
@@ -29,6 +30,20 @@ class CameraFeatures:
 
     bev: Float[Tensor, 'B C X Y']
     depth_logits: Float[Tensor, 'B N D h w']
+    seg_logits: Float[Tensor, 'B N classes _ _'] | None
+    fpn: list[Float[Tensor, 'B N _ _ _']]
+
+
+@dataclass
+class ImageFeatures:
+    """Features of the images of one frame, before they are lifted; see :class:`CameraFeatures`.
+
+    Attributes:
+        features: Features to lift.
+    """
+
+    depth_logits: Float[Tensor, 'B N D h w']
+    features: Float[Tensor, 'B N C h w']
     seg_logits: Float[Tensor, 'B N classes _ _'] | None
     fpn: list[Float[Tensor, 'B N _ _ _']]
 
@@ -50,6 +65,41 @@ class FrameCameras:
     ida_mats: Float[Tensor, 'B N 4 4']
 
 
+class FrameMemory:
+    """Features of the key frames of the last batches, found again by their images and cameras.
+
+    A vehicle that drives uses each frame twice: as the key frame, and later as history.
+
+    Args:
+        batches: Number of batches whose key frames are kept.
+    """
+
+    def __init__(self, batches: int) -> None:
+        self._batches: deque[dict[bytes, tuple[Tensor, Tensor]]] = deque(maxlen=batches)
+
+    def keep(self, img: Tensor, vectors: Tensor, depth_logits: Tensor, features: Tensor) -> None:
+        """Keep the features of a batch of key frames."""
+        values = zip(depth_logits, features, strict=True)
+        self._batches.append(dict(zip(_contents(img, vectors), values, strict=True)))
+
+    def find(self, img: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Depth logits and features of a batch; None if those of a sample are not there."""
+        found = []
+        for content in _contents(img, vectors):
+            values = next((batch[content] for batch in self._batches if content in batch), None)
+            if values is None:
+                return None
+            found.append(values)
+        depth_logits, features = zip(*found, strict=True)
+        return torch.stack(depth_logits), torch.stack(features)
+
+
+def _contents(*tensors: Tensor) -> list[bytes]:
+    """The bytes of each sample of a batch on the CPU."""
+    arrays = [tensor.numpy() for tensor in tensors]
+    return [b''.join(array[b].tobytes() for array in arrays) for b in range(len(arrays[0]))]
+
+
 @MODELS.register_module()
 class LSSCameraEncoder(BaseModule):
     """Lift-splat encoder of several frames (the camera branch of the paper's BEV encoder).
@@ -68,6 +118,10 @@ class LSSCameraEncoder(BaseModule):
         out_channels: Channels of the lifted features and of the BEV map.
         num_frames: Number of frames including the key frame; at least 1.
         init_cfg: Initialization config of mmengine.
+
+    Attributes:
+        memory: Spares to encode history frames that were key frames before. Set while the model drives; for
+            inference on the CPU.
 
     Raises:
         ValueError: If ``num_frames`` is below 1.
@@ -92,6 +146,7 @@ class LSSCameraEncoder(BaseModule):
         super().__init__(init_cfg)
         if num_frames < 1:
             raise ValueError(f'num_frames counts the key frame too and must be at least 1, got {num_frames}')
+        self.memory: FrameMemory | None = None
         self.num_frames = num_frames
         self.lift_level = lift_level
         self.backbone = MODELS.build(backbone)
@@ -143,13 +198,14 @@ class LSSCameraEncoder(BaseModule):
         cameras = [
             self.frame_cameras(intrinsics, cam2ego, frame2key, ida_mats, t) for t in range(self.num_frames)
         ]
-        key = self.encode_frame(img[:, -1], cameras[-1])
-        maps = [key.bev]
+        size = (img.shape[-2], img.shape[-1])
+        key = self.encode_key_frame(img[:, -1], cameras[-1])
+        maps = [self.lift(key.depth_logits, key.features, cameras[-1], size)]
         with torch.no_grad():
             for t in reversed(range(self.num_frames - 1)):  # newest first, after the key frame
-                maps.append(self.encode_frame(img[:, t], cameras[t]).bev)
-        key.bev = self.orient(self.merge_frames_conv(torch.cat(maps, dim=1)))
-        return key
+                maps.append(self.lift(*self.encode_history_frame(img[:, t], cameras[t]), cameras[t], size))
+        bev = self.orient(self.merge_frames_conv(torch.cat(maps, dim=1)))
+        return CameraFeatures(bev, key.depth_logits, key.seg_logits, key.fpn)
 
     def frame_cameras(
         self,
@@ -168,8 +224,28 @@ class LSSCameraEncoder(BaseModule):
             cam2key = frame2key[:, t, None].float() @ cam2ego[:, t].float()
         return FrameCameras(intrinsics[:, t], cam2ego[:, t], cam2key, ida_mats[:, t])
 
-    def encode_frame(self, img: Float[Tensor, 'B N 3 H W'], cameras: FrameCameras) -> CameraFeatures:
-        """Encode one frame; the ``bev`` of the result is index-ordered."""
+    def encode_key_frame(self, img: Float[Tensor, 'B N 3 H W'], cameras: FrameCameras) -> ImageFeatures:
+        """Encode the images of the key frame."""
+        vectors = camera_vector(cameras.intrinsics, cameras.ida_mats, cameras.cam2ego)
+        key = self.encode_images(img, vectors)
+        if self.memory is not None:
+            self.memory.keep(img, vectors, key.depth_logits, key.features)
+        return key
+
+    def encode_history_frame(
+        self, img: Float[Tensor, 'B N 3 H W'], cameras: FrameCameras
+    ) -> tuple[Float[Tensor, 'B N D h w'], Float[Tensor, 'B N C h w']]:
+        """Depth logits and features to lift of a history frame."""
+        vectors = camera_vector(cameras.intrinsics, cameras.ida_mats, cameras.cam2ego)
+        if self.memory is not None and (found := self.memory.find(img, vectors)):
+            return found
+        encoded = self.encode_images(img, vectors)
+        return encoded.depth_logits, encoded.features
+
+    def encode_images(
+        self, img: Float[Tensor, 'B N 3 H W'], vectors: Float[Tensor, 'B N 22']
+    ) -> ImageFeatures:
+        """Encode the images of one frame, given their camera vectors."""
         B, N = img.shape[:2]
         images = img.flatten(0, 1)
         if images.device.type == 'cpu':  # the layers keep this format, which is faster with few channels
@@ -178,8 +254,7 @@ class LSSCameraEncoder(BaseModule):
         check_neck_channels(self.neck, features)
         levels = self.neck(features)
         check_image_size(levels, (img.shape[-2], img.shape[-1]))
-        vector = camera_vector(cameras.intrinsics, cameras.ida_mats, cameras.cam2ego).flatten(0, 1)
-        depth_logits, context = self.depth_net(self.lift_conv(levels[self.lift_level]), vector)
+        depth_logits, context = self.depth_net(self.lift_conv(levels[self.lift_level]), vectors.flatten(0, 1))
         seg_logits = None if self.seg_head is None else self.seg_head(levels)
         if self.seg_branch is not None:
             context = torch.cat((context, self.seg_branch(seg_logits)), dim=1)
@@ -187,16 +262,20 @@ class LSSCameraEncoder(BaseModule):
         depth_logits, features, *fpn = (x.unflatten(0, (B, N)) for x in (depth_logits, features, *levels))
         if seg_logits is not None:
             seg_logits = seg_logits.unflatten(0, (B, N))
-        H, W = img.shape[-2:]
-        bev = self.view_transform(
-            depth_logits.softmax(dim=2, dtype=torch.float32),
-            features,
-            cameras.intrinsics,
-            cameras.cam2key,
-            cameras.ida_mats,
-            (H, W),
+        return ImageFeatures(depth_logits, features, seg_logits, fpn)
+
+    def lift(
+        self,
+        depth_logits: Float[Tensor, 'B N D h w'],
+        features: Float[Tensor, 'B N C h w'],
+        cameras: FrameCameras,
+        image_size: tuple[int, int],
+    ) -> Float[Tensor, 'B C Y X']:
+        """Lift the images of one frame to an index-ordered BEV map."""
+        depth = depth_logits.softmax(dim=2, dtype=torch.float32)
+        return self.view_transform(
+            depth, features, cameras.intrinsics, cameras.cam2key, cameras.ida_mats, image_size
         )
-        return CameraFeatures(bev, depth_logits, seg_logits, fpn)
 
     def orient(self, bev: Float[Tensor, 'B C Y X']) -> Float[Tensor, 'B C X Y']:
         """Rotate an index-ordered map into teacher orientation, without mirroring it."""

@@ -6,6 +6,7 @@ from helpers.small_encoders import camera_encoder, image_batch, parameters_witho
 from mmengine.model import BaseModule
 
 from thinktwice.errors import ConfigError
+from thinktwice.model_code.backbones import FrameMemory
 from thinktwice.model_code.backbones.camera_vector import camera_vector
 
 
@@ -107,6 +108,27 @@ def test_key_frame_comes_first_and_history_follows_newest_first():
         encoder(**{**batch, 'img': img})
         equal = [torch.equal(a, b) for a, b in zip(before, seen['maps'], strict=True)]
         assert equal == [before_map is not which for before_map in before]
+
+
+def test_frames_that_were_key_frames_are_not_encoded_again():
+    encoder, frames, encoded = frozen(camera_encoder()), image_batch(2, 5), []
+    encoder.backbone.register_forward_pre_hook(lambda _, inputs: encoded.append(len(inputs[0])))
+    # a drive whose history is two steps old
+    steps = [{name: value[:, (t - 2, t)] for name, value in frames.items()} for t in (2, 3, 4)]
+    with torch.no_grad():
+        expected = [encoder(**step).bev for step in steps]
+        encoded.clear()
+        encoder.memory = FrameMemory(batches=3)
+        found = [encoder(**step).bev for step in steps]
+        assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+        assert encoded == [8, 8, 8, 8, 8]  # only the third step's history was a key frame
+
+        other = {**steps[2], 'img': steps[2]['img'].clone()}
+        other['img'][0, 0, 0, 0, 0, 0] += 1  # a pixel of one sample
+        encoder.memory, remembering = None, encoder.memory
+        expected_bev = encoder(**other).bev
+        encoder.memory = remembering
+        assert torch.equal(encoder(**other).bev, expected_bev)
 
 
 def test_a_sample_alone_equals_the_sample_in_a_batch():
