@@ -4,8 +4,10 @@ import os
 import re
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
+from typing import Any
 
 INTERRUPTED_EXIT_CODE = 130
 """What shells report for a command that Ctrl-C stopped."""
@@ -21,6 +23,8 @@ OF_WORKER = 'Original Traceback'
 PACKAGE = os.path.dirname(__file__)
 INSTALLED = (PACKAGE, *(sysconfig.get_path(name) for name in ('stdlib', 'purelib', 'platlib')))
 """Beginnings of the names of files that are not a user's own code."""
+NO_SUCH_PART = re.compile(r'(\S+) is not in the \S+?::(.+?) registry')
+"""Message of mmengine for a name that another registry has."""
 
 
 class UserError(Exception):
@@ -71,34 +75,41 @@ def traceback_is_wanted() -> bool:
 def describe(error: BaseException) -> str:
     """Message of an error in one line."""
     text = str(error)
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        text = f'{error.strerror}: {error.filename}'
-    return ' '.join(text.split()) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        text = f'{error.strerror}: {error.filename}' if error.filename else error.strerror
+    elif isinstance(error, KeyError) and error.args:
+        # a message, or the key alone, which both are shown in quotes
+        text = error.args[0] if ' ' in str(error.args[0]) else f'the key {error.args[0]!r} is missing'
+    elif isinstance(error, UnicodeDecodeError):
+        text = f'not {error.encoding.upper()} text'
+    elif isinstance(error, RecursionError) and 'JSON' in text:
+        text = 'nested too deeply'
+    return ' '.join(str(text).split()) or type(error).__name__
 
 
 @contextmanager
-def as_config_error(where: str = '') -> Iterator[None]:
+def as_config_error(where: str = '', config: Any = None) -> Iterator[None]:
     """Convert what building from a config raises: the cause is the config or the data.
 
     Args:
-        where: Key of the config that is built, put in front of the message.
+        where: Dotted key of the config that is built, put in front of the message.
+        config: The whole config, in which the part that failed is looked for: its key is more exact.
 
     Raises:
         ConfigError: For errors that follow from the config.
         StartError: For errors that one rank alone may have.
     """
-    place = f'{where}: ' if where else ''
     try:
         yield
     except (ConfigError, *FILE_ERRORS) as error:
-        raise ConfigError(f'{place}{describe(error)}') from error
+        raise ConfigError(_join(where, describe(error))) from error
     except UserError:
         raise
     except Exception as error:
         if _keeps_traceback(error):
             raise
         is_of_rank = isinstance(error, (RuntimeError, MemoryError)) and type(error) is not NotImplementedError
-        raise (StartError if is_of_rank else ConfigError)(place + _cause(error)) from error
+        raise (StartError if is_of_rank else ConfigError)(_building_failed(error, where, config)) from error
 
 
 @contextmanager
@@ -120,7 +131,7 @@ def as_user_error(kind: type[UserError], where: Callable[[], str | None]) -> Ite
         place = where()
         if place is None or _keeps_traceback(error):
             raise
-        raise kind(f'{place}: {_cause(error)}') from error
+        raise kind(_join(place, _reason(error))) from error
 
 
 def _keeps_traceback(error: BaseException | None) -> bool:
@@ -141,23 +152,63 @@ def _keeps_traceback(error: BaseException | None) -> bool:
     return False
 
 
-def _cause(error: BaseException) -> str:
-    """Kind and message of an error in one line, the part of the config and the line that it came from."""
+def _join(*texts: str) -> str:
+    return ': '.join(filter(None, texts))
+
+
+def _building_failed(error: Exception, where: str, config: Any) -> str:
+    """Key and class of the part that could not be built, and why, in one line."""
+    parts = [
+        frame.f_locals['cfg']
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+        if frame.f_code.co_name == 'build_from_cfg' and isinstance(frame.f_locals['cfg'], dict)
+    ]
+    if not parts:
+        return _join(where, _reason(error))
+    # an inner part may have been completed before it was built: then the key is that of an outer one
+    keys = chain.from_iterable(_keys_of(part, config) for part in reversed(parts))
+    place = next((key for key in keys if key.startswith(where)), where)
+    if 'type' not in parts[-1]:
+        return _join(place, f'{dict(parts[-1])} names no class: set its key type')
+    name = str(getattr(parts[-1]['type'], '__name__', parts[-1]['type']))
+    reason = _reason(error, line=False)
+    if match := NO_SUCH_PART.match(reason):
+        return _join(place, f'there is no {match[2]} called {match[1]!r}')
+    call = rf'({name.rpartition(".")[2]}\.__init__\(\) )?missing .*?: '
+    if match := re.match(rf'{call}(.+) \(TypeError', reason):
+        return _join(place, f'{name} needs the argument {match[2]}')
+    if _is_written_here(error):
+        return _join(place, '' if reason.startswith(f'{name}: ') else name, reason)
+    return _join(place, f'{name} cannot be built', reason)
+
+
+def _keys_of(part: dict, node: Any, key: str = '') -> Iterator[str]:
+    """Dotted keys under which a config has a part."""
+    if isinstance(node, dict) and str(node) == str(part):
+        yield key
+    is_list = isinstance(node, (list, tuple))
+    items: Iterable[tuple[Any, Any]] = enumerate(node) if is_list else getattr(node, 'items', tuple)()
+    for name, value in items:
+        yield from _keys_of(part, value, f'{key}.{name}'.lstrip('.'))
+
+
+def _is_written_here(error: BaseException) -> bool:
+    """Whether a statement of this package raised an error, so that its message is written for users."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return last.filename.startswith(PACKAGE) and (last.line or '').startswith('raise ')
+
+
+def _reason(error: BaseException, line: bool = True) -> str:
+    """Message of an error in one line, with kind and place of one that is not written for users."""
+    if _is_written_here(error):
+        return describe(error)
     name, text = type(error).__name__, describe(error)
     summary = traceback.extract_tb(error.__traceback__)
     if OF_WORKER in str(error):
         name, _, text = str(error).strip().splitlines()[-1].partition(': ')
     elif not str(error):
         text = summary[-1].line or ''  # the condition of an assertion
-    part = line = ''
-    for frame, number in traceback.walk_tb(error.__traceback__):
-        file = frame.f_code.co_filename
-        if frame.f_code.co_name == 'build_from_cfg':  # mmengine's messages do not name the part
-            cfg = frame.f_locals['cfg']
-            if isinstance(cfg, dict) and 'type' not in cfg:
-                name, text = 'no type', f'{dict(cfg)} names no class: set its key type'
-            else:
-                part = f' in {cfg.get("type")}'
-        if file.startswith(PACKAGE) and file != __file__:
-            line = f'{os.path.relpath(file, PACKAGE)}, line {number}, '
-    return f'{name}: {text[:MOST_CHARACTERS]}{part} ({line}{TRACEBACK_VARIABLE}=1 shows the traceback)'
+    ours = [frame for frame in summary if frame.filename.startswith(PACKAGE) and frame.filename != __file__]
+    if line and ours:
+        name += f' in {os.path.relpath(ours[-1].filename, PACKAGE)}, line {ours[-1].lineno}'
+    return f'{text[:MOST_CHARACTERS]} ({name}; {TRACEBACK_VARIABLE}=1 shows the traceback)'

@@ -23,8 +23,8 @@ def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
             The temporary file is removed and ``path`` is untouched.
     """
     temporary = _temporary_name(path)
+    make_folder(path.parent)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, 'wb') as file:
             write(file)
             file.flush()
@@ -41,6 +41,20 @@ def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
             ) from error
         raise
     _fsync_folder(path.parent)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those around it, where they are missing.
+
+    Raises:
+        WriteError: It cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        in_place = isinstance(error, (FileExistsError, NotADirectoryError))
+        reason = 'a file is in its place, or in that of a folder around it' if in_place else error.strerror
+        raise WriteError(f'cannot make the folder {path}: {reason}') from error
 
 
 def write_text(path: Path, text: str) -> None:

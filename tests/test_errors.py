@@ -1,5 +1,7 @@
 """What becomes one line for a user, and what keeps its traceback."""
 
+import json
+import os
 import runpy
 from pathlib import Path
 
@@ -9,8 +11,15 @@ import torch
 from torch.utils.data import DataLoader
 
 from thinktwice import errors
-from thinktwice.errors import CheckpointError, ConfigError, StartError, as_config_error, as_user_error
-from thinktwice.registry import MODELS
+from thinktwice.errors import (
+    CheckpointError,
+    ConfigError,
+    StartError,
+    as_config_error,
+    as_user_error,
+    describe,
+)
+from thinktwice.registry import HOOKS, MODELS
 
 
 @pytest.fixture
@@ -32,7 +41,8 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 @pytest.mark.usefixtures('installed')
 def test_error_of_building_is_one_line_with_its_place(error, expected):
-    with pytest.raises(expected, match=f'^model: {type(error).__name__}: {error} '), as_config_error('model'):
+    message = rf'^model: {error} \({type(error).__name__}; THINKTWICE_TRACEBACK=1 '
+    with pytest.raises(expected, match=message), as_config_error('model'):
         raise error
 
 
@@ -46,7 +56,7 @@ def test_users_errors_stay_and_those_of_files_name_the_key():
 
 @pytest.mark.usefixtures('installed')
 def test_error_of_compiled_code_and_a_long_message_are_one_line():
-    with pytest.raises(ConfigError, match='ValueError: Seed must be between'), as_config_error():
+    with pytest.raises(ConfigError, match=r'^Seed must be between .*\(ValueError'), as_config_error():
         np.random.seed(2**40)  # its traceback names numpy's source files
     with pytest.raises(ConfigError) as raised, as_config_error():
         raise ValueError('x' * 10_000)
@@ -59,14 +69,67 @@ def test_failed_part_and_assertion_are_named(tmp_path, monkeypatch):
     path.write_text('def build(levels):\n    assert levels > 3\n')
     monkeypatch.setattr(errors, 'INSTALLED', (*errors.INSTALLED, str(path)))
     monkeypatch.setitem(MODELS.module_dict, 'Pyramid', runpy.run_path(str(path))['build'])
-    message = '^model: AssertionError: assert levels > 3 in Pyramid '
-    with pytest.raises(ConfigError, match=message), as_config_error('model'):
-        MODELS.build(dict(type='Pyramid', levels=2))
+    message = r'^model.neck: Pyramid cannot be built: assert levels > 3 \(AssertionError; '
+    neck = dict(type='Pyramid', levels=2)
+    with pytest.raises(ConfigError, match=message), as_config_error('model', dict(model=dict(neck=neck))):
+        MODELS.build(neck)
+    with pytest.raises(ConfigError, match='^model: Pyramid cannot be built'), as_config_error('model'):
+        MODELS.build(neck)
+
+
+@pytest.mark.usefixtures('installed')
+def test_missing_argument_is_named():
+    message = "^heads: UNetSegmentationHead needs the argument 'num_classes'$"
+    with pytest.raises(ConfigError, match=message), as_config_error('heads'):
+        MODELS.build(dict(type='UNetSegmentationHead', in_channels=[8, 8], up_channels=[8], head_channels=8))
+
+
+@pytest.mark.usefixtures('installed')
+def test_error_written_for_users_stays_as_it_is():
+    config = dict(
+        heads=[
+            dict(
+                type='UNetSegmentationHead',
+                in_channels=[8, 8],
+                up_channels=[8, 8],
+                head_channels=8,
+                num_classes=2,
+            )
+        ]
+    )
+    message = '^heads.0: UNetSegmentationHead: up_channels needs one entry fewer than in_channels, got [^;]*$'
+    with pytest.raises(ConfigError, match=message), as_config_error(config=config):
+        MODELS.build(config['heads'][0])
+
+
+@pytest.mark.usefixtures('installed')
+def test_name_of_another_registry_is_said():
+    with (
+        pytest.raises(ConfigError, match="^hooks: there is no hook called 'UNetSegmentationHead'$"),
+        as_config_error('hooks'),
+    ):
+        HOOKS.build(dict(type='UNetSegmentationHead'))
+
+
+@pytest.mark.parametrize(
+    ('read', 'expected'),
+    [
+        (lambda: {}['depth'], "the key 'depth' is missing"),
+        (lambda: b'\xff'.decode(), 'not UTF-8 text'),
+        (lambda: json.loads('[' * 100_000), 'nested too deeply'),
+        (lambda: Path('no/file').read_text(), 'No such file or directory: no/file'),
+        (lambda: os.close(-1), 'Bad file descriptor'),
+    ],
+)
+def test_common_errors_are_described_in_words(read, expected):
+    with pytest.raises(Exception, match='.') as raised:
+        read()
+    assert describe(raised.value) == expected
 
 
 @pytest.mark.usefixtures('installed')
 def test_part_without_type_is_shown():
-    message = "^hooks: no type: {'typx': 'Mine'} names no class: set its key type"
+    message = "^hooks: {'typx': 'Mine'} names no class: set its key type"
     with pytest.raises(ConfigError, match=message), as_config_error('hooks'):
         MODELS.build({'typx': 'Mine'})
 
@@ -81,7 +144,7 @@ def test_own_code_keeps_its_traceback():
 @pytest.mark.usefixtures('installed')
 def test_error_is_converted_only_where_something_is_said_to_have_failed():
     with (
-        pytest.raises(StartError, match='^a step failed: KeyError: '),
+        pytest.raises(StartError, match=r"^a step failed: the key 'depth' is missing \(KeyError"),
         as_user_error(StartError, lambda: 'a step failed'),
     ):
         raise KeyError('depth')
@@ -116,4 +179,4 @@ def test_error_of_a_loader_worker(is_own, monkeypatch):
     with pytest.raises(ValueError if is_own else StartError) as raised:
         exec(compile(LOAD, '<installed>', 'exec'), {**globals(), 'loader': loader})
     if not is_own:
-        assert str(raised.value).startswith('a step failed: ValueError: bad sample (')
+        assert str(raised.value).startswith('a step failed: bad sample (ValueError')

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from thinktwice.command_line import Parser, run_command
-from thinktwice.errors import CheckpointError, UserError
+from thinktwice.errors import CheckpointError, UserError, describe
 
 #: Entries of a checkpoint's ``meta`` that are published, and what the card calls them.
 TRAINING = {
@@ -90,7 +90,7 @@ def read_metrics(file: Path) -> dict[str, float]:
             raise ValueError(f'it holds a {type(metrics).__name__}')
         return {name: float(value) for name, value in metrics.items()}
     except (ValueError, TypeError, RecursionError) as error:
-        raise UserError(f'{file} is not a file of `tools/test.py --out`: {error}') from error
+        raise UserError(f'{file} is not a file of `tools/test.py --out`: {describe(error)}') from error
 
 
 def best_score(checkpoint: Path) -> dict[str, float]:
@@ -102,7 +102,7 @@ def best_score(checkpoint: Path) -> dict[str, float]:
         entry = json.loads(file.read_text(encoding='utf-8'))
         return {str(entry['metric']): float(entry['score'])}
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise UserError(f'{file} is damaged ({error!r}): remove it, or give --metrics') from error
+        raise UserError(f'{file} is damaged ({describe(error)}): remove it, or give --metrics') from error
 
 
 def publish(checkpoint: Path, target: Path, metrics: Mapping[str, float]) -> Path:

@@ -56,7 +56,7 @@ def init_model(
     """
     cfg = _prepare(config, cfg_options)
     require_keys(cfg, ['model'], 'init_model')
-    with as_config_error('model'):
+    with as_config_error('model', cfg):
         model = MODELS.build(cfg.model)
     if checkpoint is not None:
         weights = load_checkpoint(checkpoint, trust=bool(cfg.get('trust_checkpoint')))
@@ -99,7 +99,7 @@ def init_dataset(
             raise ConfigError(f'{key}.dataset has no pipeline: labels alone are read from one CarlaDataset')
         steps = [step for step in dataset.pipeline if step['type'] in LABEL_STEPS]
         dataset = {**dataset, 'pipeline': steps}
-    with as_config_error(f'{key}.dataset'):
+    with as_config_error(f'{key}.dataset', cfg):
         return DATASETS.build(dataset)
 
 
@@ -132,7 +132,7 @@ def init_agent(
         raise ConfigError(f'{key}.dataset has no pipeline, which makes the samples of an agent')
     if controller not in CONTROLLERS:
         raise ConfigError(f'controller must be one of {", ".join(CONTROLLERS)}, got {controller!r}')
-    with as_config_error(f'{key}.dataset.pipeline'):
+    with as_config_error(f'{key}.dataset.pipeline', cfg):
         steps = [TRANSFORMS.build(step) for step in dataset.pipeline]
     loads_images = [step for step in steps if isinstance(step, LoadCameras)]
     calibration = calibration.select(loads_images[0].cameras if loads_images else ())

@@ -16,7 +16,7 @@ from thinktwice.core.loader_workers import with_hints
 from thinktwice.core.runner import DrivingRunner
 from thinktwice.distributed.launch import process_group
 from thinktwice.errors import StartError, as_config_error, as_user_error
-from thinktwice.files import write_text
+from thinktwice.files import make_folder, write_text
 from thinktwice.release_2023.checkpoint.adaptation import OfficialWeightsHook
 
 
@@ -75,7 +75,7 @@ def test(
     cfg.default_hooks = {**cfg.get('default_hooks', {}), 'checkpoint': None, 'param_scheduler': None}
     make_work_dir(cfg.work_dir)
     if out is not None:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        make_folder(Path(out).parent)
     with process_group(launcher, **cfg.get('env_cfg', {}).get('dist_cfg', {})):
         metrics = _evaluate(cfg, reliance)
         if out is not None and is_main_process():
@@ -84,7 +84,7 @@ def test(
 
 
 def _evaluate(cfg: Config, reliance: bool) -> dict[str, float]:
-    with as_config_error():
+    with as_config_error(config=cfg):
         runner = DrivingRunner.from_cfg(cfg)
     runner.register_hook(OfficialWeightsHook(fine_tuning=False))
     with as_user_error(StartError, lambda: 'the evaluation failed'), with_hints():

@@ -120,7 +120,7 @@ def _run(cfg: Config) -> Path | None:
 
 
 def _train(cfg: Config) -> None:
-    with as_config_error():
+    with as_config_error(config=cfg):
         runner = DrivingRunner.from_cfg(cfg)
         runner.register_hook(OfficialWeightsHook())
         runner.build_all()

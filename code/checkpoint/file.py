@@ -30,7 +30,7 @@ from safetensors import safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from thinktwice.errors import CheckpointError
+from thinktwice.errors import CheckpointError, describe
 from thinktwice.files import write_atomically
 
 SAFETENSORS_SUFFIX = '.safetensors'
@@ -180,9 +180,10 @@ def _short_reason(path: Path, error: Exception) -> str:
     """First sentence of an error, without torch's advice to pass ``weights_only=False``."""
     if path.stat().st_size == 0:
         return 'the file is empty'
-    text = str(error).rpartition('WeightsUnpickler error:')[2].strip()
+    message = describe(error) if isinstance(error, KeyError) else str(error)
+    text = message.rpartition('WeightsUnpickler error:')[2].strip()
     first_sentence = re.split(r'[.] |\n', text)[0].rstrip('.')
-    return f'{type(error).__name__}: {first_sentence}'
+    return first_sentence or type(error).__name__
 
 
 def _check_name(path: Path) -> None:

@@ -26,6 +26,27 @@ class AtLeast:
 
     lowest: float
 
+    def allows(self, value: float) -> bool:
+        """Whether a number is within the bound."""
+        return value >= self.lowest
+
+    def __str__(self) -> str:
+        return f'>= {self.lowest}'
+
+
+@dataclass(frozen=True)
+class AtMost:
+    """Metadata of an ``Annotated`` number: its highest value."""
+
+    highest: float
+
+    def allows(self, value: float) -> bool:
+        """Whether a number is within the bound."""
+        return value <= self.highest
+
+    def __str__(self) -> str:
+        return f'<= {self.highest}'
+
 
 def parameters_of(target: Callable) -> tuple[dict[str, Any], bool]:
     """Annotations of the parameters of a function or class, and whether it takes other names, too.
@@ -92,7 +113,7 @@ def _fits(value: Any, annotation: Any) -> bool:
     if not isinstance(value, PLAIN):
         return True  # an object that the config's own code made
     if kind is Annotated:
-        return _fits(value, arguments[0]) and not any(value < low for low in _bounds(annotation))
+        return _fits(value, arguments[0]) and all(bound.allows(value) for bound in _bounds(annotation))
     if kind is Literal:
         return value in arguments
     if kind in (bool, int, str, NoneType):
@@ -108,8 +129,8 @@ def _fits(value: Any, annotation: Any) -> bool:
     return isinstance(value, str) and not _is_list(kind) and not issubclass(kind, Mapping)
 
 
-def _bounds(annotation: Any) -> list[float]:
-    return [bound.lowest for bound in annotation.__metadata__ if isinstance(bound, AtLeast)]
+def _bounds(annotation: Any) -> list[AtLeast | AtMost]:
+    return [bound for bound in annotation.__metadata__ if isinstance(bound, (AtLeast, AtMost))]
 
 
 def _has_length(annotation: Any) -> bool:
@@ -124,7 +145,7 @@ def _is_list(kind: Any) -> bool:
 def _describe(annotation: Any) -> str:
     kind, arguments = get_origin(annotation) or annotation, get_args(annotation)
     if kind is Annotated:
-        return _describe(arguments[0]) + ''.join(f' >= {number}' for number in _bounds(annotation))
+        return f'{_describe(arguments[0])} {" and ".join(map(str, _bounds(annotation)))}'
     if kind is Literal:
         return ' or '.join(map(repr, arguments))
     if kind in NAMES:

@@ -1,8 +1,8 @@
 """Top-level keys of a config that the package reads, and their types."""
 
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
-from thinktwice.config.annotations import AtLeast
+from thinktwice.config.annotations import AtLeast, AtMost
 
 Natural = Annotated[int, AtLeast(0)]
 Count = Annotated[int, AtLeast(1)]
@@ -34,7 +34,7 @@ class EnvironmentKeys(TypedDict, total=False):
 class RandomnessKeys(TypedDict, total=False):
     """Seeds; see mmengine's ``Runner.set_randomness``."""
 
-    seed: Natural | None
+    seed: Annotated[int, AtLeast(0), AtMost(2**32 - 1)] | None
     deterministic: bool
     diff_rank_seed: bool
 
@@ -44,6 +44,13 @@ class ScaleKeys(TypedDict, total=False):
 
     enable: bool
     base_batch_size: Count
+
+
+class ImportKeys(TypedDict, total=False):
+    """Modules that register parts of a user's own."""
+
+    imports: str | list[str]
+    allow_failed_imports: bool
 
 
 class CompileKeys(TypedDict, total=False):
@@ -57,6 +64,8 @@ class LoaderKeys(TypedDict, total=False):
 
     batch_size: Count
     num_workers: Natural
+    prefetch_factor: Count | None
+    timeout: Annotated[float, AtLeast(0)]
     dataset: dict
     sampler: dict | None
     collate_fn: dict
@@ -70,13 +79,34 @@ class TrainKeys(TypedDict, total=False):
     val_interval: Count
 
 
+class ParamwiseKeys(TypedDict, total=False):
+    """Options of mmengine's ``DefaultOptimWrapperConstructor``."""
+
+    bias_lr_mult: float
+    bias_decay_mult: float
+    norm_decay_mult: float
+    dwconv_decay_mult: float
+    flat_decay_mult: float
+    dcn_offset_lr_mult: float
+    bypass_duplicate: bool
+    custom_keys: dict[str, dict[str, Any]]
+
+
 class OptimKeys(TypedDict, total=False):
     """The optimizer wrapper."""
 
     optimizer: dict
     accumulative_counts: Count
     clip_grad: dict | None
-    paramwise_cfg: dict | None
+    paramwise_cfg: ParamwiseKeys | None
+
+
+class LogKeys(TypedDict, total=False):
+    """Arguments of mmengine's ``LogProcessor`` that it reads when a line is due; it may have others."""
+
+    window_size: Count
+    by_epoch: bool
+    num_digits: Natural
 
 
 class RunnerKeys(TypedDict, total=False):
@@ -95,7 +125,7 @@ class RunnerKeys(TypedDict, total=False):
     launcher: str
     load_from: str | None
     log_level: Literal['DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL']
-    log_processor: dict | None
+    log_processor: LogKeys | None
     model_wrapper_cfg: dict | None
     param_scheduler: dict | list[dict] | None
     pretrained_dir: str
@@ -127,7 +157,7 @@ class PartKeys(TypedDict, total=False):
 class ConfigKeys(RunnerKeys, PartKeys, total=False):
     """All keys of a config that are read."""
 
-    custom_imports: dict
+    custom_imports: ImportKeys | None
     data_modes: dict[str, dict] | None
     default_scope: str
 

@@ -3,18 +3,24 @@
 import ast
 import copy
 import difflib
+import importlib
+import logging
 import os
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
+from types import BuiltinFunctionType, FunctionType, NoneType
 from typing import Any, get_type_hints
 
 from mmengine.config import Config
 from mmengine.config import config as mmengine_config
+from mmengine.config.lazy import LazyAttr, LazyObject
+from mmengine.logging import print_log
+from mmengine.utils import get_object_from_string
 
 from thinktwice.config.annotations import check_value
-from thinktwice.config.keys import READ_KEYS, ConfigKeys
+from thinktwice.config.keys import READ_KEYS, ConfigKeys, ImportKeys
 from thinktwice.config.modes import resolve_loaders, resolve_modes
 from thinktwice.config.overrides import apply_overrides, close_names
 from thinktwice.config.references import referenced_keys, resolve_references
@@ -92,17 +98,89 @@ def _read(file: Path) -> Config:
     sources: dict[str, ast.Module] = {}
     try:
         _parse(str(file), sources)
-        has_base = any('_base_' in _assigned(node) for node in sources[str(file)].body)
+        # mmengine also takes a config that imports anything for a lazy one
+        is_lazy = any(isinstance(node, ast.With) for node in sources[str(file)].body)
         with _byte_order_mark_is_skipped():
-            # with _base_ it is no lazy config, although mmengine takes an import above _base_ for one
-            cfg = Config.fromfile(file, lazy_import=False if has_base else None)
+            cfg = Config.fromfile(file, import_custom_modules=False, lazy_import=is_lazy)
+        _make_plain(cfg)
         cfg.to_dict()
         dict(cfg.items())  # imports the objects of a lazy config
     except (Exception, SystemExit) as error:  # a config is a program: it can fail in any way
         place, text = _place(error, file, sources), _reason(error)
         raise ConfigError(f'config {file}{place}: {text}') from error
     _check_names(str(file), sources, cfg)
+    _import_own_modules(cfg)
     return cfg
+
+
+def _make_plain(cfg: Config) -> None:
+    """Leave values that logs and checkpoints can hold as text; drop the classes that a file imports.
+
+    Raises:
+        ConfigError: A value is an object that cannot be written as text.
+    """
+    entries = vars(cfg)['_cfg_dict']
+    for key, value in list(dict.items(entries)):
+        if isinstance(value, type):
+            dict.pop(entries, key)
+        else:
+            dict.__setitem__(entries, key, _plain(value, key))
+
+
+def _plain(value: Any, key: str) -> Any:
+    if isinstance(value, dict):
+        for name, item in list(dict.items(value)):
+            dict.__setitem__(value, name, _plain(item, f'{key}.{name}'))
+    elif type(value) in (list, tuple):
+        return type(value)(_plain(item, f'{key}.{index}') for index, item in enumerate(value))
+    elif isinstance(value, PurePath):
+        return str(value)
+    elif isinstance(value, (type, FunctionType, BuiltinFunctionType)):
+        name = f'{value.__module__}.{value.__qualname__}'
+        if get_object_from_string(name) is not value:
+            raise ConfigError(
+                f'{key} is {value.__name__}, which only this file has: put it into a module of its own, name '
+                'that in custom_imports, and write its name here'
+            )
+        return name
+    elif not isinstance(value, (bool, int, float, str, NoneType, LazyObject, LazyAttr)):
+        try:
+            ast.parse(repr(value), mode='eval')
+        except SyntaxError as error:
+            raise ConfigError(
+                f'{key} is an object of class {type(value).__name__}: write a number, text, list or dict'
+            ) from error
+    return value
+
+
+def _import_own_modules(cfg: Config) -> None:
+    """Import the modules that ``custom_imports`` names; their own errors keep their traceback.
+
+    Raises:
+        ConfigError: There is no such module.
+    """
+    wanted = cfg.get('custom_imports') or {}
+    check_value(f'config {cfg.filename}: custom_imports', wanted, ImportKeys)
+    if unknown := sorted(wanted.keys() - ImportKeys.__annotations__.keys()):
+        raise ConfigError(
+            f'config {cfg.filename}: custom_imports has no key {unknown[0]!r}, only imports and '
+            'allow_failed_imports'
+        )
+    names = wanted.get('imports') or []
+    for name in [names] if isinstance(names, str) else names:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            is_missing = error.name is not None and f'{name}.'.startswith(f'{error.name}.')
+            if not is_missing and not wanted.get('allow_failed_imports'):
+                raise
+            message = (
+                f'config {cfg.filename}: custom_imports names {name}, which cannot be imported ({error}): '
+                'correct the name, or add the folder that holds it to PYTHONPATH'
+            )
+            if not wanted.get('allow_failed_imports'):
+                raise ConfigError(message) from error
+            print_log(message, logger='current', level=logging.WARNING)
 
 
 @contextmanager
@@ -162,7 +240,7 @@ def _reason(error: BaseException) -> str:
             f'{key}=dict(_delete_=True, ...)'
         )
     kind = type(error).__name__
-    return text if text == kind else f'{kind}: {text}'
+    return text if text == kind or isinstance(error, (ConfigError, UnicodeDecodeError)) else f'{kind}: {text}'
 
 
 def _check_names(file: str, sources: dict[str, ast.Module], cfg: Config) -> None:

@@ -27,7 +27,8 @@ def _fill(node: Any, table: dict, path: str) -> None:
         here = f'{path}.{key}' if path else key
         if key not in node:
             raise ConfigError(
-                f'data_modes sets {here}, which the config does not have; add it there with the value None'
+                f'data_modes sets {here}, which the config does not have; add it there with the value None, '
+                'or set data_modes=None'
             )
         if node[key] is None:
             node[key] = value
@@ -47,7 +48,7 @@ def leaf_datasets(dataset: dict, path: str) -> Iterator[tuple[str, dict]]:
         f'{path}.datasets.{i}': p for i, p in enumerate(parts if isinstance(parts, (list, tuple)) else ())
     }
     wrapped = {place: part for place, part in inner.items() if isinstance(part, dict)}
-    if not wrapped:
+    if not wrapped and parts is None:
         yield path, dataset
     for place, part in wrapped.items():
         yield from leaf_datasets(part, place)

@@ -7,6 +7,7 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import Registry, root
+from torch import nn
 from torch.utils.data import DataLoader
 
 from thinktwice import registry
@@ -23,8 +24,13 @@ BUILDER_ARGUMENTS = {
     'default_hooks': ('priority',),
 }
 """Keys of parts that mmengine reads before it calls their constructors."""
+LAYER_KEYS = {'norm_cfg', 'conv_cfg', 'act_cfg', 'upsample_cfg'}
+"""Keys whose values name a layer of mmcv."""
 LIKENESS = 0.8
 """Ratio of ``difflib`` from which on an unknown name counts as a misspelling of a known one."""
+
+TEXT_KEYS = {'work_dir', 'load_from', 'pretrained_dir', 'experiment_name'}
+"""Keys that hold text where a config has them, or None."""
 
 PART_REGISTRIES = (
     registry.MODELS,
@@ -126,16 +132,29 @@ def check_parts(cfg: Config) -> None:
     for key in sorted(READ_KEYS & cfg.keys()):
         for path, part in _parts(cfg[key], key):
             _check_part(path, part, f'config {cfg.filename}: {path}')
+            for name in LAYER_KEYS & part.keys():
+                _check_layer(part[name], f'config {cfg.filename}: {path}.{name}')
+
+
+def _check_layer(layer: Any, where: str) -> None:
+    """Check the name of a layer, which mmcv looks up by itself."""
+    kind = layer.get('type', nn.Identity) if isinstance(layer, dict) else nn.Identity
+    if (_find(registry.MODELS, kind) is None) if isinstance(kind, str) else not callable(kind):
+        raise _unknown_part(where, kind)
+
+
+def _unknown_part(where: str, name: Any) -> ConfigError:
+    guesses = close_names(str(name), _registered_names(), 0.6)
+    guess = f'Did you mean {" or ".join(guesses)}? ' if guesses else ''
+    return ConfigError(
+        f'{where}.type: no part is called {name!r}. {guess}'
+        'A part of your own has to be imported: name its module in custom_imports'
+    )
 
 
 def _check_part(path: str, part: dict, where: str) -> None:
     if 'type' in part and _constructor(part) is None:
-        guesses = close_names(str(part['type']), _registered_names(), 0.6)
-        guess = f'Did you mean {" or ".join(guesses)}? ' if guesses else ''
-        raise ConfigError(
-            f'{where}.type: no part is called {part["type"]!r}. {guess}'
-            'A part of your own has to be imported: name its module in custom_imports'
-        )
+        raise _unknown_part(where, part['type'])
     annotations, takes_any = _known_arguments(path, part)
     for key, value in part.items():
         if key in annotations:
@@ -230,6 +249,8 @@ def apply_overrides(cfg: Config, options: dict[str, Any]) -> None:
     for path, value in options.items():
         for place in _places(cfg, path):
             present = _present_value(cfg, place)
+            if present is None and place in TEXT_KEYS:
+                present = ''
             new = _read_value(value, present) if isinstance(value, OverrideText) else value
             _check_type(place, present, new)
             _replace(cfg, place.split('.'), new)

@@ -9,16 +9,15 @@ from mmengine.dist import all_reduce
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
+from thinktwice.config.annotations import check_value, parameters_of
+from thinktwice.config.keys import ParamwiseKeys
 from thinktwice.errors import ConfigError
-from thinktwice.registry import OPTIM_WRAPPERS
+from thinktwice.registry import OPTIM_WRAPPERS, OPTIMIZERS
 
 AMP_DTYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16}
 SMALLEST_LOSS_SCALE = 1.0
-PARAMWISE_KEYS = (
-    *('bias_decay_mult', 'bias_lr_mult', 'bypass_duplicate', 'custom_keys', 'dcn_offset_lr_mult'),
-    *('dwconv_decay_mult', 'flat_decay_mult', 'norm_decay_mult'),
-)
-"""Keys of ``paramwise_cfg`` that mmengine's ``DefaultOptimWrapperConstructor`` reads."""
+MULTIPLIERS = ('lr_mult', 'decay_mult')
+"""Keys of an entry of ``paramwise_cfg.custom_keys`` beside the arguments of the optimizer."""
 
 
 def check_paramwise(options: Mapping[str, Any], model: nn.Module) -> None:
@@ -29,20 +28,40 @@ def check_paramwise(options: Mapping[str, Any], model: nn.Module) -> None:
         model: The model to be trained.
 
     Raises:
-        ConfigError: A key is unknown, or one of ``custom_keys`` is part of no parameter's name.
+        ConfigError: A key is unknown, would have no effect, or has a value of the wrong type.
     """
     where, paramwise = 'optim_wrapper.paramwise_cfg', options.get('paramwise_cfg') or {}
     if 'constructor' in options:
         return
-    if unknown := sorted(paramwise.keys() - set(PARAMWISE_KEYS)):
-        raise ConfigError(f'{where} has no key {unknown[0]!r}; known are {", ".join(PARAMWISE_KEYS)}')
+    check_value(where, paramwise, ParamwiseKeys)
+    known = ParamwiseKeys.__annotations__
+    if unknown := sorted(paramwise.keys() - known.keys()):
+        raise ConfigError(f'{where} has no key {unknown[0]!r}; known are {", ".join(known)}')
+    if 'dcn_offset_lr_mult' in paramwise and not any(map(_is_dcn_of_mmcv, model.modules())):
+        raise ConfigError(
+            f'{where}.dcn_offset_lr_mult has no effect: the model has no deformable convolution of mmcv. For '
+            "those of this package use custom_keys={'conv_offset': dict(lr_mult=...)}"
+        )
     names = [name for name, _ in model.named_parameters()]
-    for key in paramwise.get('custom_keys', ()):
+    optimizer = OPTIMIZERS.get(str((options.get('optimizer') or {}).get('type')))
+    settings, takes_any = parameters_of(optimizer) if optimizer else ({}, True)
+    for key, entry in paramwise.get('custom_keys', {}).items():
         if not any(key in name for name in names):
             parts = ', '.join(name for name, _ in model.named_children())
             raise ConfigError(
                 f'{where}.custom_keys: {key!r} is in no parameter name; parts of the model: {parts}'
             )
+        for name, value in entry.items():
+            place = f'{where}.custom_keys[{key!r}].{name}'
+            if name in MULTIPLIERS:
+                check_value(place, value, float)
+            elif name not in settings and not takes_any:
+                known_names = ', '.join((*MULTIPLIERS, *(name for name in settings if name != 'params')))
+                raise ConfigError(f'{place}: no such option; known are {known_names}')
+
+
+def _is_dcn_of_mmcv(module: nn.Module) -> bool:
+    return type(module).__module__.startswith('mmcv.ops') and 'DeformConv2d' in type(module).__name__
 
 
 @OPTIM_WRAPPERS.register_module()

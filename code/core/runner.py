@@ -107,9 +107,10 @@ class DrivingRunner(Runner):
         diff_rank_seed = self._randomness_cfg.get('diff_rank_seed', False)
         for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
             if (loader := getattr(self, f'_{name}')) is not None:
-                with as_config_error(name):
+                with as_config_error(name, self.cfg):
                     setattr(self, f'_{name}', self.build_dataloader(loader, self.seed, diff_rank_seed))
-        return super().build_model(model)
+        with as_config_error('model', self.cfg):
+            return super().build_model(model)
 
     def _init_model_weights(self) -> None:
         """Initialize the weights, pretrained ones from ``cfg.pretrained_dir`` first. Collective."""
@@ -125,6 +126,11 @@ class DrivingRunner(Runner):
             check_paramwise(optim_wrapper, self.bare_model)
         with file_only(self.logger):  # mmengine lists the options of each parameter
             return super().build_optim_wrapper(optim_wrapper)
+
+    def build_param_scheduler(self, scheduler: Any) -> Any:
+        """Build the schedules of the optimizer."""
+        with as_config_error('param_scheduler', self.cfg):
+            return super().build_param_scheduler(scheduler)
 
     def scale_lr(self, optim_wrapper: Any, auto_scale_lr: dict | None = None) -> None:
         """Scale the learning rate by the samples per optimizer step, accumulated batches included."""

@@ -17,7 +17,7 @@ from thinktwice.core.hooks.averaging import AveragedWeightsHook
 from thinktwice.core.loops import TrainPosition
 from thinktwice.core.schedules import continue_schedules
 from thinktwice.distributed.collectives import load_statistics
-from thinktwice.errors import CheckpointError
+from thinktwice.errors import CheckpointError, describe
 from thinktwice.version import __version__
 
 #: 1 had one state for all hooks of a class.
@@ -144,7 +144,7 @@ def restore_training_state(runner: Any, checkpoint: dict[str, Any], filename: st
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
-            f'the optimizer or schedules in {filename} do not fit those of the config ({error!r}): '
+            f'the optimizer or schedules in {filename} do not fit those of the config ({describe(error)}): '
             'start from its weights with --load-from instead'
         ) from error
     optimizer = type(runner.optim_wrapper.optimizer).__name__

@@ -10,7 +10,7 @@ import numpy as np
 from mmengine.logging import print_log
 from torch.utils.data import Dataset
 
-from thinktwice.errors import DamagedDataError
+from thinktwice.errors import ConfigError, DamagedDataError
 from thinktwice.geometry.route_planner import RoadOption
 from thinktwice.registry import DATASETS, TRANSFORMS
 
@@ -74,7 +74,8 @@ class CarlaDataset(Dataset):
     Raises:
         FileNotFoundError: if there is no dataset or no metadata at `data_root`.
         ValueError: if the split has no samples, or an argument is out of range.
-        ConfigError: if a camera of the pipeline is not in the calibration, or images of another
+        ConfigError: if a step of the pipeline is neither a config nor a callable, the split has an
+            unknown key, a camera of the pipeline is not in the calibration, or images of another
             size than the CARLA rig's have no calibration.
     """
 
@@ -106,9 +107,16 @@ class CarlaDataset(Dataset):
         self._backend_args = backend_args
         self._storage: DatasetStorage | None = None
         self._storage_process = -1
+        for number, step in enumerate(pipeline):
+            if not isinstance(step, dict) and not callable(step):
+                raise ConfigError(f'pipeline.{number} must be a dict with a type, got {step!r}')
         self.steps = [TRANSFORMS.build(step) if isinstance(step, dict) else step for step in pipeline]
         metadata = self.load_metadata()
         if isinstance(split, Mapping):
+            if unknown := sorted(split.keys() - SplitSpec.__annotations__.keys()):
+                raise ConfigError(
+                    f'split has no key {unknown[0]!r}, only {", ".join(SplitSpec.__annotations__)}'
+                )
             split = SplitSpec(**split)
         self._index = build_index(metadata, split, num_frames - 1, horizon if with_targets else 0)
         self.calibration = load_calibration(self.storage, metadata)

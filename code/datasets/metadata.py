@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from thinktwice.errors import describe
 from thinktwice.files import write_atomically, write_text
 
 from .storage import DatasetStorage, SampleReadError, check_name, restricted_loads
@@ -103,7 +104,7 @@ def parse_json(data: bytes, path: str) -> DatasetMetadata:
     try:
         tree = json.loads(data.decode('utf-8-sig'), object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f'{path}: not a valid JSON file ({error}); generate it again') from error
+        raise ValueError(f'{path}: not a valid JSON file ({describe(error)}); generate it again') from error
     if not isinstance(tree, dict) or not isinstance(tree.get('towns'), dict):
         raise ValueError(f'{path}: expected an object with the keys schema_version and towns')
     if tree.get('schema_version') != SCHEMA_VERSION:

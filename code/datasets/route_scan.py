@@ -20,6 +20,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from thinktwice.errors import describe
+
 from .calibration import Calibration
 from .jobs import run_tasks
 from .metadata import DatasetMetadata, RouteRecord, is_safe_name
@@ -92,7 +94,7 @@ def read_results(*folders: Path) -> Results:
             records = json.loads(path.read_bytes())['_checkpoint']['records']
             results.by_route.update([_parse_record(record) for record in records])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            results.unreadable[str(path)] = f'{type(error).__name__}: {error}'
+            results.unreadable[str(path)] = describe(error)
     return results
 
 
@@ -230,4 +232,4 @@ def _read_number(folder: Path, key: str, frame: int) -> float:
     try:
         return float(json.loads(path.read_bytes())[key])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise MalformedRouteError(f'{path}: {type(error).__name__}: {error}') from error
+        raise MalformedRouteError(f'{path}: {describe(error)}') from error

@@ -32,11 +32,13 @@ class SplitSpec:
 
     def __post_init__(self) -> None:
         for key, names in (('towns', self.towns), ('indices', self.indices)):
-            if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+            if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
                 raise ValueError(
                     f'split.{key} must be a list of names, got {names!r}; '
                     f'on the command line with both kinds of quotes: "...split.{key}=[\'05\']"'
                 )
+        if isinstance(self.caps, Mapping) and (unknown := sorted(self.caps.keys() - set(self.towns))):
+            raise ValueError(f'split.caps has {unknown[0]!r}, which is not in split.towns')
         caps = self.caps.values() if isinstance(self.caps, Mapping) else [self.caps]
         for cap in caps:
             if cap is not None and (type(cap) is not int or cap < 0):

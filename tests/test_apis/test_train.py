@@ -219,9 +219,13 @@ def test_work_dir_that_can_not_be_made_is_named(work_dir, message, tmp_path, mon
 @pytest.mark.parametrize(
     ('part', 'message'),
     [
-        ("custom_hooks = [dict(type='WatchdogHook', minutes=1e30)]", 'OverflowError'),
-        ("param_scheduler = [dict(type='LinearLR', end=-1)]", 'ValueError: end should be larger than begin'),
-        ("param_scheduler = [dict(type='LinearLR', end=-1)]", ' in LinearLR ('),
+        ("custom_hooks = [dict(type='WatchdogHook', minutes=1e30)]", 'custom_hooks.0.minutes must be'),
+        ("log_processor = dict(window_size='x')", 'log_processor.window_size must be a whole number >= 1'),
+        ('optim_wrapper = dict(clip_grad=dict(max_nrom=1))', 'failed before the first step was done: '),
+        (
+            "param_scheduler = [dict(type='LinearLR', end=-1)]",
+            'param_scheduler: LinearLR cannot be built: end ',
+        ),
         ("train_cfg = dict(type='EpochBasedTrainLoop')", 'use ResumableTrainLoop'),
     ],
 )
@@ -276,7 +280,11 @@ train_dataloader = dict(
     [
         ('file', None, 'is a file: name the folder'),
         ('metadata', None, 'dataset_metadata'),
-        ('none', {'towns': ['town09'], 'indices': ['00']}, 'train_dataloader: ValueError: the split'),
+        (
+            'none',
+            {'towns': ['town09'], 'indices': ['00']},
+            'train_dataloader.dataset: CarlaDataset: the split',
+        ),
         ('none', {'towns': ['town01'], 'indices': [5]}, 'got [5]; on the command line'),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from thinktwice.config.annotations import AtLeast, check_value, parameters_of
+from thinktwice.config.annotations import AtLeast, AtMost, check_value, parameters_of
 from thinktwice.errors import ConfigError
 
 
@@ -66,6 +66,7 @@ def test_value_fits(value, annotation):
         ([], nn.Module, r'key must be a dict, got \[\]'),
         (2, nn.Module, 'key must be a dict, got 2'),
         (0, Annotated[int, AtLeast(1)], 'key must be a whole number >= 1, got 0'),
+        (5, Annotated[int, AtLeast(1), AtMost(4)], 'key must be a whole number >= 1 and <= 4, got 5'),
         (dict(depth='x'), Options, "key.depth must be a whole number, got 'x'"),
         (dict(names=[1]), Options | None, 'key.names.0 must be text, got 1'),
         (dict(a='x'), dict[str, int], "key.a must be a whole number, got 'x'"),

@@ -188,7 +188,7 @@ def test_runner_keys_may_be_added(config):
         ('\na = (', 'config.py, line 2: SyntaxError'),
         ('\na = 1 / 0', 'config.py, line 2: ZeroDivisionError: division by zero'),
         ('a = 1\nb = c', "config.py, line 2: NameError: name 'c' is not defined"),
-        ('import nothing_like_this', 'config.py: ModuleNotFoundError: .*nothing_like_this'),
+        ('import nothing_like_this', 'config.py, line 1: ModuleNotFoundError: .*nothing_like_this'),
         ('raise SystemExit(3)', 'config.py, line 1: SystemExit: 3'),
         ("_base_ = ['missing.py']", 'config.py, base .*missing.py: FileNotFoundError'),
         ("_base_ = ['broken.py']", 'config.py, base .*broken.py, line 2: ZeroDivisionError'),
@@ -273,7 +273,10 @@ def test_number_that_no_loader_takes_is_refused(tmp_path, key, value):
         ('is_dev = 1', 'is_dev must be True or False, got 1'),
         ('compile = 1e30', r'compile must be True or False or a dict or None, got 1e\+30'),
         ("train_cfg = dict(max_epochs='3')", "train_cfg.max_epochs must be a whole number >= 1, got '3'"),
-        ('randomness = dict(seed=-1)', 'randomness.seed must be a whole number >= 0 or None, got -1'),
+        (
+            'randomness = dict(seed=-1)',
+            'randomness.seed must be a whole number >= 0 and <= 4294967295 or None, got -1',
+        ),
         ("log_level = 'LOUD'", "log_level must be 'DEBUG' or 'INFO' .*, got 'LOUD'"),
         ('compile = dict(modules=3)', 'compile.modules must be text or a list, got 3'),
         ("custom_hooks = ['EMAHook']", "custom_hooks.0 must be a dict, got 'EMAHook'"),
@@ -401,10 +404,13 @@ def test_type_that_is_no_part_is_named(config, kind):
     [
         (
             dict(type='AtomicCheckpointHook', interval_iters='abc'),
-            "interval_iters must be a whole number or None, got 'abc'",
+            "interval_iters must be a whole number >= 1 or None, got 'abc'",
         ),
-        (dict(type='AtomicCheckpointHook', interval=2.5), 'interval must be a whole number, got 2.5'),
-        (dict(type='WatchdogHook', minutes=[]), r'minutes must be a number, got \[\]'),
+        (dict(type='AtomicCheckpointHook', interval=2.5), 'interval must be a whole number >= 0, got 2.5'),
+        (dict(type='AtomicCheckpointHook', interval_minutes=-1), 'interval_minutes must be a number >= 0 or'),
+        (dict(type='SkippedSamplesHook', interval=0), 'interval must be a whole number >= 1, got 0'),
+        (dict(type='WatchdogHook', minutes=1e30), 'minutes must be a number >= 0.1 and <= 1000000.0, got'),
+        (dict(type='WatchdogHook', minutes=[]), r'minutes must be a number >= 0.1 .*, got \[\]'),
         (dict(type='LoggerHook', interval=float('nan')), 'interval must be a whole number, got nan'),
         (dict(type='PreemptionHook', signals=(2.0, 'SIGTERM')), r'signals.0 must be text, got 2.0'),
         (dict(type='PreemptionHook', signals='SIGTERM'), "signals must be a list, got 'SIGTERM'"),
@@ -413,3 +419,85 @@ def test_type_that_is_no_part_is_named(config, kind):
 def test_argument_that_contradicts_its_annotation_is_named(config, part, message):
     with pytest.raises(ConfigError, match=f'config .*: custom_hooks.0.{message}'):
         check_parts(load_config(config, {'custom_hooks': [part]}))
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'randomness': dict(seed=2**32)}, 'randomness.seed must be a whole number >= 0 and <= 4294967295'),
+        (
+            {'train_dataloader.prefetch_factor': 0},
+            'prefetch_factor must be a whole number >= 1 or None, got 0',
+        ),
+        ({'train_dataloader.timeout': -1}, 'timeout must be a number >= 0, got -1'),
+    ],
+)
+def test_number_out_of_its_range_is_named(config, options, message):
+    Path(config).write_text(f'{CONFIG}train_dataloader = dict(batch_size=1, dataset=dict())\n')
+    with pytest.raises(ConfigError, match=message):
+        load_config(config, options)
+
+
+@pytest.mark.parametrize('layer', ['norm_cfg', 'conv_cfg', 'act_cfg', 'upsample_cfg'])
+def test_layer_that_mmcv_does_not_have_is_named(config, layer):
+    Path(config).write_text('model = dict()')
+    part = dict(type='mmdet.ResNet', depth=18)
+    check_parts(load_config(config, {'model': {**part, layer: dict(type='BN')}}))
+    check_parts(load_config(config, {'model': {**part, layer: None}}))
+    with pytest.raises(ConfigError, match=f"model.{layer}.type: no part is called 'BM'"):
+        check_parts(load_config(config, {'model': {**part, layer: dict(type='BM')}}))
+
+
+def test_path_given_where_a_config_has_none_keeps_its_blanks_and_commas(config):
+    options = {'work_dir': OverrideText('runs/a b, c'), 'load_from': OverrideText('[old] x.pth')}
+    assert load_config(config, options).work_dir == 'runs/a b, c'
+    assert load_config(config, {'work_dir': OverrideText('None')}).work_dir is None
+
+
+def test_classes_paths_and_functions_of_a_config_become_text(config):
+    Path(config).write_text(
+        'from pathlib import Path\nfrom torch.optim import AdamW\nfrom math import sqrt\n'
+        f"{CONFIG}data_root = Path('some') / 'where'\n_parts = (AdamW, sqrt)\nclass Own: ...\n"
+    )
+    cfg = load_config(config)
+    assert (cfg.data_root, cfg._parts) == ('some/where', ('torch.optim.adamw.AdamW', 'math.sqrt'))
+    assert 'AdamW' not in cfg and 'Own' not in cfg
+    assert "data_root = 'some/where'" in cfg.pretty_text
+
+
+@pytest.mark.parametrize(
+    ('value', 'message'),
+    [
+        ('object()', 'model.x is an object of class object'),
+        ('lambda: 1', 'model.x is <lambda>, which only this file has.*custom_imports'),
+    ],
+)
+def test_value_that_is_no_text_is_named(config, value, message):
+    Path(config).write_text(f'model = dict(x={value})\n')
+    with pytest.raises(ConfigError, match=message):
+        load_config(config)
+
+
+def test_modules_of_custom_imports(config, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / 'failing_parts.py').write_text('raise KeyError("own")')
+    (tmp_path / 'importing_parts.py').write_text('import no_such_module')
+    texts = {
+        "dict(imports=['no_parts.heads'])": 'custom_imports names no_parts.heads, .*PYTHONPATH',
+        "'no_parts'": 'custom_imports must be a dict',
+        "dict(import_='no_parts')": "custom_imports has no key 'import_'",
+    }
+    for text, message in texts.items():
+        Path(config).write_text(f'{CONFIG}custom_imports = {text}\n')
+        with pytest.raises(ConfigError, match=message):
+            load_config(config)
+    # a user's own module keeps its traceback
+    for name, error in (('failing_parts', KeyError), ('importing_parts', ModuleNotFoundError)):
+        Path(config).write_text(f'{CONFIG}custom_imports = dict(imports={name!r})\n')
+        with pytest.raises(error) as raised:
+            load_config(config)
+        assert raised.traceback[-1].path.name == f'{name}.py'
+    Path(config).write_text(
+        f"{CONFIG}custom_imports = dict(imports=['no_parts'], allow_failed_imports=True)\n"
+    )
+    load_config(config)

@@ -8,7 +8,8 @@ import torch
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
-from thinktwice.core.optim_wrapper import PARAMWISE_KEYS, GuardedOptimWrapper, check_paramwise
+from thinktwice.config.keys import ParamwiseKeys
+from thinktwice.core.optim_wrapper import GuardedOptimWrapper, check_paramwise
 from thinktwice.errors import ConfigError
 
 
@@ -141,17 +142,28 @@ def test_unknown_precision_is_named():
     [
         (dict(custom_key={'weight': dict(lr_mult=0.1)}), "no key 'custom_key'.*custom_keys"),
         (dict(custom_keys={'wieght': dict(lr_mult=0.1)}), "'wieght' is in no parameter name"),
+        (
+            dict(custom_keys={'weight': dict(lr_mul=0.1)}),
+            r"\['weight'\]\.lr_mul: no such option.*lr_mult.*eps",
+        ),
+        (dict(custom_keys={'weight': dict(lr_mult='a')}), r"\['weight'\]\.lr_mult must be a number, got 'a'"),
+        (dict(custom_keys={'weight': 0.1}), 'custom_keys.weight must be a dict, got 0.1'),
+        (dict(norm_decay_mult='a'), "norm_decay_mult must be a number, got 'a'"),
+        (dict(dcn_offset_lr_mult=0.1), 'no effect.*conv_offset'),
     ],
 )
-def test_misspelt_paramwise_options_are_refused(paramwise, message):
+def test_paramwise_options_without_effect_are_refused(paramwise, message):
     with pytest.raises(ConfigError, match=message):
-        check_paramwise(dict(paramwise_cfg=paramwise), nn.Linear(2, 2))
+        check_paramwise(dict(optimizer=dict(type='AdamW'), paramwise_cfg=paramwise), nn.Linear(2, 2))
 
 
 def test_paramwise_options_that_are_read_are_accepted():
-    options = dict.fromkeys(PARAMWISE_KEYS, 1.0) | {'custom_keys': {'weig': dict(lr_mult=0.1)}}
-    check_paramwise(dict(paramwise_cfg=options), nn.Linear(2, 2))
+    multipliers = [name for name in ParamwiseKeys.__annotations__ if name.endswith('_mult')]
+    options = dict.fromkeys(multipliers, 1.0) | {'bypass_duplicate': True}
+    options['custom_keys'] = {'weig': dict(lr_mult=1, decay_mult=0.0, betas=(0.8, 0.9))}
+    del options['dcn_offset_lr_mult']
+    check_paramwise(dict(optimizer=dict(type='AdamW'), paramwise_cfg=options), nn.Linear(2, 2))
     check_paramwise(dict(paramwise_cfg=dict(layer_decay=0.9), constructor='Own'), nn.Linear(2, 2))
     check_paramwise({}, nn.Linear(2, 2))
     source = inspect.getsource(DefaultOptimWrapperConstructor)
-    assert all(f"'{key}'" in source for key in PARAMWISE_KEYS)
+    assert all(f"'{key}'" in source for key in ParamwiseKeys.__annotations__)

@@ -270,6 +270,8 @@ def test_relative_root_is_resolved_once(root: Path, monkeypatch: pytest.MonkeyPa
         ({'on_error': 'ignore'}, "'raise' or 'skip'"),
         ({'split': {'towns': ['town09'], 'indices': ['00']}}, 'town01_00.*town09_00'),
         ({'split': {**SPLIT, 'caps': 0}}, 'has no samples'),
+        ({'split': {**SPLIT, 'town': []}}, "split has no key 'town'"),
+        ({'pipeline': [dict(type='LoadMeasurements'), 7]}, 'pipeline.1 must be a dict with a type, got 7'),
     ],
 )
 def test_bad_arguments_are_named(root: Path, changes: dict[str, Any], message: str) -> None:

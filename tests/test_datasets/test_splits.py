@@ -116,7 +116,14 @@ def test_split_without_samples_lists_what_there_is() -> None:
 
 @pytest.mark.parametrize(
     'arguments',
-    [('town01', ['00']), (['town01'], '00'), (['town01'], ['00'], -1), (['town01'], ['00'], {'town01': 2.5})],
+    [
+        ('town01', ['00']),
+        (['town01'], '00'),
+        (['town01'], ['00'], -1),
+        (['town01'], ['00'], {'town01': 2.5}),
+        (0, ['00']),
+        (['town01'], ['00'], {'town1': 2}),
+    ],
 )
 def test_malformed_split_is_refused(arguments: tuple) -> None:
     with pytest.raises(ValueError, match=r'split\.(towns|indices|caps)'):

@@ -3,12 +3,14 @@
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from mmengine.dist import barrier, broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
 
 from thinktwice.checkpoint import run_folder
+from thinktwice.config.annotations import AtLeast
+from thinktwice.config.keys import Count, Natural
 from thinktwice.distributed.collectives import is_asked_by_any, on_rank_0
 from thinktwice.errors import ConfigError
 from thinktwice.files import link_atomically
@@ -45,9 +47,9 @@ class AtomicCheckpointHook(Hook):
 
     def __init__(
         self,
-        interval: int = 1,
-        interval_iters: int | None = None,
-        interval_minutes: float | None = None,
+        interval: Natural = 1,
+        interval_iters: Count | None = None,
+        interval_minutes: Annotated[float, AtLeast(0)] | None = None,
         keep_last: int = 3,
         keep_last_iters: int = 2,
         keep_best: str | None = None,

@@ -6,12 +6,14 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from mmengine.dist import all_gather_object, all_reduce, get_rank
 from mmengine.hooks import Hook
 
+from thinktwice.config.annotations import AtLeast, AtMost
+from thinktwice.config.keys import Count, Natural
 from thinktwice.datasets import SkippedSampleTally
 from thinktwice.errors import DamagedDataError, TrainingDivergedError
 from thinktwice.registry import HOOKS
@@ -31,7 +33,7 @@ class NonFiniteGuardHook(Hook):
 
     priority = 'VERY_HIGH'
 
-    def __init__(self, max_in_a_row: int = 5) -> None:
+    def __init__(self, max_in_a_row: Count = 5) -> None:
         self.max_in_a_row = max_in_a_row
         self._seen = 0
         self._buffers: list[torch.Tensor] = []
@@ -106,7 +108,7 @@ class WatchdogHook(Hook):
 
     priority = 'VERY_HIGH'
 
-    def __init__(self, minutes: float = 30.0) -> None:
+    def __init__(self, minutes: Annotated[float, AtLeast(0.1), AtMost(1e6)] = 30.0) -> None:
         self.seconds = 60 * minutes
         self._file: Any = None
         self._last_step = 0.0
@@ -187,7 +189,7 @@ class SkippedSamplesHook(Hook):
         interval: Steps between two judgements, the same on all ranks.
     """
 
-    def __init__(self, max_share: float = 0.01, min_skips: int = 10, interval: int = 50) -> None:
+    def __init__(self, max_share: float = 0.01, min_skips: Natural = 10, interval: Count = 50) -> None:
         if not 0 <= max_share <= 1:
             raise ValueError(f'max_share must be 0 ... 1, got {max_share}')
         self.max_share = max_share

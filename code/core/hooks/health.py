@@ -11,6 +11,7 @@ from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from torch import Tensor, nn
 
+from thinktwice.config.keys import Count
 from thinktwice.registry import HOOKS
 from thinktwice.tables import format_table
 
@@ -57,7 +58,7 @@ class HealthHook(Hook):
         layers: Sequence[str] = LAYERS,
         min_variation: float = 0.05,
         max_dead: float = 0.5,
-        interval: int = 20,
+        interval: Count = 20,
     ) -> None:
         self.layers = tuple(layers)
         self.min_variation = min_variation

@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 
 from thinktwice.core.hooks.checkpoint import AtomicCheckpointHook
 from thinktwice.distributed.collectives import is_asked_by_any
-from thinktwice.errors import PREEMPTED_EXIT_CODE
+from thinktwice.errors import PREEMPTED_EXIT_CODE, ConfigError
 from thinktwice.registry import HOOKS
 
 SIGNALS = ('SIGTERM', 'SIGUSR1')
@@ -61,11 +61,16 @@ class PreemptionHook(Hook):
 
     Args:
         signals: Names of the signals.
+
+    Raises:
+        ConfigError: There is no such signal.
     """
 
     priority = 'LOWEST'
 
-    def __init__(self, signals: tuple[str, ...] = SIGNALS) -> None:
+    def __init__(self, signals: Sequence[str] = SIGNALS) -> None:
+        if unknown := [name for name in signals if name not in signal.Signals.__members__]:
+            raise ConfigError(f'PreemptionHook: signals has {unknown[0]!r}, expected names such as {SIGNALS}')
         self.signals = [signal.Signals[name] for name in signals]
         self._received: signal.Signals | None = None
         self._previous: dict[signal.Signals, Any] = {}

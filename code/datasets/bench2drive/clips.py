@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from thinktwice.errors import ConfigError
+from thinktwice.errors import ConfigError, describe
 from thinktwice.files import write_text
 
 from ..calibration import (
@@ -180,7 +180,7 @@ def calibration_of(annotation: dict[str, Any], path: str) -> Calibration:
             cam2ego = np.array(sensor['cam2ego'], dtype=np.float64).reshape(4, 4) @ OPTICAL_AXES
             sizes.add((int(sensor['image_size_y']), int(sensor['image_size_x'])))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise SampleReadError(path, f'sensors.{key}: {type(error).__name__}: {error}') from error
+            raise SampleReadError(path, f'sensors.{key}: {describe(error)}') from error
         if not (np.isfinite(matrix).all() and np.isfinite(cam2ego).all()):
             raise SampleReadError(path, f'sensors.{key}: a matrix is not finite')
         # the files count from the corner of the image, and here integers are pixel centers

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from thinktwice.errors import describe
 from thinktwice.files import remove_file, write_text
 
 from ..calibration import CALIBRATION_FILE, Calibration, calibration_to_dict, load_calibration
@@ -139,7 +140,7 @@ def _pack_route(
             write_route(target, description, file_suffixes(calibration, settings), packed)
         _read_back(target, report)
     except (OSError, SampleReadError, ValueError) as error:
-        report.error = f'{type(error).__name__}: {error}'
+        report.error = describe(error)
     return report
 
 
@@ -190,7 +191,7 @@ def _verify_route(destination: str, task: tuple[str, str, int]) -> RouteReport:
         if packed.num_frames != frames:
             raise SampleReadError(str(path), f'holds {packed.num_frames} frames, the metadata say {frames}')
     except (OSError, SampleReadError, ValueError) as error:
-        report.error = f'{type(error).__name__}: {error}'
+        report.error = describe(error)
         return report
     for frame in range(frames):
         for folder, reason in check_frame(reader, calibration, frame).items():

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from thinktwice.errors import ConfigError
+from thinktwice.errors import ConfigError, describe
 
 from .arrays import parse_npz
 from .errors import SampleReadError, check_name
@@ -175,7 +175,7 @@ def parse_laz(data: bytes, path: str) -> np.ndarray:
         # a panic of the decoder, which is written in Rust, is not an Exception
         if not isinstance(error, Exception) and type(error).__name__ != 'PanicException':
             raise
-        raise SampleReadError(path, f'damaged LAZ file ({type(error).__name__}: {error})') from error
+        raise SampleReadError(path, f'damaged LAZ file ({describe(error)})') from error
     if xyz.shape != (count, 3):
         raise SampleReadError(path, f'truncated LAZ file: {len(xyz)} points instead of {count}')
     if not (np.abs(xyz) < MAX_DISTANCE).all():

@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from thinktwice.errors import describe
+
 from .arrays import parse_array, parse_npz, parse_pickled_object
 from .errors import SampleReadError
 
@@ -52,7 +54,7 @@ def parse_json(data: bytes, path: str) -> Any:
     try:
         return json.loads(data.decode('utf-8-sig'))
     except (ValueError, RecursionError) as error:
-        reason = 'empty file' if not data else f'not readable as JSON ({error})'
+        reason = 'empty file' if not data else f'not readable as JSON ({describe(error)})'
         raise SampleReadError(path, reason) from error
 
 

@@ -21,6 +21,8 @@ import cv2
 import numpy as np
 from mmengine.fileio import BaseStorageBackend, LocalBackend, get_file_backend
 
+from thinktwice.errors import describe
+
 from .bench2drive import (
     CLASS_TABLE,
     CLIPS_FILE,
@@ -175,7 +177,7 @@ class DatasetStorage:
             raise
         # each backend has errors of its own (urllib, lmdb, petrel)
         except Exception as error:
-            raise SampleReadError(path, f'cannot be read ({type(error).__name__}: {error})') from error
+            raise SampleReadError(path, f'cannot be read ({describe(error)})') from error
         if data is None:  # from key-value backends
             raise SampleReadError(path, 'the key does not exist', missing=True)
         data = bytes(data)

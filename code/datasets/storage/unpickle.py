@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from thinktwice.errors import describe
+
 from .errors import SampleReadError
 
 MAX_PICKLE_BYTES = 64 * 2**20
@@ -202,4 +204,4 @@ def restricted_loads(data: bytes, path: str) -> Any:
         raise
     # the unpickler raises nearly every type of error on damaged input
     except Exception as error:
-        raise SampleReadError(path, f'damaged pickle ({type(error).__name__}: {error})') from error
+        raise SampleReadError(path, f'damaged pickle ({describe(error)})') from error
