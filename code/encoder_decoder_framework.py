@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from mmengine.model import BaseModel
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ ConfigDict = dict[str, Any]
 
 CAMERA_KEYS = ('img', 'intrinsics', 'cam2ego', 'frame2key', 'ida_mats')
 """Inputs that ``img_encoder`` reads."""
+MEASUREMENT_KEYS = ('speed', 'target_point', 'command')
 AUXILIARY_KEYS = ('depth_logits', 'seg_logits')
 """Outputs of the auxiliary heads that predictions include."""
 
@@ -34,7 +36,7 @@ class EncoderDecoder(BaseModel):
         lidar_encoder: Config of the LiDAR encoder: point clouds to a BEV map.
         bev_fusion: Config of the fusion of the BEV maps, or of the reduction of the only one.
         flatten_head: Config of the head that turns a BEV feature map into smaller maps and a vector. Its
-            ``bev_size`` is by default that of the camera encoder's map.
+            ``bev_size`` is by default that of the camera encoder's map, else of the LiDAR encoder's.
         scene_encoder: Config of an encoder of all inputs, see :class:`SceneEncoder`.
         losses: Configs of the terms of the training objective by name; None leaves a term out.
         data_preprocessor: Config of the preprocessing on the device.
@@ -63,7 +65,7 @@ class EncoderDecoder(BaseModel):
         self.img_encoder = _build(img_encoder)
         self.lidar_encoder = _build(lidar_encoder)
         self.bev_fusion = _build(bev_fusion)
-        self.flatten_head = _build(flatten_head, **_bev_size(self.img_encoder))
+        self.flatten_head = _build(flatten_head, **self._bev_size(flatten_head))
         self.scene_encoder = _build(scene_encoder)
         self._check_parts()
         self.measurement_encoder = MODELS.build(measurement_encoder)
@@ -156,19 +158,14 @@ class EncoderDecoder(BaseModel):
             encoder lacks.
 
         Raises:
-            ConfigError: If the planner reads what the encoder does not give.
+            ConfigError: If the planner reads what the encoder does not give, or of other width.
         """
+        _require('measurement_encoder', MEASUREMENT_KEYS, inputs)
         scene = self.encode(inputs)
-        given = [key for key, value in vars(scene).items() if value is not None]
-        if missing := [key for key in self.decoder.scene_keys if key not in given]:
-            raise ConfigError(
-                f'model.decoder {type(self.decoder).__name__} reads {", ".join(missing)}, which the '
-                'sensor encoders of this model do not give: configure the encoder, or leave out the part of '
-                'the decoder that reads it'
-            )
         speed, target_point, command = inputs['speed'], inputs['target_point'], inputs['command']
         features = self.measurement_encoder(speed, target_point, command)
         measurements = Measurements(speed, target_point, command, features)
+        self._check_scene(scene, measurements)
         scene_outputs = {
             'bev_map': scene.bev_map,
             'bev_vector': scene.vector,
@@ -238,9 +235,42 @@ class EncoderDecoder(BaseModel):
             )
         if self.flatten_head is not None and self.bev_fusion is None:
             raise ConfigError('model.flatten_head needs bev_fusion: configure it, or set flatten_head=None')
-        size = _bev_size(self.img_encoder).get('bev_size')
-        if size is not None and self.flatten_head is not None:
-            check_bev_size(size, self.flatten_head)
+        if self.flatten_head is not None and (grid := self._camera_grid()) is not None:
+            check_bev_size(grid.teacher_shape, self.flatten_head)
+
+    def _camera_grid(self) -> Any:
+        return getattr(getattr(self.img_encoder, 'view_transform', None), 'bev_grid', None)
+
+    def _bev_size(self, flatten_head: ConfigDict | None) -> dict[str, tuple[int, int]]:
+        """Size of the BEV map as an argument of the flatten head, if that needs one."""
+        if flatten_head is None or 'bev_size' in flatten_head:
+            return {}
+        if (grid := self._camera_grid()) is not None:
+            return {'bev_size': grid.teacher_shape}
+        if self.img_encoder is not None or self.lidar_encoder is None or self.bev_fusion is None:
+            return {}
+        with torch.no_grad():  # the map of an empty point cloud
+            bev_map = self.bev_fusion.eval()(None, self.lidar_encoder.eval()([torch.zeros(0, 5)]))
+        self.bev_fusion.train()
+        self.lidar_encoder.train()
+        return {'bev_size': (bev_map.shape[-2], bev_map.shape[-1])}
+
+    def _check_scene(self, scene: SceneFeatures, measurements: Measurements) -> None:
+        given = {key: value for key, value in vars(scene).items() if value is not None}
+        planner = type(self.decoder).__name__
+        if missing := [key for key in self.decoder.scene_keys if key not in given]:
+            raise ConfigError(
+                f'model.decoder {planner} reads {", ".join(missing)}, which the sensor encoders of this '
+                'model do not give: configure the encoder, or leave out the part of the decoder that reads it'
+            )
+        for key, (argument, channels) in self.decoder.scene_channels.items():
+            value = measurements.features if key == 'measurements' else given[key]
+            found = value.levels[-1].shape[2] if isinstance(value, ImagePyramid) else value.shape[1]
+            if found != channels:
+                raise ConfigError(
+                    f'model.decoder {planner} is built for {key} of {channels} channels, but the encoder '
+                    f'gives {found}: set model.decoder.{argument}={found}'
+                )
 
     def _require_targets(self, targets: dict[str, Any]) -> None:
         if (names := self.teacher_forcing_losses) and not self.decoder.teacher_keys:
@@ -288,17 +318,11 @@ def _build(config: ConfigDict | None, **defaults: Any) -> Any:
     return None if config is None else MODELS.build(config, default_args=defaults or None)
 
 
-def _bev_size(img_encoder: nn.Module | None) -> dict[str, tuple[int, int]]:
-    """Size of the BEV map as an argument of the flatten head, if the camera encoder determines it."""
-    grid = getattr(getattr(img_encoder, 'view_transform', None), 'bev_grid', None)
-    return {} if grid is None else {'bev_size': grid.teacher_shape}
-
-
 def _require(part: str, keys: Iterable[str], inputs: Mapping[str, Any]) -> None:
     if missing := [key for key in keys if key not in inputs]:
         raise ConfigError(
             f'model.{part} reads {", ".join(missing)}, which the samples do not hold: let the pipeline load '
-            f'it (LoadCameras, LoadPoints), or set model.{part}=None'
+            f'it (LoadCameras, LoadPoints, LoadMeasurements), or leave model.{part} out'
         )
 
 

@@ -11,7 +11,8 @@ from helpers.ranks import run_train, start_ranks
 
 from thinktwice.apis import draw_sample, init_dataset, init_model, predict, train
 from thinktwice.apis import test as evaluate
-from thinktwice.errors import ConfigError
+from thinktwice.core.runner import DrivingRunner
+from thinktwice.errors import ConfigError, StartError
 from thinktwice.minitown import CameraRig, record
 from thinktwice.minitown.recording import dataset as recording
 from thinktwice.minitown.sensors.cameras import CARLA_CAMERAS, Camera
@@ -20,6 +21,9 @@ CONFIGS = REPOSITORY / 'configs'
 PLANNERS = ('ego_mlp_minitown', 'tcp_minitown', 'transfuser_minitown')
 VARIANTS = [*PLANNERS, *(f'variants/{path.stem}' for path in sorted((CONFIGS / 'variants').glob('*.py')))]
 WITHOUT_ACTIONS = ('transfuser_minitown',)
+STEPS = ['${load_measurements}', '${load_points}', '${load_cameras}', '${load_waypoints}']
+NO_WAYPOINTS = [*STEPS[:3], {'type': 'PackSample'}]
+NO_POINTS = [STEPS[0], *STEPS[2:], {'type': 'PackSample'}]
 SIX_CAMERAS = (*CARLA_CAMERAS, Camera('front_left', (1.0, -0.3, 2.5), -0.9), Camera('aft', (-1, 0, 2.5), 2.0))
 
 
@@ -110,9 +114,23 @@ def test_a_variant_drives(name, towns, tmp_path) -> None:
             {'model.img_encoder.seg_head': None, 'model.img_encoder.seg_branch': None},
             'losses.segmentation reads seg_logits',
         ),
+        ({'load_measurements': None}, "LoadPoints reads 'ego_poses', which no step before it adds"),
+        ({'cameras': ['front', 'left']}, 'num_cameras=4, but the samples hold 2 cameras'),
+        ({'image_size': (60, 100)}, r'image_size=\(60, 100\).* the nearest size is'),
+        ({'train_dataloader.dataset.num_frames': 1}, 'samples hold 1 frames, but the camera encoder'),
+        ({'model.decoder.num_steps': 6}, 'the targets hold 4 future steps'),
+        ({'model.flatten_head.out_channels': 128}, r'set model\.decoder\.vector_channels=128'),
+        ({'model.decoder.coarse_head.feature_channels': 128}, r'target feature is \(2, 256\)'),
+        ({'model.decoder.x_range': (-8.0, 28.0)}, r'model\.decoder\.x_range is \(-8.0, 28.0\) m along x'),
+        ({'model.bev_fusion.camera_channels': 32}, r'model\.bev_fusion\.camera_conv\.0, Conv2d\(32, 32'),
+        ({'val_dataloader.dataset.pipeline': NO_WAYPOINTS}, 'reads the label waypoints'),
+        ({'val_dataloader.dataset.pipeline': NO_POINTS}, 'lidar_encoder reads points'),
     ],
 )
-def test_what_does_not_fit_together_ends_before_the_first_step(options, message, towns, tmp_path) -> None:
+def test_what_does_not_fit_together_ends_before_training(
+    options, message, towns, tmp_path, monkeypatch
+) -> None:
     config = CONFIGS / 'thinktwice_minitown.py'
-    with pytest.raises(ConfigError, match=message):
+    monkeypatch.setattr(DrivingRunner, 'train', lambda runner: pytest.fail('training has started'))
+    with pytest.raises((ConfigError, StartError), match=message):
         train(config, work_dir=tmp_path, cfg_options={**options_for('', towns), **options})

@@ -15,6 +15,7 @@ import numpy as np
 from thinktwice.closed_loop.controllers import BetaController, Controller, Prediction
 from thinktwice.closed_loop.gnss import SmoothedPosition
 from thinktwice.datasets.calibration import Calibration
+from thinktwice.datasets.pipelines import run_pipeline
 from thinktwice.datasets.storage import RouteReader, SampleReadError
 from thinktwice.geometry import poses
 from thinktwice.geometry.route_planner import RouteNode, RoutePlanner, downsample_route
@@ -212,9 +213,7 @@ class DrivingAgent:
             'test_mode': True,
             'with_targets': False,
         }
-        for step in self.pipeline:
-            results = step(results)
-        return results
+        return run_pipeline(self.pipeline, results)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Check before the first step that a model fits its dataset."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from thinktwice.errors import ConfigError
@@ -25,8 +26,8 @@ def check_data_fits(model: Mapping[str, Any], metainfo: Mapping[str, Any], train
         trains: Whether the losses of the model are used.
 
     Raises:
-        ConfigError: The model has fewer commands than the data, or its segmentation loss fewer classes, or
-            its BEV range is not that of the teacher's maps, and a loss compares them.
+        ConfigError: The model has fewer commands than the data, or its segmentation loss fewer classes; its
+            parts differ in their BEV range, or this is not that of the teacher's maps that a loss reads.
     """
     configured = model.get('losses')  # a model of the user's own may hold something else
     parts = configured.values() if isinstance(configured, Mapping) else ()
@@ -43,6 +44,7 @@ def check_data_fits(model: Mapping[str, Any], metainfo: Mapping[str, Any], train
             raise ConfigError(
                 f'model.{path} is {node}, but the data has {len(names)} {what}: set it to {len(names)}'
             )
+    _check_same_range(model)
     map_losses = [name for name in losses if name.rpartition('.')[2] in MAP_LOSSES]
     if trains and map_losses:
         _check_bev_range(model, metainfo.get('bev', {}), map_losses[0])
@@ -50,14 +52,40 @@ def check_data_fits(model: Mapping[str, Any], metainfo: Mapping[str, Any], train
 
 def _check_bev_range(model: Mapping[str, Any], ranges: Mapping[str, Any], loss: str) -> None:
     for axis, expected in ranges.items():
-        bounds = _entry(model, f'img_encoder.view_transform.bev_grid.{axis}_bounds')
-        is_range = isinstance(bounds, Sequence) and all(isinstance(end, (int, float)) for end in bounds[:2])
-        if is_range and not _covers(expected, bounds[:2]):  # what is no range, the view transform refuses
-            raise ConfigError(
-                f'{axis}_range is {tuple(bounds[:2])} m, but the maps of the teacher cover {tuple(expected)} '
-                f'm (bev in calibration.json of the dataset) or up to {MARGIN:.0%} less at each end: set '
-                f'{axis}_range to what they cover, or leave out {loss} and the other losses of these maps'
-            )
+        for _, found in _bev_ranges(model, axis)[:1]:
+            if not _covers(expected, found):
+                raise ConfigError(
+                    f'{axis}_range is {found} m, but the maps of the teacher cover {tuple(expected)} m (bev '
+                    f'in calibration.json of the dataset) or up to {MARGIN:.0%} less at each end: set '
+                    f'{axis}_range to what they cover, or leave out {loss} and the other losses of these maps'
+                )
+
+
+def _check_same_range(model: Mapping[str, Any]) -> None:
+    """The maps of cameras and LiDAR are added, and the decoder reads the LiDAR's by coordinates."""
+    for axis in 'xy':
+        for (first, expected), (key, found) in pairwise(_bev_ranges(model, axis)):
+            if max(abs(a - b) for a, b in zip(expected, found, strict=True)) > 1e-3:
+                raise ConfigError(
+                    f'model.{key} is {found} m along {axis}, but model.{first} is {expected} m: both have to '
+                    f'be equal, so set {axis}_range of the config'
+                )
+
+
+def _bev_ranges(model: Mapping[str, Any], axis: str) -> list[tuple[str, tuple[float, float]]]:
+    """Key and ends of the ranges of a model along an axis; what is no range, its part refuses."""
+    places = {
+        f'img_encoder.view_transform.bev_grid.{axis}_bounds': slice(0, 2),
+        'lidar_encoder.voxelize.point_cloud_range': slice('xy'.index(axis), 5, 3),
+        f'decoder.{axis}_range': slice(0, 2),
+    }
+    found = []
+    for key, part in places.items():
+        bounds = _entry(model, key)
+        ends = tuple(bounds[part]) if isinstance(bounds, Sequence) else ()
+        if len(ends) == 2 and all(isinstance(end, (int, float)) for end in ends):
+            found.append((key, ends))
+    return found
 
 
 def _covers(teacher: Sequence[float], model: Sequence[float]) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from thinktwice.core.rehearsal import rehearse_losses
 from thinktwice.errors import ConfigError
 
 
@@ -122,11 +123,7 @@ def freeze_unused_parameters(model: BaseModel, batch: Mapping[str, Any]) -> list
     Returns:
         Names of the parameters that were frozen.
     """
-    was_training = model.training
-    model.eval()  # no statistics change and nothing is drawn; the graph has the same parameters
-    data = model.data_preprocessor(batch, False)
-    loss, _ = model.parse_losses(model._run_forward(data, mode='loss'))
-    model.train(was_training)
+    loss = rehearse_losses(model, batch)  # in evaluation mode the graph has the same parameters
     used, seen, queue = set(), set(), [loss.grad_fn]
     while queue:
         node = queue.pop()

@@ -24,6 +24,7 @@ from thinktwice.core.hooks.checkpoint import AtomicCheckpointHook
 from thinktwice.core.loader_workers import init_worker
 from thinktwice.core.loops import ResumableTrainLoop
 from thinktwice.core.optim_wrapper import check_paramwise
+from thinktwice.core.rehearsal import first_batch, rehearse_evaluation, rehearse_losses
 from thinktwice.core.training_state import (
     collect_training_state,
     restore_training_state,
@@ -61,8 +62,8 @@ class DrivingRunner(Runner):
         """Move the model to its device and wrap it for distributed training if there are several ranks."""
         on_gpu = torch.cuda.is_available()
         model = model.to('cuda' if on_gpu else 'cpu')
-        if self.distributed and self._train_dataloader is not None:
-            self._freeze_unused(model)
+        if self._train_dataloader is not None:
+            self._rehearse_training(model)
         if self.cfg.get('channels_last'):
             model_options.use_channels_last(model)
         model = self._with_sync_bn(model, on_gpu)
@@ -85,11 +86,12 @@ class DrivingRunner(Runner):
         device_ids = [torch.cuda.current_device()] if on_gpu else None
         return MMDistributedDataParallel(module=model, device_ids=device_ids, **options)
 
-    def _freeze_unused(self, model: nn.Module) -> None:
-        """Freeze what the losses of the config do not use, found with two samples of the training set."""
-        dataset, collate = self._train_dataloader.dataset, self._train_dataloader.collate_fn
-        samples = [dataset[index] for index in {0, len(dataset) // 2}]
-        if frozen := model_options.freeze_unused_parameters(model, collate(samples)):
+    def _rehearse_training(self, model: nn.Module) -> None:
+        """Compute the losses of two samples; on several ranks, freeze what they do not use."""
+        batch = first_batch(self._train_dataloader, 2)
+        if not self.distributed:
+            rehearse_losses(model, batch)
+        elif frozen := model_options.freeze_unused_parameters(model, batch):
             names = ', '.join(frozen[:3]) + (', ...' if len(frozen) > 3 else '')
             self.logger.info(f'{len(frozen)} parameters that no loss uses are frozen ({names})')
 
@@ -176,7 +178,7 @@ class DrivingRunner(Runner):
         return loader
 
     def build_all(self) -> None:
-        """Build loaders, optimizer and evaluator, so that errors in them appear before training."""
+        """Build optimizer and loops and evaluate one sample, so that errors appear before training."""
         self._train_loop = self.build_train_loop(self._train_loop)
         if not isinstance(self._train_loop, ResumableTrainLoop):
             name = type(self._train_loop).__name__
@@ -186,6 +188,7 @@ class DrivingRunner(Runner):
         self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
         if self._val_loop is not None:
             self._val_loop = self.build_val_loop(self._val_loop)
+            rehearse_evaluation(self.bare_model, self._val_loop)
         self.logger.info(describe_run(self))
 
     @property

@@ -17,7 +17,7 @@ from thinktwice.registry import DATASETS, TRANSFORMS
 from .calibration import load_calibration
 from .corrupt_samples import SkippedSample
 from .metadata import DatasetMetadata, load_metadata, recording_command
-from .pipelines import LoadCameras
+from .pipelines import LoadCameras, run_pipeline
 from .samplers import SampleKey
 from .splits import SplitSpec, build_index
 from .storage import DatasetStorage, SampleReadError, UnusableSampleError
@@ -228,9 +228,7 @@ class CarlaDataset(Dataset):
             'test_mode': self.test_mode,
             'with_targets': self.with_targets,
         }
-        for step in self.steps:
-            results = step(results)
-        return results
+        return run_pipeline(self.steps, results)
 
 
 def _check_arguments(num_frames: int, horizon: int, seed: int, with_targets: bool, on_error: str) -> None:

@@ -6,7 +6,6 @@ load_cameras = None
 model = dict(
     img_encoder=None,
     bev_fusion=dict(camera_channels=None),
-    flatten_head=dict(bev_size=(21, 21)),  # cells of the LiDAR encoder's map
     decoder=dict(camera_look=None),
     losses=dict(segmentation=None, depth=None),
 )

@@ -66,6 +66,22 @@ def test_another_bev_range_than_that_of_the_teacher_is_refused_where_a_loss_comp
     check_data_fits(bev_model(([], 30.4), right[1]), METAINFO, trains=True)  # refused by the view transform
 
 
+def test_one_bev_range_is_needed_in_all_parts() -> None:
+    x, y = (-8.0, 30.4), (-19.2, 19.2)
+    lidar = {'voxelize': {'point_cloud_range': (x[0], y[0], -4.0, x[1], y[1], 10.0)}}
+    parts = bev_model(x, y) | {'lidar_encoder': lidar, 'decoder': {'x_range': x, 'y_range': y}}
+    check_data_fits(parts, METAINFO, trains=True)
+    for other in (parts | {'decoder': {'x_range': (-8.0, 30.0)}}, parts | bev_model((-9.0, 30.4), y)):
+        with pytest.raises(ConfigError, match=r'along x, but model\..*set x_range of the config'):
+            check_data_fits(other, METAINFO, trains=False)
+    with pytest.raises(ConfigError, match=r'model\.lidar_encoder.* along y, but'):
+        check_data_fits(parts | bev_model(x, (-19.2, 20.0)), METAINFO, trains=False)
+    of_lidar = {'lidar_encoder': lidar, 'losses': {'first': {'type': 'BEVFeatureLoss'}}}
+    check_data_fits(of_lidar, METAINFO, trains=True)
+    with pytest.raises(ConfigError, match=r'x_range is \(-8.0, 30.4\) m, but the maps of the teacher'):
+        check_data_fits(of_lidar, {'bev': {'x': (-8.0, 40.0)}}, trains=True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('option', [{'model.measurement_encoder.num_commands': 3}, {'num_seg_classes': 8}])
 def test_training_ends_at_the_start(tmp_path: Path, option: dict) -> None:

@@ -20,9 +20,11 @@ from thinktwice.datasets.pipelines import (
     LoadSupervision,
     LoadWaypoints,
     PackSample,
+    run_pipeline,
 )
 from thinktwice.datasets.pipelines.measurements import command_index
 from thinktwice.datasets.storage import DatasetStorage, SampleReadError
+from thinktwice.errors import ConfigError
 from thinktwice.registry import TRANSFORMS
 
 TOWN, ROUTE = 'town01_00', 'routes_a'
@@ -231,3 +233,15 @@ def test_noise_in_the_labels_leaves_the_inputs_alone(root: Path) -> None:
     clean, noisy = packed(False), packed(True)
     assert tiny_dataset.equal(clean['inputs'], noisy['inputs'])
     assert not torch.equal(clean['targets']['waypoints'], noisy['targets']['waypoints'])
+
+
+def test_a_step_before_the_one_that_it_needs_is_named(root: Path) -> None:
+    with pytest.raises(ConfigError, match=r"LoadPoints reads 'ego_poses', which no step before it adds"):
+        run_pipeline([LoadPoints(), LoadMeasurements()], start(root))
+    assert 'points' in run_pipeline([LoadMeasurements(), LoadPoints()], start(root))
+
+    def mine(results: dict[str, Any]) -> dict[str, Any]:
+        return results['mine']
+
+    with pytest.raises(KeyError, match='mine'):
+        run_pipeline([mine], start(root))

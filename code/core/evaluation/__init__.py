@@ -13,6 +13,7 @@ from thinktwice.core.evaluation.metrics import (
     ConstantVelocityMetric,
     MeanPlanMetric,
     OpenLoopMetric,
+    SampleMetric,
 )
 from thinktwice.core.evaluation.perception import PerceptionMetric
 
@@ -22,6 +23,7 @@ __all__ = [
     'MeanPlanMetric',
     'OpenLoopMetric',
     'PerceptionMetric',
+    'SampleMetric',
     'average_displacement_error',
     'axis_offsets',
     'constant_velocity_plan',

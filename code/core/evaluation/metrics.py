@@ -120,6 +120,7 @@ class OpenLoopMetric(SampleMetric):
             wanted = beta_mode_action(targets['action_alpha'], targets['action_beta']).cpu()
             errors.append(functional.control_error(actions, wanted))
             names += METRIC_NAMES[4:]
+        self.metric_names = tuple(names)
         for number, stage in enumerate(stages.unbind(dim=1) if stages.shape[1] > 1 else ()):
             errors.append(functional.average_displacement_error(stage, true)[:, None])
             errors.append(functional.final_displacement_error(stage, true)[:, None])

@@ -104,8 +104,11 @@ class AtomicCheckpointHook(Hook):
         listing = [metric for metric in metrics if hasattr(metric, 'metric_names')]
         prefix, _, name = self.keep_best.partition('/')
         is_without_prefix = not name and all(metric.prefix for metric in metrics)
-        if listing and '/' not in name and (is_without_prefix or prefix in [m.prefix for m in listing]):
-            self._require_metric([f'{m.prefix}/{name}' for m in listing for name in m.metric_names])
+        is_of_none = bool(name) and prefix not in [metric.prefix or prefix for metric in metrics]
+        is_listed = '/' not in name and (is_without_prefix or prefix in [m.prefix for m in listing])
+        if is_of_none or (listing and is_listed):
+            others = [f'{m.prefix}/...' for m in metrics if m not in listing and m.prefix]
+            self._require_metric([f'{m.prefix}/{n}' for m in listing for n in m.metric_names] + others)
 
     def _require_metric(self, names: list[str]) -> None:
         if self.keep_best not in names:

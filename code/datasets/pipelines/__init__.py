@@ -2,8 +2,16 @@
 
 from .images import LoadCameras
 from .measurements import LoadMeasurements, LoadWaypoints
-from .pack import PackSample
+from .pack import PackSample, run_pipeline
 from .points import LoadPoints
 from .supervision import LoadSupervision
 
-__all__ = ['LoadCameras', 'LoadMeasurements', 'LoadPoints', 'LoadSupervision', 'LoadWaypoints', 'PackSample']
+__all__ = [
+    'LoadCameras',
+    'LoadMeasurements',
+    'LoadPoints',
+    'LoadSupervision',
+    'LoadWaypoints',
+    'PackSample',
+    'run_pipeline',
+]

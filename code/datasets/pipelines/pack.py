@@ -1,11 +1,12 @@
 """Last pipeline step: pack one sample into plain tensors with named fields."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from thinktwice.errors import ConfigError
 from thinktwice.registry import TRANSFORMS
 
 Results = dict[str, Any]
@@ -49,6 +50,26 @@ META_KEYS = (
     'speed',
     'command',
 )
+
+
+def run_pipeline(steps: Iterable[Callable[[Results], Results]], results: Results) -> Results:
+    """Run steps in order.
+
+    Raises:
+        ConfigError: A step of this package reads what no step before it has added.
+    """
+    for step in steps:
+        try:
+            results = step(results)
+        except KeyError as error:
+            key = error.args[0] if error.args else ''
+            if key in results or not type(step).__module__.startswith('thinktwice.'):
+                raise
+            raise ConfigError(
+                f'pipeline: {type(step).__name__} reads {key!r}, which no step before it adds: put the step '
+                'that does before it, or leave it out'
+            ) from error
+    return results
 
 
 def to_tensor(value: Any) -> Any:

@@ -25,6 +25,7 @@ class EgoStatusPlanner(Planner):
     ) -> None:
         super().__init__()
         self.num_steps = num_steps
+        self.scene_channels = {'measurements': ('measurement_channels', measurement_channels)}
         outputs = num_steps * (WAYPOINT_DIM + 2 * ACTION_DIM)
         self.layers = mlp(measurement_channels, hidden_channels, outputs)
 

@@ -23,10 +23,13 @@ class Planner(BaseModule):
 
     Attributes:
         scene_keys: Fields of :class:`SceneFeatures` that the planner reads.
+        scene_channels: For fields of ``scene_keys`` and for ``measurements``, the argument of the planner
+            that says how many channels they have, and its value; what is named here is checked.
         teacher_keys: Targets that its teacher-forcing pass reads; empty for a planner without one.
     """
 
     scene_keys: tuple[str, ...] = ()
+    scene_channels: Mapping[str, tuple[str, int]] = {}
     teacher_keys: tuple[str, ...] = ()
 
     def forward(

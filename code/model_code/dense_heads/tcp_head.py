@@ -51,6 +51,11 @@ class TCPHead(Planner):
     ) -> None:
         super().__init__()
         self.num_steps = num_steps
+        self.scene_channels = {
+            'vector': ('vector_channels', vector_channels),
+            'images': ('image_channels', image_channels),
+            'measurements': ('measurement_channels', measurement_channels),
+        }
         hidden, feature = hidden_channels, feature_channels
         self.speed_branch = mlp(vector_channels, hidden, hidden, 1)
         self.join_traj = mlp(

@@ -126,6 +126,13 @@ class ThinkTwiceDecoder(Planner):
             *(['images'] if self.looks_at_images else []),
             *(['lidar_map'] if self.looks_at_lidar else []),
         )
+        self.scene_channels = {
+            'vector': ('vector_channels', vector_channels),
+            'bev_map': ('bev_channels', bev_channels),
+            'measurements': ('measurement_channels', measurement_channels),
+            **({'images': ('fpn_channels', fpn_channels)} if self.looks_at_images else {}),
+            **({'lidar_map': ('lidar_channels', lidar_channels)} if self.looks_at_lidar else {}),
+        }
         if self.looks_at_images:
             self.level_projections = nn.ModuleList(
                 nn.Conv2d(fpn_channels, image_channels, 1) for _ in range(num_levels)

@@ -80,6 +80,10 @@ class GRUPlanner(Planner):
         position_scale: float = 1.0,
     ) -> None:
         super().__init__()
+        self.scene_channels = {
+            'vector': ('vector_channels', vector_channels),
+            'measurements': ('measurement_channels', measurement_channels),
+        }
         self.join = mlp(vector_channels + measurement_channels, hidden_channels, state_channels)
         self.gru = WaypointGRU(state_channels, num_steps, position_scale)
 

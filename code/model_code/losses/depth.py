@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from thinktwice.errors import ConfigError
 from thinktwice.geometry.bev_grid import Bounds
 from thinktwice.model_code.losses.base import DrivingLoss, Losses, Predictions, Targets
 from thinktwice.registry import MODELS
@@ -36,6 +37,12 @@ def patch_depth(
     return patches[..., (H // h) // 2, :, (W // w) // 2]
 
 
+def bin_count(depth_bounds: Bounds) -> int:
+    """Number of bins."""
+    near, far, step = depth_bounds
+    return round((far - near) / step)
+
+
 def depth_bins(depth: Float[Tensor, '*shape'], depth_bounds: Bounds) -> Int64[Tensor, '*shape']:
     """Bin of each depth: bin c is [near + c step, near + (c + 1) step); ``UNLABELED`` outside.
 
@@ -43,8 +50,8 @@ def depth_bins(depth: Float[Tensor, '*shape'], depth_bounds: Bounds) -> Int64[Te
         depth: Meters.
         depth_bounds: Near, far and step in meters.
     """
-    near, far, step = depth_bounds
-    num_bins = round((far - near) / step)
+    near, _, step = depth_bounds
+    num_bins = bin_count(depth_bounds)
     position = (depth - (near - step)) / step
     position = torch.where((position >= 0) & (position < num_bins + 1), position, 0.0)
     return position.long() - 1
@@ -88,6 +95,11 @@ class DepthLoss(DrivingLoss):
     def forward(self, predictions: Predictions, targets: Targets) -> Losses:
         """Compare depth_logits (B, N, D, h, w) with depth (B, N, H, W) in meters, 0 where unknown."""
         logits = predictions['depth_logits'].flatten(0, 1).float()  # (B * N, D, h, w)
+        if (num_bins := bin_count(self.depth_bounds)) != logits.shape[1]:
+            raise ConfigError(
+                f'DepthLoss: depth_bounds={tuple(self.depth_bounds)} are {num_bins} bins, but the camera '
+                f'encoder predicts {logits.shape[1]}: set depth_bounds of the config'
+            )
         size = (logits.shape[-2], logits.shape[-1])
         patches = patch_depth(targets['depth'].flatten(0, 1), size, self.pooling)
         bins = depth_bins(patches, self.depth_bounds)

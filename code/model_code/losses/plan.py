@@ -24,6 +24,15 @@ def action_kl(
     return beta_kl(target_alpha, target_beta, alpha.float(), beta.float()).mean()
 
 
+def _require_steps(plan: Float[Tensor, 'B stages K 2'], recorded: int) -> None:
+    """Refuse a plan of another number of steps than recorded."""
+    if plan.shape[2] != recorded:
+        raise ConfigError(
+            f'horizon: the targets hold {recorded} future steps, but the planner predicts {plan.shape[2]}: '
+            'set horizon and num_steps of model.decoder to the same number'
+        )
+
+
 @MODELS.register_module()
 class ActionLoss(DrivingLoss):
     """KL divergence of the Beta distributions of the actions of all stages.
@@ -46,6 +55,7 @@ class ActionLoss(DrivingLoss):
     def forward(self, predictions: Predictions, targets: Targets) -> Losses:
         """Compare pred_alpha, pred_beta (B, stages, K, 2) with the expert's actions."""
         alpha, beta = predictions['pred_alpha'], predictions['pred_beta']
+        _require_steps(alpha, 1 + targets['future_action_alpha'].shape[1])
         now = action_kl(alpha[:, :, 0], beta[:, :, 0], targets['action_alpha'], targets['action_beta'])
         losses = {'action_loss': self.weight * now}
         if alpha.shape[2] > 1:
@@ -72,6 +82,7 @@ class WaypointLoss(DrivingLoss):
 
     def forward(self, predictions: Predictions, targets: Targets) -> Losses:
         """Compare pred_waypoints (B, stages, K, 2) with waypoints (B, K, 2)."""
+        _require_steps(predictions['pred_waypoints'], targets['waypoints'].shape[1])
         error = smooth_l1(predictions['pred_waypoints'], targets['waypoints'].unsqueeze(1))
         return {'wp_loss': self.weight * error}
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
+from thinktwice.errors import ConfigError
 from thinktwice.model_code.losses.base import DrivingLoss, Losses, Predictions, Targets
 from thinktwice.registry import MODELS
 
@@ -86,6 +87,11 @@ class SegmentationLoss(DrivingLoss):
     def forward(self, predictions: Predictions, targets: Targets) -> Losses:
         """Compare seg_logits (B, N, classes, h, w) with seg (B, N, H, W)."""
         logits = predictions['seg_logits'].flatten(0, 1)
+        if self.class_weights is not None and len(self.class_weights) != logits.shape[1]:
+            raise ConfigError(
+                f'SegmentationLoss has {len(self.class_weights)} class_weights, but the segmentation head '
+                f'has {logits.shape[1]} classes: give a weight for each'
+            )
         labels = nearest_labels(targets['seg'].flatten(0, 1), (logits.shape[-2], logits.shape[-1])).long()
         return {'seg_loss': self.weight * self.pixel_loss(logits, labels)}
 

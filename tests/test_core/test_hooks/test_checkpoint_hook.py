@@ -208,6 +208,15 @@ def test_unknown_metric_is_named_before_training_where_metrics_list_their_names(
     assert run.saved == []
 
 
+@pytest.mark.parametrize('name', ['perception/miou', 'open_lop/ade'])
+def test_metric_of_none_of_the_metrics_is_refused_before_training(tmp_path, name):
+    run = CountingRun(tmp_path, AtomicCheckpointHook(keep_best=name))
+    run.metrics = METRICS[:1]
+    with pytest.raises(ConfigError, match=f"keep_best is '{name}', but .* open_loop/ade, open_loop/fde"):
+        run.run(scores=(1.0, 1.0, 1.0))
+    assert run.saved == []
+
+
 @pytest.mark.parametrize('name', ['open_loop/coarse/ade', 'perception/miou'])
 def test_metric_that_may_be_given_is_not_refused_before_training(tmp_path, name):
     run = CountingRun(tmp_path, AtomicCheckpointHook(keep_best=name))

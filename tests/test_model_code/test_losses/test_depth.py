@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from thinktwice.errors import ConfigError
 from thinktwice.model_code.losses import DepthLoss
 from thinktwice.model_code.losses.depth import depth_bins, patch_depth
 
@@ -97,3 +98,9 @@ def test_bad_values_are_refused() -> None:
         DepthLoss(1.0, BOUND, objective='l1')
     with pytest.raises(ValueError, match='9x8 pixels do not divide into 2x2 patches'):
         patch_depth(torch.zeros(1, 9, 8), (2, 2), 'min')
+
+
+def test_the_bins_are_those_of_the_logits() -> None:
+    loss = DepthLoss(weight=1.0, depth_bounds=(1.0, 5.0, 0.5))
+    with pytest.raises(ConfigError, match='are 8 bins, but the camera encoder predicts 9'):
+        loss({'depth_logits': torch.rand(1, 2, 9, 3, 4)}, {'depth': depth_map()})

@@ -111,3 +111,10 @@ def test_offsets_measure_the_last_stage_and_are_no_loss() -> None:
     torch.testing.assert_close(metrics['lateral_offset'], difference[..., 1].mean())
     assert not any('loss' in name for name in metrics)
     assert not any(value.requires_grad for value in metrics.values())
+
+
+@pytest.mark.parametrize('loss', [WaypointLoss(1.0), ActionLoss(1.0, 1.0)])
+@pytest.mark.parametrize('steps', [1, 3, 6])
+def test_a_plan_of_another_number_of_steps_than_recorded_is_refused(loss, steps) -> None:
+    with pytest.raises(ConfigError, match=f'hold 4 future steps, but the planner predicts {steps}'):
+        loss(predictions(K=steps), targets(K=4))

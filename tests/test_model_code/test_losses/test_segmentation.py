@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from thinktwice.errors import ConfigError
 from thinktwice.model_code.losses import SegmentationLoss
 from thinktwice.model_code.losses.segmentation import focal_cross_entropy, nearest_labels
 
@@ -80,3 +81,9 @@ def test_the_size_is_the_one_of_each_call() -> None:
     for height in (8, 4):
         logits = torch.randn(1, 1, 4, height, 6)
         assert loss({'seg_logits': logits}, {'seg': torch.zeros(1, 1, 2 * height, 12)})['seg_loss'].isfinite()
+
+
+def test_a_weight_is_needed_for_each_class() -> None:
+    loss = seg_loss(class_weights=(1.0, 2.0))
+    with pytest.raises(ConfigError, match='has 2 class_weights, but the segmentation head has 5 classes'):
+        loss({'seg_logits': torch.rand(1, 1, 5, 2, 2)}, {'seg': torch.zeros(1, 1, 4, 4)})
