@@ -1,6 +1,7 @@
 """Files that appear whole or not at all."""
 
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -66,6 +67,11 @@ def write_text(path: Path, text: str) -> None:
     if path.is_dir():
         raise WriteError(f'cannot write {path}: it is a folder; give the name of a file')
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write indented JSON as ``write_text`` does."""
+    write_text(path, json.dumps(content, indent=1) + '\n')
 
 
 def link_atomically(source: Path, path: Path) -> bool:

@@ -84,7 +84,7 @@ def run_loader(options: argparse.Namespace) -> None:
     from thinktwice.benchmark.loader import format_timings, measure_loader
     from thinktwice.config.load import load_config, require_keys
     from thinktwice.datasets import collate_samples
-    from thinktwice.files import write_text
+    from thinktwice.files import write_json
 
     config = load_config(options.config, options.cfg_options)
     require_keys(config, ['train_dataloader'], 'timing the loader')
@@ -99,7 +99,7 @@ def run_loader(options: argparse.Namespace) -> None:
     ]
     print(format_timings(timings))
     if options.json:
-        write_text(options.json, json.dumps([asdict(timing) for timing in timings], indent=1))
+        write_json(options.json, [asdict(timing) for timing in timings])
 
 
 def run_scaling(options: argparse.Namespace) -> None:
@@ -108,7 +108,7 @@ def run_scaling(options: argparse.Namespace) -> None:
 
     from thinktwice.benchmark.scaling import format_figures, measure_scaling
     from thinktwice.distributed.launch import process_group
-    from thinktwice.files import write_text
+    from thinktwice.files import write_json
 
     cfg = load_training(options, options.launcher)
     with process_group(options.launcher, **cfg.get('env_cfg', {}).get('dist_cfg', {})):
@@ -117,20 +117,20 @@ def run_scaling(options: argparse.Namespace) -> None:
         if is_main_process():
             print(format_figures([figures]))
             if options.json:
-                write_text(options.json, json.dumps(asdict(figures), indent=1))
+                write_json(options.json, asdict(figures))
 
 
 def run_step(options: argparse.Namespace) -> None:
     """Time training steps on one device."""
     from thinktwice.benchmark.step import format_step, measure_step
-    from thinktwice.files import write_text
+    from thinktwice.files import write_json
 
     cfg = load_training(options, 'none')
     with tempfile.TemporaryDirectory() as cfg.work_dir:
         figures = measure_step(cfg, options.steps)
     print(format_step(figures))
     if options.json:
-        write_text(options.json, json.dumps(asdict(figures), indent=1))
+        write_json(options.json, asdict(figures))
 
 
 def load_training(options: argparse.Namespace, launcher: str) -> 'Config':

@@ -13,7 +13,6 @@ Exit code: 0 all files are usable (with --sensors: all checks pass), 1 some are 
 """
 
 import argparse
-import json
 import os
 import sys
 from collections import Counter
@@ -76,7 +75,7 @@ def summary(reports: Sequence['CheckReport']) -> str:
 
 def write_report(path: Path, root: str, reports: Sequence['CheckReport']) -> None:
     """Write all problems as JSON: route, frame, folder, reason."""
-    from thinktwice.files import write_text
+    from thinktwice.files import write_json
 
     problems = {
         f'{report.town}/{report.route}': {str(frame): found for frame, found in report.problems.items()}
@@ -84,7 +83,7 @@ def write_report(path: Path, root: str, reports: Sequence['CheckReport']) -> Non
         if report.problems
     }
     content = {'root': root, 'frames': sum(report.frames for report in reports), 'problems': problems}
-    write_text(path, json.dumps(content, indent=1) + '\n')
+    write_json(path, content)
 
 
 def check_sensors(root: str, workers: int) -> bool:

@@ -1,6 +1,5 @@
 """Evaluating a checkpoint."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from thinktwice.core.loader_workers import with_hints
 from thinktwice.core.runner import DrivingRunner
 from thinktwice.distributed.launch import process_group
 from thinktwice.errors import StartError, as_config_error, as_user_error
-from thinktwice.files import make_folder, write_text
+from thinktwice.files import make_folder, write_json
 from thinktwice.release_2023.checkpoint.adaptation import OfficialWeightsHook
 
 
@@ -79,7 +78,7 @@ def test(
     with process_group(launcher, **cfg.get('env_cfg', {}).get('dist_cfg', {})):
         metrics = _evaluate(cfg, reliance)
         if out is not None and is_main_process():
-            write_text(Path(out), json.dumps(metrics, indent=1))
+            write_json(Path(out), metrics)
         return metrics
 
 

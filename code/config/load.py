@@ -7,7 +7,7 @@ import importlib
 import logging
 import os
 import traceback
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from types import BuiltinFunctionType, FunctionType, NoneType
@@ -27,31 +27,32 @@ from thinktwice.config.references import referenced_keys, resolve_references
 from thinktwice.errors import ConfigError, describe
 
 SCOPE = 'thinktwice'
-RESOLVED = '_is_resolved'
-"""Attribute of a ``Config`` that has been through ``load_config``."""
 MODE_KEYS = ('is_dev', 'is_full', 'data_modes')
 """Keys that are read before references are resolved."""
 
 
-def _formatting_once(format_code: Callable) -> Callable:
-    """``yapf``'s ``FormatCode``, which takes a second for a config, with the last result remembered."""
-    last: dict[str, Any] = {}
+class ResolvedConfig(Config):
+    """A config that has been through ``load_config``.
 
-    def run(text: str, **options: Any) -> Any:
-        if text not in last:
-            result = format_code(text, **options)
-            last.clear()
-            last[text] = result
-        return last[text]
+    Its text is formatted once, which takes a second: mmengine asks for it for the log, for its file, for each
+    backend and for each checkpoint.
+    """
 
-    return run
+    def __init__(self, cfg: Config) -> None:
+        self.__dict__.update(vars(cfg))
+
+    @property
+    def pretty_text(self) -> str:
+        """The config as Python code."""
+        content = repr(self._cfg_dict)
+        before, text = self.__dict__.get('_formatted', ('', ''))
+        if content != before:
+            text = super().pretty_text
+            self.__dict__['_formatted'] = content, text
+        return text
 
 
-# mmengine formats the config for the log, for its file, for each backend and for each checkpoint
-vars(mmengine_config)['FormatCode'] = _formatting_once(mmengine_config.FormatCode)
-
-
-def load_config(config: str | Path | Config, options: dict[str, Any] | None = None) -> Config:
+def load_config(config: str | Path | Config, options: dict[str, Any] | None = None) -> ResolvedConfig:
     """Read a config, apply overrides, then derive what follows from them.
 
     Derived are the choices of ``is_dev`` and ``is_full`` (``modes``), then the
@@ -71,12 +72,12 @@ def load_config(config: str | Path | Config, options: dict[str, Any] | None = No
     """
     cfg = copy.deepcopy(config) if isinstance(config, Config) else _read(Path(config))
     apply_overrides(cfg, options or {})
-    if RESOLVED not in vars(cfg):
+    if not isinstance(cfg, ResolvedConfig):
         _check_types(cfg, MODE_KEYS)
         resolve_modes(cfg)
         resolve_references(cfg)
         cfg.setdefault('default_scope', SCOPE)
-        vars(cfg)[RESOLVED] = True
+        cfg = ResolvedConfig(cfg)
     _check_types(cfg, READ_KEYS)
     resolve_loaders(cfg)
     return cfg

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from thinktwice.errors import describe
-from thinktwice.files import write_atomically, write_text
+from thinktwice.files import write_atomically, write_json
 
 from .storage import DatasetStorage, SampleReadError, check_name, restricted_loads
 
@@ -222,6 +222,6 @@ def save_metadata(metadata: DatasetMetadata, root: str | Path, **extra: Any) -> 
         counts[town][f'../{town}/{route}'] = record.usable
     tree = {'schema_version': SCHEMA_VERSION, **extra, 'towns': records}
     json_path, pickle_path = Path(root) / JSON_NAME, Path(root) / PICKLE_NAME
-    write_text(json_path, json.dumps(tree, indent=1) + '\n')
+    write_json(json_path, tree)
     write_atomically(pickle_path, lambda file: file.write(pickle.dumps(counts, protocol=2)))
     return json_path, pickle_path

@@ -1,9 +1,11 @@
 """Overrides from the command line reach everything that derives from them, and typing errors are caught."""
 
+import copy
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from mmengine.config import config as mmengine_config
 
 from thinktwice.command_line import OverrideText, Parser, add_override_flag
 from thinktwice.config.load import load_config
@@ -501,3 +503,17 @@ def test_modules_of_custom_imports(config, tmp_path, monkeypatch):
         f"{CONFIG}custom_imports = dict(imports=['no_parts'], allow_failed_imports=True)\n"
     )
     load_config(config)
+
+
+def test_the_text_is_formatted_once_until_the_config_changes(config, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        mmengine_config, 'FormatCode', lambda text, **style: (calls.append(text) or text, True)
+    )
+    cfg = load_config(config)
+    text = cfg.pretty_text
+    assert cfg.pretty_text == copy.deepcopy(cfg).pretty_text == text
+    assert len(calls) == 1
+    cfg.note_of_the_user = 'new'
+    assert "note_of_the_user='new'" in cfg.pretty_text.replace(' ', '')
+    assert len(calls) == 2

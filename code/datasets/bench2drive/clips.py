@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from thinktwice.errors import ConfigError, describe
-from thinktwice.files import write_text
+from thinktwice.files import write_json
 
 from ..calibration import (
     CALIBRATION_FILE,
@@ -226,7 +226,7 @@ def write_clips(folder: Path, clips: dict[str, str], calibration: Calibration) -
         CALIBRATION_FILE: calibration_to_dict(calibration),
     }
     for name, content in contents.items():
-        write_text(folder / name, json.dumps(content, indent=1) + '\n')
+        write_json(folder / name, content)
     return folder / CLIPS_FILE, folder / CALIBRATION_FILE
 
 

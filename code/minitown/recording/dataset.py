@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from thinktwice.errors import ConfigError, WriteError
+from thinktwice.files import write_json
 from thinktwice.minitown.recording.calibration import make_calibration
 from thinktwice.minitown.recording.dataset_files import (
     CALIBRATION,
     MARKER,
     UNFINISHED,
     prepare_root,
-    write_json,
     write_metadata,
 )
 from thinktwice.minitown.recording.drivers import Driver, Expert

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from thinktwice.files import write_atomically, write_text
+from thinktwice.files import write_atomically, write_json
 from thinktwice.minitown.recording.frame_writer import RouteJob
 
 MARKER = 'minitown.json'
@@ -18,11 +18,6 @@ RESULTS = 'collect_data_json'
 UNFINISHED = '.unfinished'
 """Folder of routes that are being recorded; the dataset does not read it."""
 _TOWN_FOLDER = re.compile(r'town\d\d_(val|\d\d)')
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write indented JSON atomically."""
-    write_text(path, json.dumps(content, indent=1) + '\n')
 
 
 def is_recording(root: Path) -> bool:
