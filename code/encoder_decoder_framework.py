@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from thinktwice.errors import ConfigError
 from thinktwice.model_code.control import beta_mode_action
-from thinktwice.model_code.scene import ImagePyramid, Measurements, SceneFeatures
+from thinktwice.model_code.dense_heads import Planner
+from thinktwice.model_code.dense_heads.interfaces import WAYPOINT_DIM
+from thinktwice.model_code.scene import ImagePyramid, Measurements, SceneEncoder, SceneFeatures
 from thinktwice.registry import MODELS
 
 ConfigDict = dict[str, Any]
@@ -70,6 +72,9 @@ class EncoderDecoder(BaseModel):
         self._check_parts()
         self.measurement_encoder = MODELS.build(measurement_encoder)
         self.decoder = MODELS.build(decoder)
+        for name, kind in (('decoder', Planner), ('scene_encoder', SceneEncoder)):
+            if (part := getattr(self, name)) is not None and not isinstance(part, kind):
+                raise ConfigError(f'model.{name} {type(part).__name__} must be a subclass of {kind.__name__}')
         configured = {name: loss for name, loss in (losses or {}).items() if loss is not None}
         self.losses = nn.ModuleDict({name: MODELS.build(loss) for name, loss in configured.items()})
 
@@ -172,7 +177,9 @@ class EncoderDecoder(BaseModel):
             'bev_levels': scene.bev_levels,
             **scene.auxiliary,
         }
-        return {**self.decoder(scene, measurements, teacher), **_without_none(scene_outputs)}
+        plan = self.decoder(scene, measurements, teacher)
+        _check_plan(type(self.decoder).__name__, plan)
+        return {**plan, **_without_none(scene_outputs)}
 
     def loss(self, inputs: dict[str, Any], targets: dict[str, Any] | None) -> dict[str, Float[Tensor, '']]:
         """Compute the weighted losses (names with ``loss``) and the logged metrics of a batch.
@@ -256,6 +263,11 @@ class EncoderDecoder(BaseModel):
         return {'bev_size': (bev_map.shape[-2], bev_map.shape[-1])}
 
     def _check_scene(self, scene: SceneFeatures, measurements: Measurements) -> None:
+        if not isinstance(scene, SceneFeatures):
+            name = type(self.scene_encoder).__name__
+            raise ConfigError(
+                f'model.scene_encoder {name} must return SceneFeatures, not {type(scene).__name__}'
+            )
         given = {key: value for key, value in vars(scene).items() if value is not None}
         planner = type(self.decoder).__name__
         if missing := [key for key in self.decoder.scene_keys if key not in given]:
@@ -323,6 +335,16 @@ def _require(part: str, keys: Iterable[str], inputs: Mapping[str, Any]) -> None:
         raise ConfigError(
             f'model.{part} reads {", ".join(missing)}, which the samples do not hold: let the pipeline load '
             f'it (LoadCameras, LoadPoints, LoadMeasurements), or leave model.{part} out'
+        )
+
+
+def _check_plan(planner: str, outputs: Any) -> None:
+    waypoints = outputs.get('pred_waypoints') if isinstance(outputs, Mapping) else None
+    if not isinstance(waypoints, Tensor) or waypoints.dim() != 4 or waypoints.shape[3] != WAYPOINT_DIM:
+        found = f'of shape {tuple(waypoints.shape)}' if isinstance(waypoints, Tensor) else 'missing'
+        raise ConfigError(
+            f'model.decoder {planner} must return a dict with pred_waypoints (B, stages, K, 2), with one '
+            f'stage for a plan that is not refined; they are {found}'
         )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import runpy
 from pathlib import Path
 
@@ -41,11 +42,22 @@ def small_config(folder: Path, name: str, root: Path) -> Path:
     return config
 
 
+def printed_config(folder: Path, root: Path) -> Path:
+    """The small camera-only config of docs/bench2drive.md."""
+    text = (REPOSITORY / 'docs' / 'bench2drive.md').read_text(encoding='utf-8')
+    (found,) = re.findall(r'`my_bench2drive\.py`:\n\n```python\n(.*?)```', text, re.DOTALL)
+    config = folder / 'my_bench2drive_camera.py'
+    config.write_text(found.replace("'configs/", f"'{CONFIGS}/").replace('Bench2Drive-Base/', str(root)))
+    return config
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', [*NAMES, 'my_bench2drive_camera'])
 def test_a_config_trains_and_evaluates(name: str, root: Path, tmp_path: Path) -> None:
-    config = small_config(tmp_path, name, root)
-    assert command('train.py')([str(config), '--work-dir', str(tmp_path / 'run')]) == 0
+    config = small_config(tmp_path, name, root) if name in NAMES else printed_config(tmp_path, root)
+    options = ['is_dev=True', 'image_size=(32,64)', 'batch_size=2', 'train_cfg.max_epochs=1']
+    arguments = [str(config), '--work-dir', str(tmp_path / 'run'), '--cfg-options', *options]
+    assert command('train.py')(arguments) == 0
     lines = [
         line for file in (tmp_path / 'run').rglob('scalars.json') for line in file.read_text().splitlines()
     ]
@@ -54,7 +66,7 @@ def test_a_config_trains_and_evaluates(name: str, root: Path, tmp_path: Path) ->
         math.isfinite(scores[key])
         for key in ('train/loss', 'val/open_loop/ade', 'val/perception/depth_error')
     )
-    sample = init_dataset(config, 'train')[0]
+    sample = init_dataset(config, 'train', {'image_size': (32, 64)})[0]
     assert sample['inputs']['img'].shape == (2, 6, 3, 32, 64)
     assert ('points' in sample['inputs']) == (not name.endswith('camera'))
     assert {'action_alpha', 'waypoints', 'depth'} <= set(sample['targets'])

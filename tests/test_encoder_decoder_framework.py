@@ -9,6 +9,7 @@ from helpers.small_driver import LOSSES, inputs_for, small_driver, targets_for
 from torch.utils._pytree import tree_map_only
 
 from thinktwice.errors import ConfigError
+from thinktwice.model_code.dense_heads import Planner
 from thinktwice.registry import MODELS
 
 LOSS_NAMES = {
@@ -340,3 +341,47 @@ def test_a_planner_without_teacher_forcing_refuses_its_losses() -> None:
     model.decoder = MODELS.build({'type': 'EgoStatusPlanner', 'measurement_channels': 5})
     with pytest.raises(ConfigError, match='reads the teacher-forcing pass, which EgoStatusPlanner'):
         model(inputs_for(), targets_for(), mode='loss')
+
+
+class PlainWaypoints(Planner):
+    """Returns what it was given as the plan."""
+
+    result: object = None
+
+    def forward(self, scene, measurements, teacher=None):
+        return self.result
+
+
+@pytest.mark.parametrize(
+    ('result', 'found'),
+    [
+        ({'pred_waypoints': torch.zeros(2, 4, 2)}, r'of shape \(2, 4, 2\)'),
+        ({'pred_waypoints': torch.zeros(2, 1, 4, 3)}, r'of shape \(2, 1, 4, 3\)'),
+        ({'waypoints': torch.zeros(2, 1, 4, 2)}, 'missing'),
+        (torch.zeros(2, 1, 4, 2), 'missing'),
+    ],
+)
+def test_a_planner_that_returns_another_plan_is_told_which(result, found) -> None:
+    model = small_driver().eval()
+    model.decoder = PlainWaypoints()
+    model.decoder.result = result
+    with pytest.raises(ConfigError, match=rf'PlainWaypoints must return .*\(B, stages, K, 2\).* {found}'):
+        model(inputs_for())
+    model.decoder.result = {'pred_waypoints': torch.zeros(2, 1, 4, 2)}
+    assert model(inputs_for(), mode='predict')[0]['waypoints'].shape == (4, 2)
+
+
+def test_parts_that_are_none_of_their_kind_are_refused() -> None:
+    config = {'type': 'MeasurementEncoder', 'hidden_channels': 4, 'out_channels': 4}
+    with pytest.raises(ConfigError, match=r'model\.decoder MeasurementEncoder must be a subclass of Planner'):
+        MODELS.build({'type': 'EncoderDecoder', 'measurement_encoder': config, 'decoder': config})
+    planner = {'type': 'EgoStatusPlanner', 'measurement_channels': 4}
+    with pytest.raises(ConfigError, match=r'scene_encoder MeasurementEncoder must be a subclass of SceneEn'):
+        MODELS.build(
+            {
+                'type': 'EncoderDecoder',
+                'measurement_encoder': config,
+                'decoder': planner,
+                'scene_encoder': config,
+            }
+        )

@@ -260,6 +260,8 @@ def summarize(sums: Mapping[str, Tensor], num_samples: int) -> dict[str, dict[st
     flat = torch.cat([counts, *(part.flatten() for part in parts)])
     all_reduce(flat, op='sum')
     count, flat = flat[0], flat[1:]
+    if count < 2:
+        return {}  # one sample does not vary
     values = []
     for part in flat.split([part.numel() for part in parts]):
         total, square, magnitude, nonzero = part.view(4, -1) / count

@@ -109,6 +109,12 @@ def test_batches_and_ranks_do_not_matter(monkeypatch):
     assert parted.scalars == pytest.approx(whole.scalars, rel=1e-9)
 
 
+def test_one_sample_alone_says_nothing_about_a_layer():
+    run = Run(Model())
+    run.evaluate(HealthHook(['encoder', 'parts.1']), make_batches()[0][None, :1])
+    assert not run.warnings and not run.scalars
+
+
 def test_layers_that_died_are_named():
     model = Model()
     with torch.no_grad():
