@@ -105,7 +105,7 @@ def make_ego_mlp_policy(
 
     from thinktwice.apis import init_dataset
     from thinktwice.closed_loop.agent import DrivingAgent
-    from thinktwice.closed_loop.controllers import CONTROLLERS
+    from thinktwice.closed_loop.controllers import make_controller
     from thinktwice.closed_loop.ego_mlp import train_ego_mlp
     from thinktwice.closed_loop.policies import AgentPolicy
 
@@ -114,9 +114,9 @@ def make_ego_mlp_policy(
     mlp = train_ego_mlp([dataset[index] for index in range(len(dataset))])
 
     def make_agent() -> DrivingAgent:
-        return DrivingAgent(
-            mlp.predict, dataset.steps[:1], dataset.calibration, 1 / frequency, 1, CONTROLLERS[controller]()
-        )
+        tick = 1 / frequency
+        chosen = make_controller(controller, tick)
+        return DrivingAgent(mlp.predict, dataset.steps[:1], dataset.calibration, tick, 1, chosen)
 
     return AgentPolicy(make_agent, mlp.predict, sensors=None)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from thinktwice.checkpoint.file import load_checkpoint
 from thinktwice.checkpoint.weights import load_weights
 from thinktwice.closed_loop.agent import DrivingAgent
-from thinktwice.closed_loop.controllers import CONTROLLERS
+from thinktwice.closed_loop.controllers import make_controller
 from thinktwice.closed_loop.ego_mlp import LABEL_STEPS
 from thinktwice.config.load import load_config, require_keys
 from thinktwice.config.overrides import check_parts
@@ -130,8 +130,6 @@ def init_agent(
     dataset = cfg[key].dataset
     if 'pipeline' not in dataset:
         raise ConfigError(f'{key}.dataset has no pipeline, which makes the samples of an agent')
-    if controller not in CONTROLLERS:
-        raise ConfigError(f'controller must be one of {", ".join(CONTROLLERS)}, got {controller!r}')
     with as_config_error(f'{key}.dataset.pipeline', cfg):
         steps = [TRANSFORMS.build(step) for step in dataset.pipeline]
     loads_images = [step for step in steps if isinstance(step, LoadCameras)]
@@ -142,7 +140,7 @@ def init_agent(
         calibration,
         tick_seconds,
         dataset.get('num_frames', 2),
-        CONTROLLERS[controller](),
+        make_controller(controller, tick_seconds),
         half_sweeps,
         smooth_position,
     )

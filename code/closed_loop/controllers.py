@@ -10,6 +10,9 @@ from thinktwice.model_code.control import VehicleControl, WaypointController, di
 
 Prediction = dict[str, Any]
 
+STUCK_SECONDS = 1.0
+"""Time of standing after which the fused controller lets a vehicle go: 20 ticks of CARLA's leaderboard."""
+
 
 class Controller(Protocol):
     """Interface of the controllers."""
@@ -186,3 +189,20 @@ CONTROLLERS = {
     'situation': SituationController,
 }
 """Controllers by their names on the command line."""
+
+
+def make_controller(name: str, tick_seconds: float) -> Controller:
+    """Make a controller for a vehicle.
+
+    Args:
+        name: key of ``CONTROLLERS``.
+        tick_seconds: time between two ticks.
+
+    Raises:
+        ConfigError: there is no such controller.
+    """
+    if name not in CONTROLLERS:
+        raise ConfigError(f'controller must be one of {", ".join(CONTROLLERS)}, got {name!r}')
+    if name == 'fused':
+        return FusedController(stuck_ticks=round(STUCK_SECONDS / tick_seconds))
+    return CONTROLLERS[name]()

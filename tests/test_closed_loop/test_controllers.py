@@ -7,6 +7,7 @@ from thinktwice.closed_loop.controllers import (
     FusedController,
     SituationController,
     WaypointPIDController,
+    make_controller,
 )
 from thinktwice.errors import ConfigError
 from thinktwice.model_code.control import VehicleControl, WaypointController
@@ -83,6 +84,16 @@ def test_a_vehicle_that_stands_for_a_second_goes_if_anything_says_so() -> None:
     assert {controller.step(prediction(-1.0), 0.0, TARGET).brake for _ in range(40)} == {1.0}
     controller.reset()
     assert controller.standing_ticks == 0
+
+
+@pytest.mark.parametrize('tick_seconds', [0.05, 0.1])
+def test_the_time_of_standing_is_the_same_at_any_rate(tick_seconds: float) -> None:
+    controller = make_controller('fused', tick_seconds)
+    steps = round(1.0 / tick_seconds) + 2
+    throttles = [controller.step(prediction(-0.5), 0.0, TARGET).throttle for _ in range(steps)]
+    assert throttles == [0.0] * (steps - 1) + [0.6]
+    with pytest.raises(ConfigError, match="beta, pid, fused, situation, got 'mpc'"):
+        make_controller('mpc', tick_seconds)
 
 
 def test_the_situation_decides_which_branch_has_the_larger_weight() -> None:
