@@ -13,7 +13,7 @@ TEST_WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(TEST_WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow gpu-check lint format typecheck clean
+.PHONY: help setup demo test test-slow gpu-check lint format typecheck docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -54,10 +54,16 @@ format: setup ## fix style and formatting
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
-# mypy does not follow editable installs; it finds the package through a link of its name.
-typecheck: setup ## check types
-	@mkdir -p build/typecheck && ln -sfn ../../code build/typecheck/thinktwice
+# mypy and mkdocstrings do not follow editable installs; they find the package through a link of its name.
+build/typecheck/thinktwice:
+	@mkdir -p $(@D) && ln -sfn ../../code $@
+
+typecheck: setup build/typecheck/thinktwice ## check types
 	$(PYTHON) -m mypy -p thinktwice
+
+docs: setup build/typecheck/thinktwice ## build the documentation site, build/site/index.html
+	$(PYTHON) -m pip install --disable-pip-version-check --quiet --progress-bar off -r requirements/docs.txt
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet
 
 clean: ## remove .venv, caches and build outputs, not data or work_dirs
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -25,11 +25,13 @@ def test_files_that_are_named_exist(document: str) -> None:
     assert not sorted(path for path in paths if not (ROOT / path).exists())
 
 
-@pytest.mark.parametrize('document', ['README.md', 'CONTRIBUTING.md'])
+@pytest.mark.parametrize(
+    'document', ['README.md', 'CONTRIBUTING.md', '.github/workflows/ci.yml', '.github/workflows/slow.yml']
+)
 def test_make_targets_that_are_named_exist(document: str) -> None:
     targets = set(re.findall(r'^([a-z-]+):', (ROOT / 'Makefile').read_text(encoding='utf-8'), re.MULTILINE))
     text = (ROOT / document).read_text(encoding='utf-8')
-    named = re.findall(r'(?:^|`)make ([a-z-]+)', text, re.MULTILINE)
+    named = re.findall(r'(?:^|`|run: )make ([a-z-]+)', text, re.MULTILINE)
     assert set(named) <= targets
     assert {'setup', 'test'} & set(named)
 

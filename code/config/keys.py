@@ -19,14 +19,14 @@ class DistributedKeys(TypedDict, total=False):
 class MultiprocessingKeys(TypedDict, total=False):
     """Arguments of mmengine's ``set_multi_processing``."""
 
-    mp_start_method: str
-    opencv_num_threads: int
+    mp_start_method: str  # how loader workers start: 'fork' or 'spawn'
+    opencv_num_threads: int  # threads that OpenCV starts in each process
 
 
 class EnvironmentKeys(TypedDict, total=False):
     """Startup of a process."""
 
-    cudnn_benchmark: bool
+    cudnn_benchmark: bool  # choose the fastest convolution algorithm by trying
     mp_cfg: MultiprocessingKeys
     dist_cfg: DistributedKeys
 
@@ -34,16 +34,17 @@ class EnvironmentKeys(TypedDict, total=False):
 class RandomnessKeys(TypedDict, total=False):
     """Seeds; see mmengine's ``Runner.set_randomness``."""
 
+    # for weights, order of samples and augmentation; None: another one for each run
     seed: Annotated[int, AtLeast(0), AtMost(2**32 - 1)] | None
-    deterministic: bool
-    diff_rank_seed: bool
+    deterministic: bool  # deterministic algorithms only
+    diff_rank_seed: bool  # add the rank to the seed
 
 
 class ScaleKeys(TypedDict, total=False):
     """Scaling of the learning rate."""
 
-    enable: bool
-    base_batch_size: Count
+    enable: bool  # scale the learning rate (--autoscale-lr)
+    base_batch_size: Count  # samples of a step over all ranks that the learning rate is chosen for
 
 
 class ImportKeys(TypedDict, total=False):
@@ -62,8 +63,8 @@ class CompileKeys(TypedDict, total=False):
 class LoaderKeys(TypedDict, total=False):
     """A loader; other keys are arguments of torch's ``DataLoader``."""
 
-    batch_size: Count
-    num_workers: Natural
+    batch_size: Count  # samples per rank
+    num_workers: Natural  # worker processes per rank
     prefetch_factor: Count | None
     timeout: Annotated[float, AtLeast(0)]
     dataset: dict
@@ -119,25 +120,25 @@ class RunnerKeys(TypedDict, total=False):
     default_hooks: dict[str, dict | None]
     ema_momentum: float | None
     env_cfg: EnvironmentKeys
-    experiment_name: str | None
+    experiment_name: str | None  # in logs; None: name of the config and time
     is_dev: bool
     is_full: bool
-    launcher: str
-    load_from: str | None
-    log_level: Literal['DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL']
+    launcher: str  # set by --launcher
+    load_from: str | None  # file with the weights to start from (--load-from)
+    log_level: Literal['DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL']  # least severe messages to log
     log_processor: LogKeys | None
-    model_wrapper_cfg: dict | None
+    model_wrapper_cfg: dict | None  # arguments of DistributedDataParallel
     param_scheduler: dict | list[dict] | None
     pretrained_dir: str
     randomness: RandomnessKeys
     recompute: str | list[str] | None
-    resume: bool | str
-    strict_load: bool
+    resume: bool | str  # continue from the latest checkpoint, or from a file (--resume)
+    strict_load: bool  # refuse weights that do not all fit by name; default True
     sync_bn: str | None
-    test_cfg: dict | None
-    trust_checkpoint: bool
+    test_cfg: dict | None  # the loop of testing
+    trust_checkpoint: bool  # set by --trust-checkpoint
     visualizer: dict | None
-    work_dir: str | None
+    work_dir: str | None  # folder of the run; None: work_dirs/<name of the config>
 
 
 class PartKeys(TypedDict, total=False):
@@ -145,11 +146,11 @@ class PartKeys(TypedDict, total=False):
 
     model: dict
     optim_wrapper: OptimKeys | None
-    test_dataloader: LoaderKeys | None
-    test_evaluator: dict | list[dict] | None
+    test_dataloader: LoaderKeys | None  # what tools/test.py reads
+    test_evaluator: dict | list[dict] | None  # metrics of tools/test.py
     train_cfg: TrainKeys | None
     train_dataloader: LoaderKeys | None
-    val_cfg: dict | None
+    val_cfg: dict | None  # the loop of evaluations during training
     val_dataloader: LoaderKeys | None
     val_evaluator: dict | list[dict] | None
 
@@ -157,9 +158,9 @@ class PartKeys(TypedDict, total=False):
 class ConfigKeys(RunnerKeys, PartKeys, total=False):
     """All keys of a config that are read."""
 
-    custom_imports: ImportKeys | None
+    custom_imports: ImportKeys | None  # modules with parts of your own, see docs/models.md
     data_modes: dict[str, dict] | None
-    default_scope: str
+    default_scope: str  # registry in which names without a prefix are looked up first
 
 
 RUNNER_KEYS = frozenset(RunnerKeys.__annotations__)

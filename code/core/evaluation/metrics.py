@@ -69,7 +69,7 @@ class OpenLoopMetric(SampleMetric):
 
     Args:
         speed_bands: Increasing bounds between the bands of the recorded speed, m/s.
-        prefix: First part of the names of the metrics.
+        **kwargs: Arguments of mmengine's ``BaseMetric``, such as ``prefix``.
     """
 
     default_prefix = 'open_loop'

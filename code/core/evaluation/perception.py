@@ -66,7 +66,7 @@ class PerceptionMetric(SampleMetric):
     Args:
         depth_bounds: Near, far and step of the depth bins, meters.
         near: Largest depth of near pixels, meters along the optical axis.
-        prefix: First part of the names of the metrics.
+        **kwargs: Arguments of mmengine's ``BaseMetric``, such as ``prefix``.
     """
 
     default_prefix = 'perception'

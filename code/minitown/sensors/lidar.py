@@ -20,7 +20,8 @@ class Lidar:
     Args:
         channels: Beams between `upper` and `lower`.
         columns: Firings per revolution; 64 x 937 are the 60,000 rays of a full sweep.
-        upper, lower: Elevation of the first and last beam, degrees.
+        upper: Elevation of the first beam, degrees.
+        lower: Elevation of the last beam, degrees.
         max_range: Meters.
         attenuation: Intensity is exp(-attenuation * range), per meter.
         drop_rate: Probability that a return is lost.

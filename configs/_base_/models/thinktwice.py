@@ -9,9 +9,9 @@ y_range = (-17.1896, 16.5864)  # m, BEV range along y (right)
 z_range = (-4.0, 10.0)  # m above the ground
 bev_cell = 1.60838  # m, cell of the camera BEV: 21 x 21 cells
 depth_bounds = (1.0, 41.0, 0.5)  # m: first, last, width of a depth bin
-num_seg_classes = 12
+num_seg_classes = 12  # classes of the segmentation labels
 num_cameras = 4  # cameras of a sample; `cameras` in the dataset config selects them
-num_refine_layers = 5
+num_refine_layers = 5  # stages of the plan after the coarse one
 speed_scale = 12.0  # m/s, speeds are divided by this
 
 model = dict(
