@@ -37,8 +37,13 @@ class SplitSpec:
                     f'split.{key} must be a list of names, got {names!r}; '
                     f'on the command line with both kinds of quotes: "...split.{key}=[\'05\']"'
                 )
-        if isinstance(self.caps, Mapping) and (unknown := sorted(self.caps.keys() - set(self.towns))):
-            raise ValueError(f'split.caps has {unknown[0]!r}, which is not in split.towns')
+        if isinstance(self.caps, Mapping):
+            # caps of other towns are ignored, since splits share them, unless one looks like a misspelling
+            unknown, uncapped = self.caps.keys() - set(self.towns), set(self.towns) - self.caps.keys()
+            if unknown and uncapped:
+                raise ValueError(
+                    f'split.caps has {min(unknown)!r}, which is not in split.towns, but not {min(uncapped)!r}'
+                )
         caps = self.caps.values() if isinstance(self.caps, Mapping) else [self.caps]
         for cap in caps:
             if cap is not None and (type(cap) is not int or cap < 0):

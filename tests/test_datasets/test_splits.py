@@ -5,12 +5,16 @@ import pickle
 from collections import Counter
 
 import pytest
+from helpers.commands import REPOSITORY
 from hypothesis import given
 from hypothesis import strategies as st
 
+from thinktwice.config.load import load_config
 from thinktwice.datasets import splits
 from thinktwice.datasets.metadata import DatasetMetadata, RouteRecord
 from thinktwice.datasets.splits import SampleIndex, SplitSpec, build_index, key_frame_runs
+
+CONFIGS = REPOSITORY / 'configs'
 
 HISTORY, HORIZON = 1, 4
 
@@ -152,3 +156,15 @@ def test_no_split_takes_everything() -> None:
         ('town01_00', 'route_0', 1),
         ('town01_00', 'route_0', 2),
     ]
+
+
+def test_caps_of_towns_of_other_splits_are_ignored() -> None:
+    assert SplitSpec(['town01'], ['00'], {'town01': 2, 'town02': 3}).caps['town01'] == 2
+
+
+@pytest.mark.parametrize('options', [{}, {'is_full': True}, {'is_dev': True}])
+@pytest.mark.parametrize('name', ['thinktwice', 'thinktwice_minitown', 'thinktwice_bench2drive'])
+def test_the_splits_of_the_shipped_configs_are_accepted(name: str, options: dict) -> None:
+    cfg = load_config(CONFIGS / f'{name}.py', options)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        SplitSpec(**loader.dataset.split)
