@@ -1,10 +1,10 @@
 """The operators of sparse 3D convolution of ``mmcv.ops`` in plain PyTorch.
 
 A sparse convolution is a list of pairs (input row, output row) for each tap of the kernel. The pairs
-are found by looking up the row of each cell in a dense grid. The convolution gathers the input rows of
-all pairs, multiplies them by the matrices of their taps and sums the products of each output row in a
-fixed order, so that results do not depend on the number of threads. Signatures are those of mmcv's
-compiled extension.
+are found by looking up the row of each cell in a dense grid. The convolution gathers the input rows of all
+pairs, multiplies them by the matrices of their taps and sums the products of each output row in a fixed
+order, so that results do not depend on the number of threads. Large ones take one block of output rows
+after the other. Signatures are those of mmcv's compiled extension.
 
 Sizes: N input rows, M output rows, taps of the kernel, P pairs in total. Coordinates are
 (batch, z, y, x).
@@ -25,22 +25,36 @@ _PAIRS = '_thinktwice_pairs'
 _PLAN = '_thinktwice_plan'
 
 
-class GatherPlan(NamedTuple):
-    """The pairs of a convolution, sorted by tap, and the order in which they are summed by row.
+# On the CPU the features of so many pairs fit into the cache. To split fewer than four times as many pairs
+# takes longer than it saves.
+_BLOCK_PAIRS = 2**16
+
+
+class Block(NamedTuple):
+    """The pairs of some output rows, sorted by tap, and the order in which they are summed by row.
 
     Attributes:
+        rows: The output rows.
         sources: Input row of each pair.
-        targets: Output row of each pair.
+        targets: Output row of each pair, relative to the first of the block.
         counts: Number of pairs of each tap.
-        by_target: Pairs sorted by output row, and the start of each output row in this order.
-        by_source: Pairs sorted by input row, and the start of each input row in this order.
+        order: Pairs sorted by output row.
+        starts: Start of each output row in this order.
     """
 
+    rows: slice
     sources: Int[Tensor, ' P']
     targets: Int[Tensor, ' P']
     counts: list[int]
-    by_target: tuple[Int64[Tensor, ' P'], Int64[Tensor, ' M']]
-    by_source: tuple[Int64[Tensor, ' P'], Int64[Tensor, ' N']]
+    order: Int64[Tensor, ' P']
+    starts: Int64[Tensor, ' rows']
+
+
+class GatherPlan(NamedTuple):
+    """The pairs of a convolution by blocks of output rows, and of its transpose by blocks of input rows."""
+
+    forward: list[Block]
+    transposed: list[Block]
 
 
 def get_indice_pairs_3d_forward(
@@ -122,8 +136,11 @@ def indice_conv_forward(
     weight = filters.flatten(0, -3)
     rows = (features.shape[0], int(num_activate_out))
     plan = _gather_plan(indice_pairs, indice_pair_num, rows, bool(inverse))
-    products = _multiply_by_tap(features.index_select(0, plan.sources), weight, plan.counts)
-    return _sum_by_row(products, *plan.by_target)
+    out = features.new_empty(rows[1], weight.shape[2])
+    for block in plan.forward:
+        products = _multiply_by_tap(features.index_select(0, block.sources), weight, block.counts)
+        out[block.rows] = _sum_by_row(products, block.order, block.starts)
+    return out
 
 
 def indice_conv_backward(
@@ -152,14 +169,15 @@ def indice_conv_backward(
     weight = filters.flatten(0, -3)
     rows = (features.shape[0], out_bp.shape[0])
     plan = _gather_plan(indice_pairs, indice_pair_num, rows, bool(inverse))
-    gathered = out_bp.index_select(0, plan.targets)
-    products = _multiply_by_tap(gathered, weight.transpose(1, 2), plan.counts)
-    grad_features = _sum_by_row(products, *plan.by_source)
+    grad_features, grad_weight = torch.empty_like(features), torch.zeros_like(weight)
+    for block in plan.transposed:
+        gathered = out_bp.index_select(0, block.sources)
+        products = _multiply_by_tap(gathered, weight.transpose(1, 2), block.counts)
+        grad_features[block.rows] = _sum_by_row(products, block.order, block.starts)
 
-    inputs = features.index_select(0, plan.sources).split(plan.counts)
-    grad_weight = torch.empty_like(weight)
-    for tap, gradient in enumerate(gathered.split(plan.counts)):
-        torch.mm(inputs[tap].t(), gradient, out=grad_weight[tap])
+        inputs = features[block.rows].index_select(0, block.targets).split(block.counts)
+        for tap, gradient in enumerate(gathered.split(block.counts)):
+            grad_weight[tap].addmm_(inputs[tap].t(), gradient)
     return grad_features, grad_weight.view_as(filters)
 
 
@@ -195,12 +213,35 @@ def _gather_plan(
         )
         sizes = rows[::-1] if inverse else rows
         plan = GatherPlan(
-            sources, targets, counts, _segments(targets, sizes[1]), _segments(sources, sizes[0])
+            _blocks(sources, targets, counts, sizes[1]), _blocks(targets, sources, counts, sizes[0])
         )
         setattr(pairs, _PLAN, plan)
-    if inverse:
-        return GatherPlan(plan.targets, plan.sources, plan.counts, plan.by_source, plan.by_target)
-    return plan
+    return GatherPlan(plan.transposed, plan.forward) if inverse else plan
+
+
+def _blocks(
+    sources: Int[Tensor, ' P'], targets: Int[Tensor, ' P'], counts: list[int], num_rows: int
+) -> list[Block]:
+    """Split pairs, sorted by tap, into blocks of output rows: one block for few pairs, and on a GPU."""
+    num_blocks = len(targets) // _BLOCK_PAIRS if targets.device.type == 'cpu' else 1
+    size = max(math.ceil(num_rows / num_blocks) if num_blocks >= 4 else num_rows, 1)
+    starts = range(0, num_rows, size)
+    counts_of = [counts]
+    if len(starts) > 1:
+        taps = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        key = targets // size * len(counts) + taps
+        order = key.sort(stable=True).indices
+        sources, targets = sources[order], targets[order]
+        counts_of = key.bincount(minlength=len(starts) * len(counts)).view(len(starts), -1).tolist()
+    blocks, first = [], 0
+    for start, block_counts in zip(starts, counts_of, strict=False):
+        rows = slice(start, min(start + size, num_rows))
+        pairs = slice(first, first + sum(block_counts))
+        local = targets[pairs] - start
+        order_and_starts = _segments(local, rows.stop - rows.start)
+        blocks.append(Block(rows, sources[pairs], local, block_counts, *order_and_starts))
+        first = pairs.stop
+    return blocks
 
 
 def _segments(rows: Int[Tensor, ' P'], size: int) -> tuple[Int64[Tensor, ' P'], Int64[Tensor, ' {size}']]:

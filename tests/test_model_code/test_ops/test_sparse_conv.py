@@ -197,6 +197,30 @@ def test_pairs_are_found_once_for_layers_on_the_same_sites(monkeypatch: pytest.M
     assert len(calls) == 2
 
 
+def test_blocks_of_rows_give_what_one_block_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    from thinktwice.model_code.ops import sparse_conv
+
+    sites, features = random_sites(2, SHAPE, 300), torch.randn(300, 4)
+    layers = [
+        mmcv_ops.SubMConv3d(4, 6, 3, bias=False),
+        mmcv_ops.SparseConv3d(6, 5, 3, 2, 1, bias=False, indice_key='down'),
+        mmcv_ops.SparseInverseConv3d(5, 3, 3, indice_key='down', bias=False),
+    ]
+    network = mmcv_ops.SparseSequential(*layers)
+    results, blocks = [], []
+    split = sparse_conv._blocks
+    monkeypatch.setattr(sparse_conv, '_blocks', lambda *args: blocks.append(split(*args)) or blocks[-1])
+    for pairs in (2**16, 100):
+        monkeypatch.setattr(sparse_conv, '_BLOCK_PAIRS', pairs)
+        leaf = features.clone().requires_grad_()
+        output = network(mmcv_ops.SparseConvTensor(leaf, sites.clone(), SHAPE, 2)).features
+        gradients = torch.autograd.grad(output.square().sum(), [leaf, *network.parameters()])
+        results.append([output, *gradients])
+    assert [len(split) > 1 for split in blocks] == [False] * 4 + [True] * 4
+    for one, many in zip(*results, strict=True):
+        torch.testing.assert_close(many, one)
+
+
 def test_inference_mode_works() -> None:
     layer = mmcv_ops.SubMConv3d(3, 4, 3, bias=False)
     sites = random_sites(1, SHAPE, 50)
