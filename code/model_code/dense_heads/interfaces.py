@@ -154,12 +154,13 @@ class SceneState:
     """The representation of the scene that each refine layer updates.
 
     Attributes:
-        bev_map: BEV feature map of the key frame in teacher orientation.
+        bev_map: BEV feature map of the key frame in teacher orientation; before the first layer that of the
+            samples, which is the same in all passes.
         bev_vector: The flattened BEV feature map.
         future_bev_map: Predicted maps conditioned on the current plan; None before the first layer.
     """
 
-    bev_map: Float[Tensor, 'B C X Y']
+    bev_map: Float[Tensor, 'samples C X Y']
     bev_vector: Float[Tensor, 'B Cv']
     future_bev_map: Float[Tensor, 'B K C X Y'] | None = None
 

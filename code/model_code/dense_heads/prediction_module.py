@@ -6,7 +6,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from thinktwice.model_code.dense_heads.interfaces import CONTROL_DIM, WAYPOINT_DIM
-from thinktwice.model_code.dense_heads.layers import conv_constant, double_conv
+from thinktwice.model_code.dense_heads.layers import (
+    conv_constant,
+    double_conv,
+    repeat_samples,
+    to_conv_format,
+)
 from thinktwice.registry import MODELS
 
 
@@ -29,13 +34,13 @@ class SpatialGRU(nn.Module):
         self.conv_decoder = double_conv(state_channels, state_channels, state_channels)
 
     def forward(
-        self, inputs: Float[Tensor, 'B K input_channels'], state: Float[Tensor, 'B C X Y']
+        self, inputs: Float[Tensor, 'B K input_channels'], state: Float[Tensor, 'samples C X Y']
     ) -> Float[Tensor, 'B K C X Y']:
         """Run over a sequence of inputs.
 
         Args:
-            inputs: The sequence.
-            state: Initial state.
+            inputs: The sequence, of all passes over the samples.
+            state: Initial state, of all passes or the same for each.
 
         Returns:
             The decoded state after each input.
@@ -49,10 +54,12 @@ class SpatialGRU(nn.Module):
         for step in range(K):
             update = torch.sigmoid(update_gate(step, state))
             reset = torch.sigmoid(reset_gate(step, state))
+            state = repeat_samples(state, B)
             candidate = candidate_of(step, (1 - reset) * state)
             state = (1 - update) * state + update * candidate
             states.append(state)
-        return self.conv_decoder(torch.cat(states)).unflatten(0, (K, B)).transpose(0, 1)
+        maps = to_conv_format(torch.stack(states, dim=1).flatten(0, 1))
+        return self.conv_decoder(maps).unflatten(0, (B, K))
 
 
 class _InputsAndState:
@@ -71,9 +78,10 @@ class _InputsAndState:
         self.responses = response.unflatten(0, inputs.shape[:2]).unbind(dim=1)
         self.weight, self.bias = of_state, first.bias
 
-    def __call__(self, step: int, state: Float[Tensor, 'B C X Y']) -> Float[Tensor, 'B C X Y']:
-        hidden = F.conv2d(state, self.weight, self.bias, padding=1) + self.responses[step]
-        return self.second(hidden.relu())
+    def __call__(self, step: int, state: Float[Tensor, 'samples C X Y']) -> Float[Tensor, 'B C X Y']:
+        response = self.responses[step]
+        hidden = repeat_samples(F.conv2d(state, self.weight, self.bias, padding=1), len(response))
+        return self.second((hidden + response).relu())
 
 
 @MODELS.register_module()
@@ -101,7 +109,7 @@ class PredictionModule(nn.Module):
 
     def forward(
         self,
-        bev_map: Float[Tensor, 'B C X Y'],
+        bev_map: Float[Tensor, 'samples C X Y'],
         waypoints: Float[Tensor, 'B K 2'],
         actions: Float[Tensor, 'B K 4'],
         previous: Float[Tensor, 'B K C X Y'] | None,
@@ -109,7 +117,7 @@ class PredictionModule(nn.Module):
         """Predict the future maps.
 
         Args:
-            bev_map: BEV feature map of the key frame.
+            bev_map: BEV feature map of the key frame, of all passes or the same for each.
             waypoints: x, y in the ego frame, meters.
             actions: Beta parameters, positive.
             previous: Future maps of the previous layer, None in the first.

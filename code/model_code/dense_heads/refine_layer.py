@@ -12,7 +12,12 @@ from thinktwice.model_code.dense_heads.interfaces import (
     LookModule,
     SceneState,
 )
-from thinktwice.model_code.dense_heads.layers import conv_with_broadcast, in_float32, mlp
+from thinktwice.model_code.dense_heads.layers import (
+    conv_with_broadcast,
+    in_float32,
+    mlp,
+    repeat_samples,
+)
 from thinktwice.registry import MODELS
 
 
@@ -128,4 +133,4 @@ class RefineLayer(nn.Module):
         for module in rest:
             update = module(update)
         vector_update = self.bev_vector_update(torch.cat([state.bev_vector, plan], dim=1))
-        return state.bev_map + update, state.bev_vector + vector_update
+        return repeat_samples(state.bev_map, len(plan)) + update, state.bev_vector + vector_update

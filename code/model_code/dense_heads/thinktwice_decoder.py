@@ -22,6 +22,7 @@ from thinktwice.model_code.dense_heads.interfaces import (
     TeacherInputs,
     stack_scenes,
 )
+from thinktwice.model_code.dense_heads.layers import to_conv_format
 from thinktwice.model_code.scene import ImagePyramid, Measurements, SceneFeatures
 from thinktwice.registry import MODELS
 
@@ -184,7 +185,7 @@ class ThinkTwiceDecoder(Planner):
         flatten_head = scene.flatten_head
         assert scene.vector is not None and scene.bev_map is not None and flatten_head is not None
         coarse = self.coarse_head(scene.vector, measurements.features)
-        start = SceneState(scene.bev_map, scene.vector)
+        start = SceneState(to_conv_format(scene.bev_map), scene.vector)
         context = self.build_context(scene, measurements) if len(self.layers) else None
         if teacher is not None and teacher.waypoints.shape[1] != self.num_steps:
             raise ConfigError(
@@ -253,7 +254,8 @@ class ThinkTwiceDecoder(Planner):
         forced_waypoints, forced_controls = [], []
         if teacher is not None and context is not None:
             context = context.repeat(2)
-            states = [SceneState(torch.cat([start.bev_map] * 2), torch.cat([start.bev_vector] * 2))]
+            # the map before the first layer, the same in both passes, is convolved once
+            states = [SceneState(start.bev_map, torch.cat([start.bev_vector] * 2))]
             forced_waypoints, forced_controls = [teacher.waypoints], [self.teacher_controls(teacher)]
         for layer in self.layers:
             plan, control = waypoints[-1].detach(), controls[-1].detach()

@@ -15,6 +15,13 @@ def test_broadcast_convolution_equals_the_convolution_of_everything(kernel, stri
     torch.testing.assert_close(conv_with_broadcast(conv, spatial, constant), conv(joint))
 
 
+def test_broadcast_convolution_takes_a_map_that_is_the_same_in_all_passes() -> None:
+    conv = nn.Conv2d(3 + 4, 5, 3, padding=1).double()
+    spatial, constant = torch.randn(2, 3, 6, 7).double(), torch.randn(4, 4).double()
+    joint = torch.cat([torch.cat([spatial] * 2), constant[:, :, None, None].expand(-1, -1, 6, 7)], dim=1)
+    torch.testing.assert_close(conv_with_broadcast(conv, spatial, constant), conv(joint))
+
+
 def test_broadcast_convolution_has_the_right_gradients() -> None:
     conv = nn.Conv2d(2 + 3, 2, 3, padding=1).double()
     inputs = [

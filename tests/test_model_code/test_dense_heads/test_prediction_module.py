@@ -59,6 +59,12 @@ def test_inputs_reach_the_candidate_step_by_step() -> None:
     torch.testing.assert_close(outputs[:, :, 0, 2, 3], inputs[:, :, 1])
 
 
+def test_a_state_of_the_samples_starts_every_pass() -> None:
+    gru = SpatialGRU(input_channels=2, state_channels=3).double()
+    inputs, state = torch.randn(4, 3, 2).double(), torch.randn(2, 3, 5, 4).double()
+    torch.testing.assert_close(gru(inputs, state), gru(inputs, torch.cat([state, state])))
+
+
 def test_residual_value_is_returned_and_added_to_the_previous_maps() -> None:
     module = PredictionModule(bev_channels=3)
     bev_map, waypoints, actions = torch.randn(2, 3, 5, 4), torch.randn(2, 4, 2), torch.rand(2, 4, 4)
