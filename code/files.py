@@ -23,6 +23,8 @@ def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
         WriteError: The file cannot be written (disk full, no permission).
             The temporary file is removed and ``path`` is untouched.
     """
+    if path.is_dir():
+        raise WriteError(f'cannot write {path}: it is a folder; give the name of a file')
     temporary = _temporary_name(path)
     make_folder(path.parent)
     try:
@@ -36,8 +38,9 @@ def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
         remove_file(temporary)
         # torch reports a full disk as RuntimeError from its zip writer
         if isinstance(error, (OSError, RuntimeError)):
+            reason = getattr(error, 'strerror', None) or error
             raise WriteError(
-                f'cannot write {path}: {error} ({free}). Free some space or check the permissions of '
+                f'cannot write {path}: {reason} ({free}). Free some space or check the permissions of '
                 f'{path.parent}; files written before are untouched.'
             ) from error
         raise
@@ -64,8 +67,6 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         WriteError: The file cannot be written, or ``path`` is a folder.
     """
-    if path.is_dir():
-        raise WriteError(f'cannot write {path}: it is a folder; give the name of a file')
     write_atomically(path, lambda file: file.write(text.encode()))
 
 

@@ -18,6 +18,14 @@ def test_a_written_file_reads_back_and_its_folder_is_made(tmp_path):
     assert os.listdir(path.parent) == ['file']
 
 
+def test_what_is_in_the_way_is_named(tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(WriteError, match='cannot make the folder .*file: a file is in its place'):
+        write_atomically(tmp_path / 'file' / 'x', lambda file: file.write(b'x'))
+    with pytest.raises(WriteError, match='cannot write .*: it is a folder'):
+        write_atomically(tmp_path, lambda file: file.write(b'x'))
+
+
 def test_interrupted_write_leaves_the_old_file(tmp_path):
     path = tmp_path / 'file'
     path.write_bytes(b'old')

@@ -68,6 +68,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f'--policy {arguments.policy} takes no CONFIG and CHECKPOINT')
     if not 0 < arguments.length <= MAX_LENGTH:
         parser.error(f'--length must be above 0 and at most {MAX_LENGTH:g} m, got {arguments.length}')
+    if arguments.videos and not arguments.video:
+        parser.error('--videos needs --video, the folder of the videos')
     return arguments
 
 

@@ -88,8 +88,10 @@ def read_metrics(file: Path) -> dict[str, float]:
         metrics = json.loads(file.read_text(encoding='utf-8'))
         if not isinstance(metrics, dict):
             raise ValueError(f'it holds a {type(metrics).__name__}')
+        if wrong := [name for name, value in metrics.items() if not isinstance(value, (int, float))]:
+            raise ValueError(f'the value of {wrong[0]!r} is no number')
         return {name: float(value) for name, value in metrics.items()}
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f'{file} is not a file of `tools/test.py --out`: {describe(error)}') from error
 
 

@@ -12,6 +12,7 @@ from thinktwice.closed_loop.policies import AgentPolicy, Moment, Policy
 from thinktwice.core.visualization import colors
 from thinktwice.core.visualization.bev import BEVCanvas
 from thinktwice.errors import WriteError
+from thinktwice.files import make_folder
 from thinktwice.geometry.poses import ego_to_world, world_to_ego
 from thinktwice.minitown.world.classes import GREEN, GROUND_COLORS, RED
 
@@ -36,13 +37,13 @@ class VideoWriter:
         requests: the routes of the group.
 
     Raises:
-        OSError: a file can't be written.
+        OSError: the folder or a file cannot be written.
     """
 
     def __init__(
         self, folder: Path, frequency: int, shown: Sequence[RouteRequest], requests: Sequence[RouteRequest]
     ) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self._paths = {
             slot: folder / f'{request.name}.mp4' for slot, request in enumerate(requests) if request in shown
         }

@@ -44,6 +44,7 @@ def test_the_expert_s_results_are_written_and_shown(tmp_path, capsys):
         (['--policy', 'expert', '--length', '0'], 2, '--length'),
         (['--policy', 'expert', '--length', 'inf'], 2, '--length'),
         (['--policy', 'expert', '--length', '1e9'], 2, '--length'),
+        (['--policy', 'expert', '--videos', '2'], 2, '--videos needs --video'),
         (['--policy', 'expert', '--towns', 'nowhere', '--processes', '1'], 1, 'nowhere'),
         ([MINITOWN, 'missing.pth', '--processes', '1'], 1, 'missing.pth'),
     ],

@@ -135,11 +135,14 @@ def test_what_cannot_be_published_ends_in_one_line(run, tmp_path, capsys):
     bare, metrics = tmp_path / 'bare.pth', tmp_path / 'metrics.json'
     torch.save({'a': torch.zeros(2)}, bare)
     metrics.write_text('[1]')
+    texts = tmp_path / 'texts.json'
+    texts.write_text('{"ade": "low"}')
     for arguments, message in (
+        ([run / 'epoch_1.pth', tmp_path / 'x', '--metrics', texts], "the value of 'ade' is no number"),
         ([tmp_path / 'none.pth', tmp_path / 'x'], 'does not exist'),
         ([bare, tmp_path / 'x'], 'holds no config'),
         ([run / 'epoch_1.pth', tmp_path / 'x', '--metrics', metrics], 'is not a file of'),
-        ([run / 'epoch_1.pth', bare / 'x'], 'cannot write'),
+        ([run / 'epoch_1.pth', bare / 'x'], 'cannot make the folder'),
     ):
         assert publish_model(list(map(str, arguments))) == 1
         (line,) = capsys.readouterr().err.splitlines()

@@ -11,6 +11,7 @@ from torch import Tensor
 from thinktwice.core.visualization import colors
 from thinktwice.core.visualization.bev import draw_bev
 from thinktwice.core.visualization.cameras import draw_cameras
+from thinktwice.files import make_folder
 
 
 def _legend(width: int, title: str) -> np.ndarray:
@@ -75,7 +76,7 @@ def save_picture(image: np.ndarray, path: str | Path) -> None:
         OSError: The file can't be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     is_encoded, content = cv2.imencode('.png', image[..., ::-1])
     if not is_encoded:
         raise OSError(f'cannot encode {path}')
