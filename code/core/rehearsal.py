@@ -64,7 +64,10 @@ def rehearse_evaluation(model: BaseModel, loop: Any) -> None:
             predictions = model.val_step(batch)
     finally:
         model.train(was_training)
-    evaluator = copy.deepcopy(loop.evaluator)
+    try:
+        evaluator = copy.deepcopy(loop.evaluator)
+    except TypeError:  # a metric holds what has no copy, such as an open file
+        return
     evaluator.process(data_samples=predictions, data_batch=batch)
     for metric, rehearsed in zip(loop.evaluator.metrics, evaluator.metrics, strict=True):
         if hasattr(metric, 'metric_names'):

@@ -88,11 +88,15 @@ def test_an_error_in_code_of_one_s_own_keeps_its_traceback() -> None:
     assert model.training
 
 
-def test_an_evaluation_leaves_nothing_in_the_metrics_but_their_names() -> None:
+@pytest.mark.parametrize('has_file', [False, True])
+def test_an_evaluation_leaves_nothing_in_the_metrics_but_their_names(has_file: bool) -> None:
     metric = CountMetric()
     loader = DataLoader(Numbers(), collate_fn=lambda numbers: {'inputs': torch.ones(len(numbers), 2)})
     model = Layers().train()
-    rehearse_evaluation(model, SimpleNamespace(dataloader=loader, evaluator=Evaluator(metric)))
+    with open(__file__) as file:
+        if has_file:  # there is no copy of it
+            metric.file = file
+        rehearse_evaluation(model, SimpleNamespace(dataloader=loader, evaluator=Evaluator(metric)))
     assert metric.results == [] and metric.seen == 0
-    assert metric.metric_names == ('count',)
+    assert metric.metric_names == (('count', 'other') if has_file else ('count',))
     assert model.training
