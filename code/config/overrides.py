@@ -280,15 +280,18 @@ def _places(cfg: Config, path: str) -> list[str]:
     """Keys that an override sets: in the tables of the modes, if the config leaves a parent to them."""
     keys, modes = path.split('.'), cfg.get('data_modes')
     for end in range(1, len(keys)):
-        if _entry(cfg, keys[:end]) is None:
+        parent = '.'.join(keys[:end])
+        if find_entry(cfg, parent, {}) is None:
             tables = modes if isinstance(modes, dict) else {}
-            places = [f'data_modes.{mode}.{path}' for mode in tables if _entry(tables[mode], keys[:end])]
+            places = [f'data_modes.{mode}.{path}' for mode in tables if find_entry(tables[mode], parent)]
             return places or [path]
     return [path]
 
 
-def _entry(node: Any, keys: list[str]) -> Any:
-    """The entry of nested dicts, an empty dict if there is none."""
-    for key in keys:
-        node = node.get(key, {}) if isinstance(node, (dict, Config)) else {}
+def find_entry(node: Any, path: str, default: Any = None) -> Any:
+    """The entry of nested dicts by its dotted key."""
+    for key in path.split('.'):
+        if not isinstance(node, (dict, Config)) or key not in node:
+            return default
+        node = node[key]
     return node

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from thinktwice.config.overrides import find_entry
 from thinktwice.errors import ConfigError
 
 #: Losses that compare BEV maps of the model with those of the teacher, cell by cell.
@@ -38,7 +39,7 @@ def check_data_fits(model: Mapping[str, Any], metainfo: Mapping[str, Any], train
         'img_encoder.seg_head.num_classes': metainfo.get('classes') if has_segmentation_loss else None,
     }
     for path, names in needed.items():
-        node = _entry(model, path)
+        node = find_entry(model, path)
         if node is not None and names is not None and node < len(names):
             what = path.rpartition('num_')[2]
             raise ConfigError(
@@ -81,7 +82,7 @@ def _bev_ranges(model: Mapping[str, Any], axis: str) -> list[tuple[str, tuple[fl
     }
     found = []
     for key, part in places.items():
-        bounds = _entry(model, key)
+        bounds = find_entry(model, key)
         ends = tuple(bounds[part]) if isinstance(bounds, Sequence) else ()
         if len(ends) == 2 and all(isinstance(end, (int, float)) for end in ends):
             found.append((key, ends))
@@ -93,11 +94,3 @@ def _covers(teacher: Sequence[float], model: Sequence[float]) -> bool:
     low, high = teacher
     margin = MARGIN * (high - low)
     return -1e-3 <= model[0] - low <= margin and -1e-3 <= high - model[1] <= margin
-
-
-def _entry(model: Mapping[str, Any], path: str) -> Any:
-    """An entry of a config by its dotted key, None if it has none."""
-    node: Any = model
-    for key in path.split('.'):
-        node = node.get(key) if isinstance(node, Mapping) else None
-    return node
