@@ -13,7 +13,7 @@ TEST_WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(TEST_WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow gpu-check lint format typecheck docs clean
+.PHONY: help setup demo test test-slow wheels gpu-check lint format typecheck docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -41,6 +41,10 @@ test: setup ## run the fast tests
 
 test-slow: setup ## run the slow tests, and the CUDA tests if there is a device
 	$(PYTEST) -m "slow or cuda"
+
+wheels: setup ## collect all packages but torch in build/wheels, for a machine without network
+	$(PYTHON) -m pip wheel --quiet --wheel-dir build/wheels -r requirements/runtime.txt -r requirements/dev.txt
+	$(PYTHON) -m pip wheel --quiet --wheel-dir build/wheels --no-deps -r requirements/openmmlab.txt .
 
 gpu-check: setup ## test and measure training on the GPU, and write work_dirs/gpu_report.md
 	$(PYTHON) tools/gpu_check.py

@@ -80,7 +80,8 @@ class DrivingRunner(Runner):
             return model
         model_options.keep_gradient_strides(model)
         model_options.share_label_counts(model)
-        options = dict(forward_sync_buffers=False, find_unused_parameters=False)
+        # as views of the buckets that ranks exchange, gradients are neither copied nor held twice
+        options = dict(forward_sync_buffers=False, find_unused_parameters=False, gradient_as_bucket_view=True)
         options.update(model_wrapper_cfg or {})
         options.pop('type', None)
         device_ids = [torch.cuda.current_device()] if on_gpu else None
@@ -171,7 +172,11 @@ class DrivingRunner(Runner):
         """Build a loader whose workers ignore signals to all ranks; check that the data fits the model."""
         if isinstance(dataloader, dict):
             workers = dict(num_workers=dataloader.get('num_workers', 0), rank=get_rank(), seed=seed or 0)
-            dataloader = {'worker_init_fn': dict(type=init_worker, **workers), **dataloader}
+            # with page-locked memory, copies to the GPU overlap with its computation
+            defaults = dict(
+                worker_init_fn=dict(type=init_worker, **workers), pin_memory=torch.cuda.is_available()
+            )
+            dataloader = {**defaults, **dataloader}
         loader = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
         metainfo = getattr(loader.dataset, 'metainfo', {})
         check_data_fits(self.cfg.get('model', {}), metainfo, self._train_dataloader is not None)

@@ -19,7 +19,8 @@ class DrivingDataPreprocessor(BaseDataPreprocessor):
         mean: Mean of R, G, B, as a fraction of the full range.
         std: Standard deviation of R, G, B, as a fraction of the full range.
         photometric: Config of the augmentation in training, None for no augmentation.
-        non_blocking: Whether copies to the device may overlap with computation.
+        non_blocking: Whether copies to the device may overlap with computation; those of page-locked memory
+            do.
     """
 
     mean: Tensor
@@ -30,7 +31,7 @@ class DrivingDataPreprocessor(BaseDataPreprocessor):
         mean: Sequence[float] = (0.485, 0.456, 0.406),
         std: Sequence[float] = (0.229, 0.224, 0.225),
         photometric: dict[str, Any] | None = None,
-        non_blocking: bool = False,
+        non_blocking: bool = True,
     ) -> None:
         super().__init__(non_blocking)
         self.photometric = MODELS.build(photometric) if photometric else None

@@ -161,3 +161,17 @@ def test_output_and_gradients_equal_those_of_torchvision(offset: float) -> None:
         results.append([output, leaf.grad, *(parameter.grad for parameter in layer.parameters())])
     for actual, expected in zip(*results, strict=True):
         torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.cuda
+def test_cuda_equals_cpu() -> None:
+    layer = DeformConv2dPack(4, 8, 3, groups=2).double()
+    torch.nn.init.normal_(layer.conv_offset.bias, std=0.5)
+    image, results = torch.randn(2, 4, 7, 6, dtype=torch.double), []
+    for device in ('cpu', 'cuda'):
+        leaf = image.to(device).requires_grad_()
+        output = layer.to(device)(leaf)
+        gradients = torch.autograd.grad(output.square().sum(), [leaf, *layer.parameters()])
+        results.append([value.cpu() for value in (output, *gradients)])
+    for cpu, cuda in zip(*results, strict=True):
+        torch.testing.assert_close(cuda, cpu)

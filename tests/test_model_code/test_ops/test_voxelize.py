@@ -3,6 +3,7 @@ import pytest
 import torch
 
 import thinktwice.model_code  # noqa: F401  (puts the portable operators into place)
+from thinktwice.model_code.ops import voxelize_batch
 
 Voxelization = pytest.importorskip('mmcv.ops').Voxelization
 
@@ -86,3 +87,15 @@ def test_a_real_scan_fills_the_expected_number_of_voxels(shared_samples) -> None
     assert len(torch.unique(coordinates, dim=0)) == len(voxels)
     assert int(coordinates.max(0).values[0]) < 41
     assert int(counts.max()) <= 10
+
+
+@pytest.mark.cuda
+def test_cuda_equals_cpu() -> None:
+    clouds = [torch.rand(count, 5) * 6 - 3 for count in (400, 0, 300)]
+    results = []
+    for device in ('cpu', 'cuda'):
+        size, lower = (torch.tensor(values, device=device) for values in (SIZE, RANGE[:3]))
+        moved = [cloud.to(device) for cloud in clouds]
+        results.append(voxelize_batch(moved, size, lower, (8, 8, 5), max_points=3, max_voxels=50))
+    for cpu, cuda in zip(*results, strict=True):
+        assert torch.equal(cuda.cpu(), cpu)
