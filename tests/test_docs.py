@@ -61,10 +61,11 @@ def test_python_blocks_are_python_and_configs_load(page: Path, tmp_path: Path) -
         compile(block, str(page), 'exec')
         if not block.startswith('_base_') or 'custom_imports' in block:
             continue
-        base = re.match(r"_base_ = \['(?:configs/)?(\w+\.py)'\]", block)
+        base = re.match(r'_base_ = \[[^]]+\]', block)
         assert base, block
         file = tmp_path / 'config.py'
-        file.write_text(block.replace(base.group(0), f'_base_ = [{str(ROOT / "configs" / base.group(1))!r}]'))
+        here = re.sub(r"'(?:configs/)?([\w/]+\.py)'", rf"'{ROOT}/configs/\1'", base.group(0))
+        file.write_text(block.replace(base.group(0), here))
         assert load_config(file).model
 
 
