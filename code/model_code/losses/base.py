@@ -49,16 +49,21 @@ class DrivingLoss(nn.Module):
 
 
 def smooth_l1(
-    prediction: Float[Tensor, '...'], target: Float[Tensor, '...'], max_error: float | None = None
+    prediction: Float[Tensor, '...'],
+    target: Float[Tensor, '...'],
+    max_error: float | None = None,
+    beta: float = 1.0,
 ) -> Float[Tensor, '']:
-    """Mean smooth L1 error (beta 1) over all elements of the prediction.
+    """Mean smooth L1 error over all elements of the prediction.
 
     Args:
         prediction: Any shape.
         target: Broadcastable to the prediction.
         max_error: The error of an element is clamped to this, with zero gradient above it.
+        beta: The error is quadratic below this, and linear above it.
     """
-    error = F.smooth_l1_loss(prediction.float(), target.float().expand_as(prediction), reduction='none')
+    target = target.float().expand_as(prediction)
+    error = F.smooth_l1_loss(prediction.float(), target, reduction='none', beta=beta)
     return error.mean() if max_error is None else error.clamp(max=max_error).mean()
 
 

@@ -71,19 +71,27 @@ class WaypointLoss(DrivingLoss):
 
     Args:
         weight: Weight of the mean error in meters.
+        beta: Errors below this are squared, meters. Below the paper's 1.0, small errors count for more.
+
+    Raises:
+        ConfigError: If ``beta`` is not above 0.
     """
 
     target_keys = ('waypoints',)
     output_keys = ('pred_waypoints',)
 
-    def __init__(self, weight: float) -> None:
+    def __init__(self, weight: float, beta: float = 1.0) -> None:
         super().__init__()
+        if not beta > 0:
+            raise ConfigError(f'beta={beta}: WaypointLoss needs a length above 0 m')
         self.weight = weight
+        self.beta = beta
 
     def forward(self, predictions: Predictions, targets: Targets) -> Losses:
         """Compare pred_waypoints (B, stages, K, 2) with waypoints (B, K, 2)."""
         _require_steps(predictions['pred_waypoints'], targets['waypoints'].shape[1])
-        error = smooth_l1(predictions['pred_waypoints'], targets['waypoints'].unsqueeze(1))
+        expert = targets['waypoints'].unsqueeze(1)
+        error = smooth_l1(predictions['pred_waypoints'], expert, beta=self.beta)
         return {'wp_loss': self.weight * error}
 
 

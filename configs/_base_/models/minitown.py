@@ -71,10 +71,10 @@ model = dict(
     # of an untrained plan drown what the teacher says about the BEV map, and the model learns to drive blind.
     losses=dict(
         action=dict(weight=0.03, future_weight=0.03 * 0.25),
-        waypoint=dict(weight=0.03),
+        waypoint=dict(weight=0.03, beta=0.1),  # small errors count, as in the metrics
         speed=dict(weight=0.002),
         value=dict(weight=0.01),
-        feature=dict(weight=2.0),
+        feature=dict(weight=1.0),
         bev_feature=dict(weights=(4.0, 2.0, 1.0, 1.0), vector_weight=2.0),
         refine_feature=dict(map_weight=0.005, vector_weight=0.005),
         teacher_forcing_offset=dict(waypoint_weight=0.005, action_weight=0.005),

@@ -72,6 +72,19 @@ def test_waypoint_loss_counts_all_stages() -> None:
     torch.testing.assert_close(WaypointLoss(weight=15)(predicted, expert)['wp_loss'], 15 * elements.mean())
 
 
+def test_waypoint_loss_is_linear_from_beta_on() -> None:
+    expert = {'waypoints': torch.zeros(1, 2, 2)}
+    predicted = {'pred_waypoints': torch.tensor([0.05, -0.1, 0.5, -2.0]).view(1, 1, 2, 2)}
+    loss = WaypointLoss(weight=2, beta=0.1)(predicted, expert)['wp_loss']
+    assert loss.item() == pytest.approx(2 * (0.05**2 / 0.2 + 0.05 + 0.45 + 1.95) / 4)
+
+
+@pytest.mark.parametrize('beta', [0.0, -1.0, float('nan')])
+def test_a_beta_that_is_not_positive_is_refused(beta: float) -> None:
+    with pytest.raises(ConfigError, match=f'beta={beta}'):
+        WaypointLoss(weight=1, beta=beta)
+
+
 def test_speed_loss_scales_the_measured_speed() -> None:
     predicted = {'pred_speed': torch.tensor([[0.5], [1.0]])}
     loss = SpeedLoss(weight=2, speed_scale=12)(predicted, {'speed': torch.tensor([6.0, 24.0])})['speed_loss']
