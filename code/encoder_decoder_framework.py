@@ -41,12 +41,14 @@ class EncoderDecoder(BaseModel):
             ``bev_size`` is by default that of the camera encoder's map, else of the LiDAR encoder's.
         scene_encoder: Config of an encoder of all inputs, see :class:`SceneEncoder`.
         losses: Configs of the terms of the training objective by name; None leaves a term out.
+        frozen: Names of parts that are not trained and stay in evaluation mode, such as ``img_encoder``.
         data_preprocessor: Config of the preprocessing on the device.
         init_cfg: Initialization config of mmengine.
 
     Raises:
-        ConfigError: If a part is missing that another one needs, there is a ``scene_encoder`` besides the
-            parts, or ``img_encoder`` and ``flatten_head`` differ in the size of the BEV map.
+        ConfigError: If a part is missing that another one needs or that is to be frozen, there is a
+            ``scene_encoder`` besides the parts, or ``img_encoder`` and ``flatten_head`` differ in the size of
+            the BEV map.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class EncoderDecoder(BaseModel):
         flatten_head: ConfigDict | None = None,
         scene_encoder: ConfigDict | None = None,
         losses: Mapping[str, ConfigDict | None] | None = None,
+        frozen: Sequence[str] = (),
         data_preprocessor: ConfigDict | None = None,
         init_cfg: ConfigDict | None = None,
     ) -> None:
@@ -77,6 +80,14 @@ class EncoderDecoder(BaseModel):
                 raise ConfigError(f'model.{name} {type(part).__name__} must be a subclass of {kind.__name__}')
         configured = {name: loss for name, loss in (losses or {}).items() if loss is not None}
         self.losses = nn.ModuleDict({name: MODELS.build(loss) for name, loss in configured.items()})
+        self.frozen = [self._frozen_part(name) for name in frozen]
+
+    def train(self, mode: bool = True) -> 'EncoderDecoder':
+        """Set training or evaluation mode; frozen parts stay in evaluation mode."""
+        super().train(mode)
+        for name in self.frozen:
+            self.get_submodule(name).eval()
+        return self
 
     def forward(
         self,
@@ -227,6 +238,16 @@ class EncoderDecoder(BaseModel):
     def teacher_forcing_losses(self) -> list[str]:
         """Names of the losses that read the teacher-forcing pass, which costs a second decoder pass."""
         return [name for name, loss in self.losses.items() if getattr(loss, 'uses_teacher_forcing', False)]
+
+    def _frozen_part(self, name: str) -> str:
+        part = dict(self.named_modules()).get(name)
+        if not name or part is None:
+            raise ConfigError(
+                f'model.frozen lists {name!r}, which is no part of this model: it has '
+                f'{", ".join(name for name, _ in self.named_children())}'
+            )
+        part.requires_grad_(False)
+        return name
 
     def _check_parts(self) -> None:
         parts = {name: getattr(self, name) for name in ('img_encoder', 'lidar_encoder', 'bev_fusion')}

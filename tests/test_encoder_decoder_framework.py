@@ -253,6 +253,26 @@ def test_a_bev_map_of_another_size_than_the_flatten_head_takes_is_refused_before
         small_driver()
 
 
+def test_frozen_parts_stay_as_they_are_in_training() -> None:
+    model = small_driver(parts={'frozen': ('img_encoder', 'bev_fusion')})
+    model.train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    losses = model(inputs_for(), targets_for(), mode='loss')
+    optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=0.1)
+    sum(value for name, value in losses.items() if 'loss' in name).backward()
+    optimizer.step()
+    changed = {name for name, value in model.state_dict().items() if not value.equal(before[name])}
+    assert not [name for name in changed if name.startswith(('img_encoder', 'bev_fusion'))]
+    parts = {name.partition('.')[0] for name in changed}
+    assert {'lidar_encoder', 'flatten_head', 'measurement_encoder', 'decoder'} <= parts
+    assert any(name.startswith('lidar_encoder') and 'running_mean' in name for name in changed)
+
+
+def test_freezing_a_part_that_the_model_lacks_is_refused() -> None:
+    with pytest.raises(ConfigError, match="model.frozen lists 'camera'.*img_encoder"):
+        small_driver(parts={'frozen': ('camera',)})
+
+
 def test_an_unknown_mode_is_refused() -> None:
     with pytest.raises(ValueError, match="mode='train' must be 'tensor', 'loss' or 'predict'"):
         small_driver()(inputs_for(), mode='train')
