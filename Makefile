@@ -13,7 +13,7 @@ TEST_WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(TEST_WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow wheels gpu-check lint format typecheck docs clean
+.PHONY: help setup demo demo-long test test-slow wheels gpu-check lint format typecheck docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -35,6 +35,10 @@ $(STAMP): $(wildcard requirements/*.txt) setup.py
 
 demo: setup ## record drives, train, evaluate, and print the results
 	$(PYTHON) tools/run_demo.py
+
+demo-long: setup ## the same with more drives, longer training and 20 routes: two hours
+	$(PYTHON) tools/run_demo.py --data dataset/minitown_long --out work_dirs/demo_long \
+		--routes 60 --frames 140 --drives 20 --cfg-options train_cfg.max_epochs=6
 
 test: setup ## run the fast tests
 	$(PYTEST) -m "not slow and not cuda"

@@ -19,7 +19,9 @@ from thinktwice.minitown.sensors.cameras import CARLA_CAMERAS, Camera
 
 CONFIGS = REPOSITORY / 'configs'
 PLANNERS = ('ego_mlp_minitown', 'tcp_minitown', 'transfuser_minitown')
-VARIANTS = [*PLANNERS, *(f'variants/{path.stem}' for path in sorted((CONFIGS / 'variants').glob('*.py')))]
+STAGES = ('thinktwice_minitown_stage1', 'thinktwice_minitown_stage2')
+FILES = sorted((CONFIGS / 'variants').glob('*.py'))
+VARIANTS = [*PLANNERS, *STAGES, *(f'variants/{path.stem}' for path in FILES)]
 WITHOUT_ACTIONS = ('transfuser_minitown',)
 STEPS = ['${load_measurements}', '${load_points}', '${load_cameras}', '${load_waypoints}']
 NO_WAYPOINTS = [*STEPS[:3], {'type': 'PackSample'}]

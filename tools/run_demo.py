@@ -42,7 +42,13 @@ DRIVERS = {
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(__doc__, epilog=EXAMPLE)
-    parser.add_argument('--config', default='configs/thinktwice_minitown.py', help='config to train')
+    parser.add_argument(
+        '--configs',
+        nargs='+',
+        default=[f'configs/thinktwice_minitown_stage{stage}.py' for stage in (1, 2)],
+        metavar='CONFIG',
+        help='configs to train one after the other, each from the weights of the one before',
+    )
     parser.add_argument('--data', default='dataset/minitown', help='folder of the drives; recorded if absent')
     parser.add_argument(
         '--out', default='work_dirs/demo', help='folder of logs, checkpoints, pictures, results'
@@ -106,16 +112,33 @@ def demo_towns(routes: int) -> list[str]:
     return towns[:routes]
 
 
-def train(arguments: argparse.Namespace, cfg: 'Config') -> Path:
-    """Train, or resume, or find it done; returns the last checkpoint."""
+def train(arguments: argparse.Namespace) -> Path:
+    """Train the configs one after the other; returns the last checkpoint of the last one.
+
+    The last one is trained in the folder of results, those before it in subfolders named after them.
+    """
+    checkpoint = None
+    for config in arguments.configs:
+        last = config == arguments.configs[-1]
+        folder = arguments.out if last else f'{arguments.out}/{Path(config).stem}'
+        checkpoint = train_config(arguments, config, folder, load_from=checkpoint)
+    assert checkpoint is not None
+    return checkpoint
+
+
+def train_config(
+    arguments: argparse.Namespace, config: str, folder: str, load_from: Path | None = None
+) -> Path:
+    """Train a config, or resume, or find it done; returns the last checkpoint."""
     from thinktwice.checkpoint.file import load_checkpoint
     from thinktwice.checkpoint.run_folder import find_latest_checkpoint
 
-    done = find_latest_checkpoint(ROOT / arguments.out)
+    cfg = load_demo_config(arguments, config)
+    done = find_latest_checkpoint(ROOT / folder)
     if done is not None and load_checkpoint(done)['meta'].get('epoch', 0) >= cfg.train_cfg.max_epochs:
         print(f'{done} is fully trained: used as it is')
         return done
-    launch, flags = ['train.py'], [f'--work-dir={arguments.out}', '--resume', 'auto']
+    launch, flags = ['train.py'], [f'--work-dir={folder}', '--resume', 'auto']
     if arguments.processes > 1:
         launch = ['-m', 'torch.distributed.run', '--standalone']
         launch += [f'--nproc_per_node={arguments.processes}', 'train.py']
@@ -125,11 +148,23 @@ def train(arguments: argparse.Namespace, cfg: 'Config') -> Path:
         'data_root': arguments.data,
         'batch_size': max(1, cfg.batch_size // arguments.processes),  # the samples of a step stay the same
     }
+    if folder != arguments.out:
+        flags += ['--no-validate']
+    if load_from is not None:
+        flags += [f'--load-from={load_from}']
+        options['strict_load'] = False  # a stage may have parts that the one before lacks
     pairs = [f'{key}={value}' for key, value in options.items()]
-    run(*launch, arguments.config, *flags, '--cfg-options', *pairs)
-    checkpoint = find_latest_checkpoint(ROOT / arguments.out)
+    run(*launch, config, *flags, '--cfg-options', *pairs)
+    checkpoint = find_latest_checkpoint(ROOT / folder)
     assert checkpoint is not None
     return checkpoint
+
+
+def load_demo_config(arguments: argparse.Namespace, config: str) -> 'Config':
+    """Load a config with the options of the command line."""
+    from thinktwice.config.load import load_config
+
+    return load_config(config, {**arguments.cfg_options, 'data_root': arguments.data})
 
 
 def labels(cfg: 'Config', split: str) -> list[dict[str, Any]]:
@@ -186,11 +221,11 @@ def drive(arguments: argparse.Namespace, checkpoint: Path, out: Path) -> str:
     from thinktwice.tables import format_table
 
     common = ('--routes', str(arguments.drives), '--processes', str(os.cpu_count() or 1))
-    rows = []
+    config, rows = arguments.configs[-1], []
     for policy, title in DRIVERS.items():
         file = out / 'driving' / f'{policy}.json'
         file.parent.mkdir(parents=True, exist_ok=True)
-        needs = {'agent': (arguments.config, str(checkpoint)), 'ego_mlp': (arguments.config,)}.get(policy, ())
+        needs = {'agent': (config, str(checkpoint)), 'ego_mlp': (config,)}.get(policy, ())
         pairs = {**arguments.cfg_options, 'data_root': arguments.data}
         options = ('--cfg-options', *(f'{key}={value}' for key, value in pairs.items())) if needs else ()
         videos = ('--video', str(out / 'driving' / 'videos'), '--videos', '2') if policy == 'agent' else ()
@@ -245,7 +280,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     start = time.monotonic()
     arguments = parse_arguments(argv)
-    from thinktwice.config.load import load_config
     from thinktwice.core.evaluation.reliance import reliance_table
     from thinktwice.core.evaluation.table import comparison_table
 
@@ -253,9 +287,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = ROOT / arguments.out
     say(f'recording drives: {arguments.data}', start)
     record(arguments)
-    cfg = load_config(arguments.config, {**arguments.cfg_options, 'data_root': arguments.data})
-    say(f'training {arguments.config} on {arguments.processes} process(es): {arguments.out}', start)
-    checkpoint = train(arguments, cfg)
+    say(f'training on {arguments.processes} process(es): {arguments.out}', start)
+    checkpoint = train(arguments)
+    cfg = load_demo_config(arguments, arguments.configs[-1])
     say('evaluating on held-out towns', start)
     metrics = evaluate(cfg, checkpoint, out)
     draw(cfg, checkpoint, out / 'pictures', arguments.pictures)

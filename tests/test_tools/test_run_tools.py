@@ -157,7 +157,7 @@ def test_demo_from_nothing_to_pictures_and_again(tmp_path):
         scores = json.loads((tmp_path / 'out' / 'driving' / f'{policy}.json').read_text())
         assert len(scores['_checkpoint']['records']) == 1
     assert list((tmp_path / 'out' / 'driving' / 'videos').glob('*.mp4'))
-    (published,) = (tmp_path / 'out' / 'published').glob('thinktwice_minitown-*.safetensors')
+    (published,) = (tmp_path / 'out' / 'published').glob('thinktwice_minitown_stage2-*.safetensors')
     metrics = json.loads(safe_open(published, 'pt').metadata()['metrics'])
     assert metrics['open_loop/ade'] == results['open_loop/ade']
     assert not [key for key in metrics if key.startswith(('reliance/', 'constant_velocity/'))]
