@@ -4,7 +4,7 @@ Example:
     python tools/record_minitown.py dataset/minitown --routes 8 --frames 60 --seed 0 --size 225x400
 
 The labels are always the expert's. With --policy a trained model drives in turns with the expert, with
---noise the expert steers wrongly for moments; the dataset then shows how the expert goes on from there.
+--noise the expert steers wrongly or brakes for moments; the dataset then shows how it goes on from there.
 """
 
 import argparse
@@ -29,13 +29,15 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def parse_noise(text: str) -> tuple[float, float]:
-    """Return the two numbers of text like ``0.02,0.5``."""
+def parse_noise(text: str) -> tuple[float, ...]:
+    """Return the numbers of text like ``0.02,0.5`` or ``0.02,0.5,0.4``."""
     try:
-        share, steer = map(float, text.split(','))
+        share, steer, *stops = map(float, text.split(',', 2))
     except ValueError:
-        raise argparse.ArgumentTypeError(f'expected two numbers like 0.02,0.5, got {text!r}') from None
-    return share, steer
+        raise argparse.ArgumentTypeError(
+            f'expected two or three numbers like 0.02,0.5,0.4, got {text!r}'
+        ) from None
+    return share, steer, *stops
 
 
 def make_agent_driver(
@@ -105,9 +107,10 @@ def make_parser() -> Parser:
     parser.add_argument(
         '--noise',
         type=parse_noise,
-        metavar='SHARE,STEER',
+        metavar='SHARE,STEER[,STOP]',
         help='at each decision of 0.1 s, with probability SHARE, begin 0.5 to 1.2 s in which the steering is '
-        'wrong by up to STEER; for example 0.02,0.5',
+        'wrong by up to STEER, or, with probability STOP (0), up to 3 s in which the ego brakes; for example '
+        '0.02,0.5,0.4',
     )
     parser.add_argument('--force', action='store_true', help='replace an older recording in OUT')
     return parser

@@ -54,7 +54,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--out', default='work_dirs/demo', help='folder of logs, checkpoints, pictures, results'
     )
     parser.add_argument('--routes', type=positive, default=40, help='drives to record')
-    parser.add_argument('--frames', type=positive, default=90, help='frames per drive, 0.5 s apart')
+    parser.add_argument('--frames', type=positive, default=110, help='frames per drive, 0.5 s apart')
     parser.add_argument('--size', default='90x160', help='recorded image size, HEIGHTxWIDTH pixels')
     parser.add_argument(
         '--processes', type=positive, default=min(2, os.cpu_count() or 1), help='training processes'
@@ -92,7 +92,8 @@ def record(arguments: argparse.Namespace) -> None:
         *('tools/record_minitown.py', arguments.data, '--routes', str(arguments.routes)),
         *('--frames', str(arguments.frames), '--size', arguments.size),
         *('--towns', ','.join(demo_towns(arguments.routes)), '--workers', str(os.cpu_count() or 1)),
-        *('--lidar', '32x600', '--noise', '0.015,0.4'),  # wrong steering shows how to recover
+        # wrong steering shows how to recover, stops without a reason how to start
+        *('--lidar', '32x600', '--noise', '0.02,0.4,0.4'),
         '--force',  # replaces what an interrupted demo left; other folders are refused all the same
     )
 

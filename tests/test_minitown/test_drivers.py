@@ -129,6 +129,20 @@ def test_bursts_of_noise_end_and_the_expert_returns_to_its_lane(tmp_path):
     assert np.median(noisy) < 0.4
 
 
+def test_stops_without_a_reason_end_at_a_frame_and_show_how_the_expert_starts(tmp_path):
+    watched = Watched(NoisyExpert(0.05, 0.4, 1.0))
+    record(tmp_path / 'stops', 2, 40, seed=2, make_driver=lambda: watched, **SMALL)
+    starts = 0
+    for log in watched.routes:
+        controls = [control for control, *_ in log]
+        stops = [i for i, control in enumerate(controls) if control is not None]
+        assert all(controls[i].brake == 1.0 and controls[i].throttle == 0.0 for i in stops)
+        ends = [i + 1 for i in stops if i + 1 < len(log) and controls[i + 1] is None]
+        assert ends and all(end % 5 == 0 for end in ends)
+        starts += sum(log[end][3].speed < 0.1 and log[end][1].control.throttle > 0.0 for end in ends)
+    assert starts > 0
+
+
 def all_bytes(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob('*') if path.is_file()}
 
@@ -149,8 +163,9 @@ def test_files_depend_on_the_arguments_and_not_on_the_workers(tmp_path):
 @pytest.mark.parametrize(
     ('make_driver', 'message'),
     [
-        (partial(NoisyExpert, 0.0, 0.3), 'got 0.0 and 0.3'),
-        (partial(NoisyExpert, 0.1, 1.5), 'got 0.1 and 1.5'),
+        (partial(NoisyExpert, 0.0, 0.3), 'got 0.0, 0.3'),
+        (partial(NoisyExpert, 0.1, 1.5), 'got 0.1, 1.5'),
+        (partial(NoisyExpert, 0.1, 0.3, 1.5), '0.3 and 1.5'),
         (partial(TakingTurns, Expert(), 0.0), 'got 0.0'),
         (partial(TakingTurns, Expert(), 1.1), 'got 1.1'),
     ],

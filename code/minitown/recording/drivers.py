@@ -24,7 +24,8 @@ STEPS_PER_DECISION = round(DECISION_SECONDS / STEP_SECONDS)
 DECISIONS_PER_FRAME = round(FRAME_INTERVAL / DECISION_SECONDS)
 BURST_DECISIONS = (5, 12)
 TURN_FRAMES = (4, 10)
-"""Shortest and longest burst of wrong steering in decisions, and turn at the wheel in frames."""
+STOP_FRAMES = (2, 6)
+"""Shortest and longest burst of wrong steering in decisions, turn at the wheel and stop in frames."""
 MIN_BURST_SPEED = 1.0
 """Speed in m/s below which no burst begins: wrong steering would move the ego little."""
 MAX_DEVIATION = 3.0
@@ -63,39 +64,56 @@ class Expert:
 
 
 class NoisyExpert:
-    """The expert, whose steering is wrong in bursts of 0.5 to 1.2 s.
+    """The expert, who steers wrongly in bursts of 0.5 to 1.2 s, or brakes without a reason for up to 3 s.
+
+    Without such stops the expert almost always stands because it has to, and a model learns that who stands
+    goes on standing. A stop ends at a frame, which shows how the expert starts.
 
     Args:
-        share: Probability that a burst begins at a decision of 0.1 s while the ego moves.
+        share: Probability that a burst or stop begins at a decision of 0.1 s while the ego moves.
         max_error: Bound of the steering error, which is constant within a burst.
+        stop_share: Probability that it is a stop.
 
     Raises:
         ConfigError: An argument is out of range.
     """
 
-    def __init__(self, share: float, max_error: float) -> None:
-        if not (0.0 < share < 1.0 and 0.0 < max_error <= 1.0):
+    def __init__(self, share: float, max_error: float, stop_share: float = 0.0) -> None:
+        if not (0.0 < share < 1.0 and 0.0 < max_error <= 1.0 and 0.0 <= stop_share <= 1.0):
             raise ConfigError(
-                f'noise takes a share within 0..1 and a steering error up to 1, got {share} and {max_error}'
+                'noise takes a share within 0..1, a steering error up to 1 and a share of stops up to 1, got '
+                f'{share}, {max_error} and {stop_share}'
             )
         self.share = share
         self.max_error = max_error
+        self.stop_share = stop_share
 
     def reset(self, drive: Drive, rng: np.random.Generator) -> None:
         """See `Driver`."""
-        self._rng, self._left, self._error = rng, 0, 0.0
+        self._rng, self._decisions, self._left, self._error = rng, 0, 0, 0.0
+        self._stops = False
 
     def control(self, drive: Drive, observe: Callable[[], Observation]) -> Control | None:
         """See `Driver`."""
-        begins = self._left == 0 and drive.ego.speed > MIN_BURST_SPEED and self._rng.random() < self.share
-        if begins:
-            self._left = int(self._rng.integers(BURST_DECISIONS[0], BURST_DECISIONS[1] + 1))
-            self._error = float(self._rng.uniform(-self.max_error, self.max_error))
+        if self._left == 0 and drive.ego.speed > MIN_BURST_SPEED and self._rng.random() < self.share:
+            self._begin()
+        self._decisions += 1
         if self._left == 0:
             return None
         self._left -= 1
         control = drive.decision.control
+        if self._stops:
+            return replace(control, throttle=0.0, brake=1.0)
         return replace(control, steer=min(max(control.steer + self._error, -1.0), 1.0))
+
+    def _begin(self) -> None:
+        self._stops = self.stop_share > 0.0 and bool(self._rng.random() < self.stop_share)
+        if self._stops:
+            frames = int(self._rng.integers(STOP_FRAMES[0], STOP_FRAMES[1] + 1))
+            self._left = frames * DECISIONS_PER_FRAME - self._decisions % DECISIONS_PER_FRAME
+        else:
+            self._left = int(self._rng.integers(BURST_DECISIONS[0], BURST_DECISIONS[1] + 1))
+            self._error = float(self._rng.uniform(-self.max_error, self.max_error))
 
 
 class TakingTurns:
