@@ -10,6 +10,7 @@ import argparse
 import ast
 import logging
 import os
+import random
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -160,6 +161,39 @@ def add_override_flag(parser: argparse.ArgumentParser) -> None:
         metavar='KEY=VALUE',
         help='override entries of the config, e.g. optim_wrapper.optimizer.lr=2e-4 is_dev=True',
     )
+
+
+def add_sample_flags(parser: argparse.ArgumentParser, split: str) -> None:
+    """Add the flags that choose samples of a dataset; see :func:`choose_samples`.
+
+    Args:
+        parser: Where to add them.
+        split: Default of ``--split``.
+    """
+    parser.add_argument('--split', choices=('train', 'val', 'test'), default=split, help='split to draw')
+    parser.add_argument('--data-root', help="use this dataset instead of the config's, recorded or packed")
+    parser.add_argument('--index', type=int, nargs='+', help='indices of the samples to draw')
+    parser.add_argument('--random', type=positive, default=4, metavar='N', help='draw N random samples')
+    parser.add_argument('--seed', type=natural, default=0, help='seed of the random choice')
+
+
+def choose_samples(options: argparse.Namespace, length: int) -> list[int]:
+    """Indices of the samples that the flags choose.
+
+    Args:
+        options: Values of the flags of :func:`add_sample_flags`.
+        length: Length of the dataset.
+
+    Raises:
+        ConfigError: There is no sample of an index.
+    """
+    if options.index is None:
+        count = min(options.random, length)
+        return sorted(random.Random(options.seed).sample(range(length), count))
+    for index in options.index:
+        if not 0 <= index < length:
+            raise ConfigError(f'--index {index}: the dataset has samples 0 to {length - 1}')
+    return options.index
 
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:

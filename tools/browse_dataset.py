@@ -16,7 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from thinktwice.command_line import Parser, add_override_flag, natural, positive, run_command
+from thinktwice.command_line import (
+    Parser,
+    add_override_flag,
+    add_sample_flags,
+    choose_samples,
+    natural,
+    run_command,
+)
 from thinktwice.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,11 +39,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(__doc__)
     parser.add_argument('config', help='config file')
-    parser.add_argument('--split', choices=('train', 'val', 'test'), default='train', help='split to draw')
-    parser.add_argument('--data-root', help="use this dataset instead of the config's, recorded or packed")
-    parser.add_argument('--index', type=int, nargs='+', help='indices of the samples to draw')
-    parser.add_argument('--random', type=positive, default=4, metavar='N', help='draw N random samples')
-    parser.add_argument('--seed', type=natural, default=0, help='seed of the random choice')
+    add_sample_flags(parser, split='train')
     parser.add_argument('--epoch', type=natural, default=0, help='epoch whose augmentation is drawn')
     parser.add_argument(
         '--iteration',
@@ -65,19 +68,6 @@ def build_datasets(config: 'Config', split: str) -> tuple['CarlaDataset', 'Carla
         for step in config[key].dataset.pipeline
     ]
     return init_dataset(config, split, {f'{key}.dataset.pipeline': steps}), after
-
-
-def choose(options: argparse.Namespace, length: int) -> list[int]:
-    """Select the indices to draw."""
-    import numpy as np
-
-    if options.index is None:
-        count = min(max(options.random, 1), length)
-        return sorted(np.random.default_rng(options.seed).choice(length, count, replace=False).tolist())
-    for index in options.index:
-        if not 0 <= index < length:
-            raise ConfigError(f'--index {index}: the dataset has samples 0 to {length - 1}')
-    return options.index
 
 
 def photometric(config: 'Config', sample: dict[str, Any], iteration: int) -> 'Tensor':
@@ -114,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = load_config(options.config, {**options.cfg_options, **(overrides if options.data_root else {})})
     before, after = build_datasets(config, options.split)
     captions: dict[str, str] = {}
-    for index in choose(options, len(after)):
+    for index in choose_samples(options, len(after)):
         key = SampleKey(index, options.epoch)
         sample = after[key]
         changed = None if options.iteration is None else photometric(config, sample, options.iteration)

@@ -253,14 +253,13 @@ def draw(cfg: 'Config', checkpoint: Path, folder: Path, count: int) -> None:
     """Draw evenly spaced held-out samples with what the model plans."""
     import numpy as np
 
-    from thinktwice.apis import draw_sample, init_dataset, init_model, predict
+    from thinktwice.apis import draw_prediction, init_dataset, init_model
     from thinktwice.core.visualization import save_picture
 
     model, dataset = init_model(cfg, checkpoint), init_dataset(cfg)
     for index in np.linspace(0, len(dataset) - 1, count).round().astype(int).tolist():
-        sample = dataset[index]
-        name = sample['metas']['sample_id'].replace('/', '_')
-        save_picture(draw_sample(sample, predict(model, sample)), folder / f'{name}.png')
+        name = dataset.sample_id(index).replace('/', '_')
+        save_picture(draw_prediction(model, dataset, index), folder / f'{name}.png')
 
 
 def publish(cfg: 'Config', checkpoint: Path, metrics: dict[str, float], folder: Path) -> None:

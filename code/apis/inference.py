@@ -5,8 +5,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.evaluator import Evaluator
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
@@ -17,6 +19,8 @@ from thinktwice.closed_loop.controllers import make_controller
 from thinktwice.closed_loop.ego_mlp import LABEL_STEPS
 from thinktwice.config.load import load_config, require_keys
 from thinktwice.config.overrides import check_parts
+from thinktwice.core.evaluation import OpenLoopMetric
+from thinktwice.core.visualization import draw_sample, record_sampling_points
 from thinktwice.datasets import CarlaDataset
 from thinktwice.datasets.calibration import Calibration
 from thinktwice.datasets.pipelines import LoadCameras
@@ -172,6 +176,27 @@ def predict(model: nn.Module, samples: Sample | Sequence[Sample]) -> Prediction 
         return []
     with torch.no_grad():
         return model.test_step(_collate_function(model.cfg)(samples))  # type: ignore[operator]
+
+
+def draw_prediction(model: nn.Module, dataset: CarlaDataset, index: int) -> np.ndarray:
+    """Draw a sample with what the model predicts for it; see :func:`draw_sample`.
+
+    Args:
+        model: From :func:`init_model`; the metrics of its config give the errors.
+        dataset: From :func:`init_dataset`.
+        index: Index of the sample.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    cfg: Config = model.cfg
+    sample = dataset[index]
+    evaluator = Evaluator(cfg.get('val_evaluator') or OpenLoopMetric())
+    evaluator.dataset_meta = dataset.metainfo
+    with record_sampling_points(model) as record:
+        prediction = predict(model, sample)
+        points = record.of_sample(0)
+    return draw_sample(sample, prediction, evaluator.metrics, points)
 
 
 def _prepare(config: str | Path | Config, cfg_options: dict[str, Any] | None) -> Config:

@@ -107,6 +107,8 @@ def _exchanged_metrics(runner: DrivingRunner, metrics: dict[str, float]) -> dict
         loader = {**runner.cfg.test_dataloader, 'dataset': exchanged, 'persistent_workers': False}
         loop.dataloader = runner.build_dataloader(loader, runner.seed)
         results |= {f'reliance/{name}/{key}': value for key, value in loop.run().items()}
+    runner.visualizer.add_scalars({**metrics, **results})
+    runner.visualizer.close()
     if 'open_loop/ade' in metrics:
         runner.logger.info(f'reliance on inputs:\n{reliance_table({**metrics, **results})}')
     return results

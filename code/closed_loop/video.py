@@ -11,7 +11,7 @@ from thinktwice.closed_loop.environment import RouteRequest
 from thinktwice.closed_loop.policies import AgentPolicy, Moment, Policy
 from thinktwice.core.visualization import colors
 from thinktwice.core.visualization.bev import BEVCanvas
-from thinktwice.errors import WriteError
+from thinktwice.core.visualization.movie import Movie
 from thinktwice.files import make_folder
 from thinktwice.geometry.poses import ego_to_world, world_to_ego
 from thinktwice.minitown.world.classes import GREEN, GROUND_COLORS, RED
@@ -44,16 +44,17 @@ class VideoWriter:
         self, folder: Path, frequency: int, shown: Sequence[RouteRequest], requests: Sequence[RouteRequest]
     ) -> None:
         make_folder(folder)
-        self._paths = {
-            slot: folder / f'{request.name}.mp4' for slot, request in enumerate(requests) if request in shown
+        self._movies = {
+            slot: Movie(folder / f'{request.name}.mp4', frequency)
+            for slot, request in enumerate(requests)
+            if request in shown
         }
         self._frequency = frequency
-        self._files: dict[int, cv2.VideoWriter] = {}
         self._shown: dict[int, tuple[str, int]] = {}
 
     def step(self, moment: Moment, policy: Policy, action: Any, info: dict[str, Any]) -> None:
         """Add a frame to the video of a route, if it gets one."""
-        if moment.slot not in self._paths:
+        if moment.slot not in self._movies:
             return
         prediction = policy.predictions.get(moment.slot) if isinstance(policy, AgentPolicy) else None
         if info['infractions']:
@@ -62,18 +63,12 @@ class VideoWriter:
         text, left = self._shown.get(moment.slot, ('', 0))
         self._shown[moment.slot] = (text, left - 1)
         frame = draw_moment(moment, prediction, action, info['progress'], text if left > 0 else '')
-        if moment.slot not in self._files:
-            path, codec = self._paths[moment.slot], cv2.VideoWriter.fourcc(*'mp4v')
-            file = cv2.VideoWriter(str(path), codec, float(self._frequency), frame.shape[1::-1])
-            if not file.isOpened():
-                raise WriteError(f'cannot write the video {path}: check the permissions of its folder')
-            self._files[moment.slot] = file
-        self._files[moment.slot].write(np.ascontiguousarray(frame[..., ::-1]))
+        self._movies[moment.slot].write(frame)
 
     def close(self) -> None:
         """Finish the files."""
-        for file in self._files.values():
-            file.release()
+        for movie in self._movies.values():
+            movie.close()
 
 
 def draw_moment(
@@ -143,10 +138,10 @@ def _draw_from_above(moment: Moment, prediction: dict[str, Any] | None) -> np.nd
     column, row = grid[..., 0].astype(np.float32), grid[..., 1].astype(np.float32)
     codes = cv2.remap(ground.codes, column, row, cv2.INTER_NEAREST)
     canvas.image[:] = 0.6 * GROUND_COLORS[codes]
-    _polyline(canvas, world_to_ego(drive.route.ahead(drive.along, 40), pose), ROUTE, 6)
+    canvas.draw_line(world_to_ego(drive.route.ahead(drive.along, 40), pose), ROUTE, 6)
     snapshot = drive.snapshot()
     for line, state in zip(snapshot.stop_lines, snapshot.light_states.tolist(), strict=True):
-        _polyline(canvas, world_to_ego(line, pose), LIGHTS.get(state, YELLOW_LIGHT), 3)
+        canvas.draw_line(world_to_ego(line, pose), LIGHTS.get(state, YELLOW_LIGHT), 3)
     for boxes, color in ((snapshot.vehicles, VEHICLE), (snapshot.pedestrians, PEDESTRIAN)):
         for box in boxes:
             if np.hypot(box[0] - pose[0], box[1] - pose[1]) < 45.0:
@@ -167,8 +162,3 @@ def _corners(box: np.ndarray) -> np.ndarray:
 
 def _fill(canvas: BEVCanvas, positions: np.ndarray, color: tuple[int, int, int]) -> None:
     cv2.fillPoly(canvas.image, [canvas.to_pixels(positions).round().astype(np.int32)], color, cv2.LINE_AA)
-
-
-def _polyline(canvas: BEVCanvas, positions: np.ndarray, color: tuple[int, int, int], width: int) -> None:
-    pixels = canvas.to_pixels(positions).round().astype(np.int32)
-    cv2.polylines(canvas.image, [pixels], False, color, width, cv2.LINE_AA)

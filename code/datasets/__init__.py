@@ -2,7 +2,7 @@
 
 from .bench2drive import Bench2DriveDataset
 from .carla_dataset import CarlaDataset
-from .collate import collate_samples
+from .collate import collate_samples, take_sample
 from .corrupt_samples import SkippedSampleTally
 from .samplers import EvalSampler, SampleKey, TrainSampler
 from .splits import SplitSpec
@@ -22,4 +22,5 @@ __all__ = [
     'TrainSampler',
     'UnusableSampleError',
     'collate_samples',
+    'take_sample',
 ]

@@ -1,6 +1,6 @@
 """Collate samples into a batch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +31,27 @@ def collate_samples(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         batch['targets'] = _collate_group('targets', samples)
     batch['metas'] = [sample['metas'] for sample in samples]
     return batch
+
+
+def take_sample(batch: Mapping[str, Any], index: int) -> dict[str, Any]:
+    """One sample of a batch of :func:`collate_samples`.
+
+    Args:
+        batch: The batch; a group may be missing.
+        index: Position of the sample in the batch.
+    """
+    groups = {key: batch[key] for key in ('inputs', 'targets') if batch.get(key) is not None}
+    sample: dict[str, Any] = {
+        group: {key: _take_field(key, value, index) for key, value in fields.items()}
+        for group, fields in groups.items()
+    }
+    return {**sample, 'metas': batch['metas'][index]}
+
+
+def _take_field(key: str, value: Any, index: int) -> Any:
+    if isinstance(value, list) and key not in LIST_KEYS:
+        return [level[index] for level in value]
+    return value[index]
 
 
 def _collate_group(group: str, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:

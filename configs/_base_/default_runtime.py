@@ -24,7 +24,7 @@ load_from = None
 resume = False
 log_processor = dict(type='HeadlineLogProcessor', window_size=1, by_epoch=True, log_with_hierarchy=True)
 visualizer = dict(
-    type='Visualizer', vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
+    type='Visualizer', vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardBackend')]
 )
 default_hooks = dict(
     runtime_info=dict(type='ReducedInfoHook'),
@@ -48,6 +48,7 @@ custom_hooks = [
     dict(type='BroadcastBuffersHook'),
     dict(type='SkippedSamplesHook', max_share=0.01),  # largest share of unreadable samples
     dict(type='HealthHook'),
+    dict(type='PicturesHook', count=4),  # samples that are drawn at each evaluation
     dict(type='WatchdogHook', minutes=30.0),  # minutes without a completed step
     dict(type='PreemptionHook', signals=('SIGTERM', 'SIGUSR1')),
 ]

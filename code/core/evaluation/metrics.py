@@ -1,8 +1,9 @@
 """Open-loop metrics, independent of the world size."""
 
 import bisect
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from mmengine.evaluator import BaseMetric
 from torch import Tensor
 
 from thinktwice.core.evaluation import functional
+from thinktwice.datasets import collate_samples
 from thinktwice.datasets.splits import town_of
 from thinktwice.errors import ConfigError, TrainingDivergedError
 from thinktwice.model_code.control import beta_mode_action
@@ -218,3 +220,31 @@ class MeanPlanMetric(OpenLoopMetric):
         """See ``OpenLoopMetric.plan``."""
         batch_size = len(data_batch['metas'])
         return self.waypoints.expand(batch_size, 1, -1, -1), self.action.expand(batch_size, -1)
+
+
+def sample_metrics(
+    metrics: Iterable[BaseMetric], sample: Mapping[str, Any], prediction: dict[str, Tensor]
+) -> dict[str, float]:
+    """Values that metrics would have in an evaluation of one sample.
+
+    Args:
+        metrics: Those that average over samples are used; what they have collected is left as it is.
+        sample: Sample of a dataset.
+        prediction: What the model predicts for it.
+
+    Returns:
+        ``<prefix>/<metric>`` to value, as far as the sample has the labels; nothing for a sample that
+        replaces an unreadable one.
+    """
+    targets = sample.get('targets') or {}
+    values: dict[str, float] = {}
+    for metric in metrics:
+        is_unlabeled = isinstance(metric, OpenLoopMetric) and 'waypoints' not in targets
+        if not targets or is_unlabeled or not isinstance(metric, SampleMetric):
+            continue
+        alone = copy.copy(metric)
+        alone.results = []
+        alone.process(collate_samples([dict(sample)]), [prediction])
+        if rows := [row for _, row in alone.results]:
+            values |= {f'{metric.prefix}/{key}': value for key, value in alone.compute_metrics(rows).items()}
+    return values

@@ -106,9 +106,7 @@ class PerceptionMetric(SampleMetric):
         self, logits: Float[Tensor, 'B N D h w'], depth: Float[Tensor, 'B N H W']
     ) -> Float[Tensor, 'B 4']:
         """Sum of errors and number of patches, of all and of the near ones."""
-        first, _, step = self.depth_bounds
-        centers = first + step * (torch.arange(logits.shape[2], device=logits.device) + 0.5)
-        expected = torch.einsum('bndhw,d->bnhw', logits.float().softmax(dim=2), centers)
+        expected = self.expected_depth(logits)
         size = (logits.shape[-2], logits.shape[-1])
         true = patch_depth(depth.to(logits.device).flatten(0, 1), size, 'min').view_as(expected)
         is_labeled = depth_bins(true, self.depth_bounds) != UNLABELED
@@ -116,6 +114,12 @@ class PerceptionMetric(SampleMetric):
         error = (expected - true).abs().double()
         sums = [error * is_labeled, is_labeled, error * is_near, is_near]
         return torch.stack([values.double().flatten(1).sum(dim=1) for values in sums], dim=1)
+
+    def expected_depth(self, logits: Float[Tensor, 'B N D h w']) -> Float[Tensor, 'B N h w']:
+        """Mean of the predicted distribution of each patch, meters."""
+        first, _, step = self.depth_bounds
+        centers = first + step * (torch.arange(logits.shape[2], device=logits.device) + 0.5)
+        return torch.einsum('bndhw,d->bnhw', logits.float().softmax(dim=2), centers)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Ratios of the sums over the samples.

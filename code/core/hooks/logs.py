@@ -1,5 +1,6 @@
 """Logged values of training: means over ranks and steps, reduced once per log interval."""
 
+import resource
 import time
 from typing import Any
 
@@ -21,7 +22,8 @@ class ReducedInfoHook(RuntimeInfoHook):
     are excluded from the mean: their steps are skipped and counted in
     ``skipped_steps``, or in ``overflow_steps`` if they lowered float16's loss scale.
     Also logged: ``data_time`` (seconds per step of waiting for data, on the slowest
-    rank), ``samples_per_second`` (all ranks together) and ``grad_norm``.
+    rank), ``samples_per_second`` (all ranks together), ``grad_norm`` and, on the CPU,
+    ``memory`` (peak of rank 0 without loader workers, MB).
     """
 
     def before_train(self, runner: Any) -> None:
@@ -87,6 +89,9 @@ class ReducedInfoHook(RuntimeInfoHook):
         hub.update_scalar('train/time', seconds)
         hub.update_scalar('train/data_time', data_seconds)
         hub.update_scalar('train/samples_per_second', samples / seconds)
+        if not torch.cuda.is_available():  # on a GPU, mmengine logs that of its tensors
+            kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            hub.update_scalar('train/memory', kilobytes // 1024)
         if runner.optim_wrapper.bad_steps:
             hub.update_scalar('train/skipped_steps', runner.optim_wrapper.bad_steps)
         if runner.optim_wrapper.overflows:

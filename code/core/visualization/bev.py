@@ -1,10 +1,7 @@
-"""Bird's-eye view of one sample: LiDAR, plans, target point. x (forward) points up, y (right) right."""
-
-from collections.abc import Mapping
+"""Bird's-eye view: LiDAR, plans, target point. x (forward) points up, y (right) right."""
 
 import cv2
 import numpy as np
-from torch import Tensor
 
 from thinktwice.core.visualization import colors
 
@@ -51,11 +48,17 @@ class BEVCanvas:
     def _draw_grid(self, step: int) -> None:
         for meters in range(-200, 201, step):
             for line in ([[meters, -200], [meters, 200]], [[-200, meters], [200, meters]]):
-                self._line(np.array(line, float), colors.GRID, 1)
+                self.draw_line(np.array(line, float), colors.GRID, 1)
 
-    def _line(self, positions: np.ndarray, color: Color, thickness: int) -> None:
+    def draw_line(self, positions: np.ndarray, color: Color, thickness: int) -> None:
+        """Draw a line through positions (P, 2)."""
         pixels = self.to_pixels(positions).round().astype(np.int32)
         cv2.polylines(self.image, [pixels], False, color, thickness, cv2.LINE_AA)
+
+    def draw_crosses(self, positions: np.ndarray, color: Color) -> None:
+        """Draw a small cross at each position (P, 2)."""
+        for column, row in self.to_pixels(positions).round().astype(int).tolist():
+            cv2.drawMarker(self.image, (column, row), color, cv2.MARKER_CROSS, 7, 1)
 
     def draw_points(self, points: np.ndarray, color: Color = colors.POINTS) -> None:
         """Draw a point cloud (P, 2 or more), one pixel per point."""
@@ -68,11 +71,11 @@ class BEVCanvas:
     def draw_ego(self, length: float = 4.7, width: float = 1.9) -> None:
         """Draw the outline of the ego vehicle; sizes in meters."""
         corners = [[length, -width], [length, width], [-length, width], [-length, -width], [length, -width]]
-        self._line(np.array(corners) / 2, colors.EGO, 2)
+        self.draw_line(np.array(corners) / 2, colors.EGO, 2)
 
     def draw_plan(self, waypoints: np.ndarray, color: Color, thickness: int = 2) -> None:
         """Draw a plan (K, 2) starting at the ego origin, with a dot at each waypoint."""
-        self._line(np.concatenate([np.zeros((1, 2)), waypoints]), color, thickness)
+        self.draw_line(np.concatenate([np.zeros((1, 2)), waypoints]), color, thickness)
         for column, row in self.to_pixels(waypoints).round().astype(int):
             cv2.circle(self.image, (int(column), int(row)), 2 + thickness, color, -1, cv2.LINE_AA)
 
@@ -83,32 +86,3 @@ class BEVCanvas:
         cv2.drawMarker(
             self.image, (int(column), int(row)), colors.TARGET, cv2.MARKER_DIAMOND, 16, 2, cv2.LINE_AA
         )
-
-
-def draw_bev(
-    inputs: Mapping[str, Tensor],
-    prediction: Mapping[str, Tensor],
-    targets: Mapping[str, Tensor] | None = None,
-) -> np.ndarray:
-    """Draw the bird's-eye view of one sample.
-
-    Args:
-        inputs: ``target_point`` (2,) and, with a LiDAR, ``points`` (P, 5), ego frame, meters.
-        prediction: ``waypoints`` (K, 2) and optionally ``waypoints_stages`` (L + 1, K, 2).
-        targets: ``waypoints`` (K, 2), or None.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
-    """
-    canvas = BEVCanvas()
-    if 'points' in inputs:
-        points = inputs['points'].cpu().numpy()
-        canvas.draw_points(points[points[:, 4] == 0])
-    canvas.draw_ego()
-    canvas.draw_target(inputs['target_point'].cpu().numpy())
-    if 'waypoints_stages' in prediction:
-        canvas.draw_plan(prediction['waypoints_stages'][0].cpu().numpy(), colors.COARSE, thickness=1)
-    if targets is not None:
-        canvas.draw_plan(targets['waypoints'].cpu().numpy(), colors.TRUE, thickness=3)
-    canvas.draw_plan(prediction['waypoints'].cpu().numpy(), colors.PREDICTED)
-    return canvas.image

@@ -1,12 +1,9 @@
-"""Camera images of one sample, with plans drawn on the ground."""
+"""Drawing into camera images: plans on the ground, attention."""
 
 from collections.abc import Mapping
 
 import cv2
 import numpy as np
-from torch import Tensor
-
-from thinktwice.core.visualization import colors
 
 NEAREST_DEPTH = 0.5
 """Meters: points nearer to the camera plane are not drawn."""
@@ -57,44 +54,39 @@ def draw_plan_on_image(
     for positions, radius in ((dense, 1), (waypoints, 4)):
         ground = np.concatenate([positions, np.zeros((len(positions), 1))], axis=1)
         pixels, depth = project(ground, camera['intrinsics'], camera['cam2ego'], camera['ida_mats'])
-        for (column, row), distance in zip(pixels * zoom, depth, strict=True):
+        # integers are pixel centers, so enlarging also shifts by the half pixel
+        for (column, row), distance in zip((pixels + 0.5) * zoom - 0.5, depth, strict=True):
             if distance > NEAREST_DEPTH and abs(column) < 1e5 and abs(row) < 1e5:
                 cv2.circle(image, (round(column), round(row)), radius, color, -1, cv2.LINE_AA)
 
 
-def draw_cameras(
-    inputs: Mapping[str, Tensor],
-    prediction: Mapping[str, Tensor],
-    targets: Mapping[str, Tensor] | None = None,
-    columns: int = 2,
-    width: int = 448,
+def draw_attention(
+    image: np.ndarray, locations: np.ndarray, weights: np.ndarray, largest: float
 ) -> np.ndarray:
-    """Draw the key frame's cameras as a grid of images.
+    """Show how much of the attention falls on each part of an image.
 
     Args:
-        inputs: Inputs of one sample: ``img`` (T, N, 3, H, W) uint8, ``intrinsics``, ``cam2ego``,
-            ``ida_mats``.
-        prediction: ``waypoints`` (K, 2) ego frame, meters.
-        targets: ``waypoints`` (K, 2), or None.
-        columns: Number of columns.
-        width: Width of one image, pixels.
+        image: (H, W, 3) uint8.
+        locations: (P, 2) x / W, y / H of the sampling points; those outside are left out.
+        weights: (P,) attention weights.
+        largest: Attention per pixel that is shown brightest.
 
     Returns:
-        (H', W', 3) uint8 RGB.
+        (H, W, 3) uint8 RGB: the image in dark gray, bright colors where the attention is.
     """
-    tiles = []
-    plans = [(prediction['waypoints'], colors.PREDICTED)]
-    if targets is not None:
-        plans.insert(0, (targets['waypoints'], colors.TRUE))
-    key_frame = inputs['img'][-1].cpu().numpy()
-    zoom = width / key_frame.shape[-1]
-    for index, channels in enumerate(key_frame):
-        size = (width, round(channels.shape[1] * zoom))
-        tile = cv2.resize(np.ascontiguousarray(channels.transpose(1, 2, 0)), size)
-        camera = {key: inputs[key][-1, index].cpu().numpy() for key in ('intrinsics', 'cam2ego', 'ida_mats')}
-        for waypoints, color in plans:
-            draw_plan_on_image(tile, waypoints.cpu().numpy(), color, camera, zoom)
-        tiles.append(tile)
-    tiles += [np.full_like(tiles[0], colors.BACKGROUND)] * (-len(tiles) % columns)
-    rows = [np.concatenate(tiles[i : i + columns], axis=1) for i in range(0, len(tiles), columns)]
-    return np.concatenate(rows)
+    # the root shows weak attention too
+    share = np.sqrt(np.clip(attention_per_pixel(image.shape[:2], locations, weights) / largest, 0, 1))
+    bright = cv2.applyColorMap((255 * share).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
+    gray = image.mean(axis=2, keepdims=True) * 0.6
+    opacity = np.minimum(1.5 * share, 0.9)[..., None]
+    return (gray * (1 - opacity) + bright * opacity).astype(np.uint8)
+
+
+def attention_per_pixel(size: tuple[int, int], locations: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Sum of the weights at each pixel (H, W), smoothed over a hundredth of the width."""
+    height, width = size
+    columns, rows = np.floor(locations * (width, height)).astype(int).T
+    inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+    places = rows[inside] * width + columns[inside]
+    total = np.bincount(places, weights[inside], minlength=height * width).reshape(height, width)
+    return cv2.GaussianBlur(total, (0, 0), sigmaX=max(width / 100, 0.5))

@@ -86,7 +86,7 @@ def camera_row(sample: Mapping[str, Any], width: int, img: Tensor | None = None)
     tiles = []
     for index, channels in enumerate(images):
         zoom = width / channels.shape[-1]
-        tile = _resized(channels.transpose(1, 2, 0), width)
+        tile = resized(channels.transpose(1, 2, 0), width)
         draw_points_on_image(tile, key_points, camera_of(inputs, -1, index), zoom)
         tiles.append(tile)
     return np.concatenate(tiles, axis=1)
@@ -98,9 +98,7 @@ def label_rows(sample: Mapping[str, Any], width: int) -> list[np.ndarray]:
     rows = []
     for key, paint in (('depth', color_depths), ('seg', color_classes)):
         if key in targets:
-            images = [
-                _resized(paint(image.cpu().numpy()), width, cv2.INTER_NEAREST) for image in targets[key]
-            ]
+            images = [resized(paint(image.cpu().numpy()), width, cv2.INTER_NEAREST) for image in targets[key]]
             rows.append(np.concatenate(images, axis=1))
     return rows
 
@@ -125,13 +123,19 @@ def caption(text: str, width: int) -> np.ndarray:
 
 
 def describe_sample(sample: Mapping[str, Any]) -> str:
-    """Describe a sample in one line: name, speed, command and target point."""
+    """Describe a sample in one line: name and, where it has them, speed, command and target point."""
     inputs = sample['inputs']
-    ahead, right = inputs['target_point'].tolist()
-    return (
-        f'{sample["metas"]["sample_id"]}   {float(inputs["speed"]):.1f} m/s   '
-        f'command: {COMMANDS[int(inputs["command"])]}   target: {ahead:.1f} m ahead, {right:.1f} m right'
-    )
+    parts = [sample['metas']['sample_id']]
+    if 'speed' in inputs:
+        parts.append(f'{float(inputs["speed"]):.1f} m/s')
+    if 'command' in inputs:
+        number = int(inputs['command'])
+        parts.append(f'command: {COMMANDS[number] if number < len(COMMANDS) else number}')
+    if 'target_point' in inputs:
+        ahead, right = inputs['target_point'].tolist()
+        side = 'right' if right >= 0 else 'left'
+        parts.append(f'target: {ahead:.1f} m ahead, {abs(right):.1f} m {side}')
+    return '   '.join(parts)
 
 
 def browse_picture(
@@ -168,6 +172,7 @@ def _padded(image: np.ndarray, height: int) -> np.ndarray:
     return cv2.copyMakeBorder(image, 0, missing, 0, 0, cv2.BORDER_CONSTANT, value=colors.BACKGROUND)
 
 
-def _resized(image: np.ndarray, width: int, interpolation: int = cv2.INTER_AREA) -> np.ndarray:
+def resized(image: np.ndarray, width: int, interpolation: int = cv2.INTER_AREA) -> np.ndarray:
+    """Scale an image (H, W, 3) to a width, in pixels, and keep its shape."""
     height = round(image.shape[0] * width / image.shape[1])
     return cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=interpolation)

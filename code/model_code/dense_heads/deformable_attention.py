@@ -77,7 +77,7 @@ class DeformableAttention(nn.Module):
         # positions in a large image need full precision, and this computation is small
         with torch.autocast(queries.device.type, enabled=False):
             queries = queries.float()
-            locations, weights = self._sampling_locations(queries, references.float(), tokens)
+            locations, weights = self.sampling_locations(queries, references.float(), tokens)
             # both are (V, heads, levels, 4 * P)
             rows, corner_weights = tokens.corners(locations, weights, cameras.unsqueeze(-1))
             sampled = tokens.gather(
@@ -90,10 +90,16 @@ class DeformableAttention(nn.Module):
             sampled = sampled + total * embedding.unsqueeze(1)
             return self._project(sampled, total)
 
-    def _sampling_locations(
+    def sampling_locations(
         self, queries: Float[Tensor, 'V C'], references: Float[Tensor, 'V 2'], tokens: ImageTokens
     ) -> tuple[Float[Tensor, 'V heads levels P 2'], Float[Tensor, 'V heads levels P']]:
-        """Sampling locations and attention weights."""
+        """Sampling locations x / W, y / H and attention weights, which sum to 1 for each head.
+
+        Args:
+            queries: See :meth:`forward`.
+            references: See :meth:`forward`.
+            tokens: See :meth:`forward`.
+        """
         shape = (len(queries), self.num_heads, self.num_levels, self.num_points)
         offsets = self.sampling_offsets(queries).view(*shape, 2)
         weights = self.attention_weights(queries).view(shape).flatten(2).softmax(-1).view(shape)

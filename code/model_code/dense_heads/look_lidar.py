@@ -73,10 +73,7 @@ class LidarLook(LookModule):
         self, waypoints: Float[Tensor, 'B K 2'], lidar_map: Float[Tensor, 'samples Cl X Y']
     ) -> Float[Tensor, 'B K 9 Cl']:
         """Sample the map at the waypoints of all passes and their neighbors, clamped to the map."""
-        ahead = (waypoints[..., 0] - self.x_range[0]) / (self.x_range[1] - self.x_range[0])
-        right = (waypoints[..., 1] - self.y_range[0]) / (self.y_range[1] - self.y_range[0])
-        position = torch.stack([ahead, right], dim=-1).unsqueeze(2) + self.offsets.to(waypoints)
-        ahead, right = position.clamp(0, 1).unbind(-1)  # (B, K, 9) each
+        ahead, right = self.sampling_locations(waypoints).unbind(-1)  # (B, K, 9) each
         # teacher orientation: row 0 is farthest ahead, column 0 is leftmost
         grid = torch.stack([2 * right - 1, 1 - 2 * ahead], dim=-1)
         # the steps of all passes side by side: (samples, passes * K, 9, 2)
@@ -84,3 +81,10 @@ class LidarLook(LookModule):
         sampled = F.grid_sample(lidar_map.float(), grid.float(), align_corners=False)
         sampled = sampled.permute(0, 2, 3, 1).unflatten(1, (-1, waypoints.shape[1]))
         return sampled.transpose(0, 1).flatten(0, 1)
+
+    def sampling_locations(self, waypoints: Float[Tensor, 'B K 2']) -> Float[Tensor, 'B K 9 2']:
+        """Positions of the waypoints and their neighbors in the map, as fractions of its x and y range."""
+        ahead = (waypoints[..., 0] - self.x_range[0]) / (self.x_range[1] - self.x_range[0])
+        right = (waypoints[..., 1] - self.y_range[0]) / (self.y_range[1] - self.y_range[0])
+        position = torch.stack([ahead, right], dim=-1).unsqueeze(2) + self.offsets.to(waypoints)
+        return position.clamp(0, 1)
