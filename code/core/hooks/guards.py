@@ -108,7 +108,7 @@ class WatchdogHook(Hook):
 
     priority = 'VERY_HIGH'
 
-    def __init__(self, minutes: Annotated[float, AtLeast(0.1), AtMost(1e6)] = 30.0) -> None:
+    def __init__(self, minutes: Annotated[float, AtLeast(0.001), AtMost(1e6)] = 30.0) -> None:
         self.seconds = 60 * minutes
         self._file: Any = None
         self._last_step = 0.0
