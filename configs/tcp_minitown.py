@@ -28,9 +28,11 @@ model = dict(
         hidden_channels=256,
         position_scale=10.0,  # m
     ),
-    losses=dict(  # weights of the paper
+    # The paper's weights, but for that of the feature, 0.05 there: after 150 steps of 8 samples (seed 0)
+    # ADE is 0.64 m instead of 0.83 m.
+    losses=dict(
         action=dict(weight=1.0, future_weight=1.0), waypoint=dict(weight=1.0), speed=dict(weight=0.05),
-        value=dict(weight=0.001), feature=dict(weight=0.05),
+        value=dict(weight=0.001), feature=dict(weight=2.0),
         bev_feature=None, refine_feature=None, segmentation=None, depth=None,
         teacher_forcing_offset=None, teacher_forcing_feature=None,
     ),
