@@ -23,7 +23,7 @@ OF_WORKER = 'Original Traceback'
 PACKAGE = os.path.dirname(__file__)
 INSTALLED = (PACKAGE, *(sysconfig.get_path(name) for name in ('stdlib', 'purelib', 'platlib')))
 """Beginnings of the names of files that are not a user's own code."""
-NO_SUCH_PART = re.compile(r'(\S+) is not in the \S+?::(.+?) registry')
+NO_SUCH_PART = re.compile(r"'?(\S+) is not in the \S+?::(.+?) registry")
 """Message of mmengine for a name that another registry has."""
 
 
@@ -77,9 +77,8 @@ def describe(error: BaseException) -> str:
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
         text = f'{error.strerror}: {error.filename}' if error.filename else error.strerror
-    elif isinstance(error, KeyError) and error.args:
-        # a message, or the key alone, which both are shown in quotes
-        text = error.args[0] if ' ' in str(error.args[0]) else f'the key {error.args[0]!r} is missing'
+    elif isinstance(error, KeyError) and error.args and ' ' not in str(error.args[0]):  # no message
+        text = f'the key {error.args[0]!r} is missing'
     elif isinstance(error, UnicodeDecodeError):
         text = f'not {error.encoding.upper()} text'
     elif isinstance(error, RecursionError) and 'JSON' in text:
