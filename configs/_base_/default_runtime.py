@@ -48,7 +48,7 @@ custom_hooks = [
     dict(type='BroadcastBuffersHook'),
     dict(type='SkippedSamplesHook', max_share=0.01),  # largest share of unreadable samples
     dict(type='HealthHook'),
-    dict(type='PicturesHook', count=4),  # samples that are drawn at each evaluation
     dict(type='WatchdogHook', minutes=30.0),  # minutes without a completed step
     dict(type='PreemptionHook', signals=('SIGTERM', 'SIGUSR1')),
+    dict(type='PicturesHook', count=4),  # samples that are drawn at each evaluation
 ]

@@ -59,10 +59,18 @@ class MeanFlattenHead(nn.Module):
 
 
 def small_decoder(**overrides):
-    """Decoder with initialized weights; keywords replace arguments."""
+    """Decoder with random weights; keywords replace arguments."""
     decoder = ThinkTwiceDecoder(**{**SIZES, **PARTS, **overrides})
     decoder.init_weights()
+    randomize_offsets(decoder)
     return decoder
+
+
+def randomize_offsets(decoder):
+    """Let the layers predict offsets, which are zero at the start of a training."""
+    for layer in decoder.layers:
+        for module in (layer.traj_offset_module, layer.ctrl_offset_module):
+            torch.nn.init.xavier_normal_(module[-1].weight)
 
 
 def rig(batch=2, cameras=4, image_size=IMAGE_SIZE):

@@ -1,7 +1,7 @@
 """A whole driving model of some ten thousand weights, and batches for it."""
 
 import torch
-from helpers.small_decoder import PARTS, SIZES
+from helpers.small_decoder import PARTS, SIZES, randomize_offsets
 from helpers.small_encoders import (
     CHANNELS,
     DEPTH_BOUNDS,
@@ -42,7 +42,7 @@ LOSSES = [
 
 
 def small_driver(num_frames=2, losses=None, parts=None, **decoder):
-    """The model with initialized weights.
+    """The model with random weights.
 
     Args:
         num_frames: Frames of a sample.
@@ -87,6 +87,7 @@ def small_driver(num_frames=2, losses=None, parts=None, **decoder):
         )
     )
     model.init_weights()
+    randomize_offsets(model.decoder)
     return model
 
 

@@ -23,6 +23,7 @@ from thinktwice.model_code.dense_heads.interfaces import (
     stack_scenes,
 )
 from thinktwice.model_code.dense_heads.layers import to_conv_format
+from thinktwice.model_code.dense_heads.refine_layer import RefineLayer
 from thinktwice.model_code.scene import ImagePyramid, Measurements, SceneFeatures
 from thinktwice.registry import MODELS
 
@@ -146,7 +147,11 @@ class ThinkTwiceDecoder(Planner):
             self.level_embedding = _embedding(num_levels, image_channels)
 
     def init_weights(self) -> None:
-        """Initialize to Xavier normal weights and zero biases, except for the deformable attention."""
+        """Initialize to Xavier normal weights and zero biases, except for the deformable attention.
+
+        The layers begin with offsets of zero. Offsets of meters, as random weights give them, are unlearned
+        first, and that leaves the few units before the last layer without any activation for good.
+        """
         attentions = [module for module in self.modules() if isinstance(module, DeformableAttention)]
         keep = {id(part) for attention in attentions for part in attention.modules()}
         for module in self.modules():
@@ -154,6 +159,11 @@ class ThinkTwiceDecoder(Planner):
                 nn.init.xavier_normal_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        for layer in self.layers:
+            if isinstance(layer, RefineLayer):
+                for offset in (layer.traj_offset_module[-1], layer.ctrl_offset_module[-1]):
+                    assert isinstance(offset, nn.Linear)
+                    nn.init.zeros_(offset.weight)
         # the embeddings are initialized where they are created; init_cfg is applied last
         super().init_weights()
 

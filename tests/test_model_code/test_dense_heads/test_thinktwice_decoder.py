@@ -2,7 +2,15 @@ import math
 
 import pytest
 import torch
-from helpers.small_decoder import PARTS, arguments, decoder_inputs, small_decoder, teacher, without_gradient
+from helpers.small_decoder import (
+    PARTS,
+    SIZES,
+    arguments,
+    decoder_inputs,
+    small_decoder,
+    teacher,
+    without_gradient,
+)
 
 from thinktwice.errors import ConfigError
 from thinktwice.model_code.dense_heads import TeacherInputs, ThinkTwiceDecoder
@@ -191,6 +199,15 @@ def test_initialization_is_xavier_except_for_the_attention_and_the_embeddings() 
     assert attention.sampling_offsets.bias.view(8, 4, 8, 2)[0, :, 7].tolist() == [[8.0, 0.0]] * 4
 
 
+def test_an_untrained_layer_leaves_the_coarse_plan_as_it_is() -> None:
+    decoder, inputs = build({})
+    decoder.init_weights()
+    outputs = decoder(**arguments(inputs))
+    for key in ('pred_waypoints', 'pred_alpha', 'pred_beta'):
+        coarse, *refined = outputs[key].unbind(dim=1)
+        assert refined and all(stage.equal(coarse) for stage in refined)
+
+
 def test_steps_pooled_apart_are_an_option() -> None:
     decoder, inputs = build({'camera_look': {**PARTS['camera_look'], 'pool_per_step': True}})
     assert decoder(**arguments(inputs))['pred_waypoints'].isfinite().all()
@@ -218,7 +235,9 @@ def test_a_teacher_of_another_length_is_refused() -> None:
 def test_weights_named_by_init_cfg_come_on_top(tmp_path) -> None:
     donor = small_decoder()
     torch.save(donor.state_dict(), tmp_path / 'decoder.pth')
-    decoder = small_decoder(init_cfg={'type': 'Pretrained', 'checkpoint': str(tmp_path / 'decoder.pth')})
+    pretrained = {'type': 'Pretrained', 'checkpoint': str(tmp_path / 'decoder.pth')}
+    decoder = ThinkTwiceDecoder(**SIZES, **PARTS, init_cfg=pretrained)
+    decoder.init_weights()
     for loaded, expected in zip(decoder.parameters(), donor.parameters(), strict=True):
         assert torch.equal(loaded, expected)
 
