@@ -22,6 +22,7 @@ PEDESTRIAN = (230, 90, 200)
 ROUTE = (80, 160, 100)
 LIGHTS = {RED: (230, 50, 50), GREEN: (50, 200, 80)}
 YELLOW_LIGHT = (235, 200, 60)
+DARK_GROUND_COLORS = (0.6 * GROUND_COLORS).astype(np.uint8)
 INFRACTION = (255, 80, 80)
 SHOWN_SECONDS = 3.0
 """How long an infraction stays on the picture."""
@@ -128,16 +129,14 @@ def _draw_from_above(moment: Moment, prediction: dict[str, Any] | None) -> np.nd
     """The town around the vehicle, (HEIGHT, HEIGHT, 3)."""
     drive = moment.env.drive
     canvas = BEVCanvas((-10.0, 30.0), (-20.0, 20.0), HEIGHT / 40.0)
-    rows, columns = np.mgrid[: canvas.image.shape[0], : canvas.image.shape[1]]
-    ahead = canvas.x_range[1] - (rows + 0.5) / canvas.scale
-    right = canvas.y_range[0] + (columns + 0.5) / canvas.scale
-    pose = drive.ego.pose
-    ground = drive.town.ground
-    ego2grid = ground.ego2grid(pose)
-    grid = np.stack([ahead, right], -1) @ ego2grid[:, :2].T + ego2grid[:, 2]
-    column, row = grid[..., 0].astype(np.float32), grid[..., 1].astype(np.float32)
-    codes = cv2.remap(ground.codes, column, row, cv2.INTER_NEAREST)
-    canvas.image[:] = 0.6 * GROUND_COLORS[codes]
+    pose, ground = drive.ego.pose, drive.town.ground
+    cell, (x_end, y_start) = 1 / canvas.scale, (canvas.x_range[1], canvas.y_range[0])
+    # column, row and 1 of a pixel to x (ahead), y (right) and 1
+    pixel2ego = [[0, -cell, x_end - cell / 2], [cell, 0, y_start + cell / 2], [0, 0, 1]]
+    pixel2grid = ground.ego2grid(pose) @ pixel2ego
+    flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+    codes = cv2.warpAffine(ground.codes, pixel2grid, canvas.image.shape[1::-1], flags=flags)
+    canvas.image[:] = DARK_GROUND_COLORS[codes]
     canvas.draw_line(world_to_ego(drive.route.ahead(drive.along, 40), pose), ROUTE, 6)
     snapshot = drive.snapshot()
     for line, state in zip(snapshot.stop_lines, snapshot.light_states.tolist(), strict=True):
