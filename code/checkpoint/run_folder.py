@@ -162,7 +162,7 @@ def move_run_aside(folder: Path) -> Path | None:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files of killed runs; those that a living process is writing stay."""
-    for pattern in ('.*.pth.*.tmp', '.best_*.json.*.tmp', f'.{POINTER_NAME}.*.tmp'):
+    for pattern in ('.*.pth.*.tmp', '.*.py.*.tmp', '.best_*.json.*.tmp', f'.{POINTER_NAME}.*.tmp'):
         for path in folder.glob(pattern):
             if _is_leftover(path):
                 remove_file(path)

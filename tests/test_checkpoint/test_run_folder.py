@@ -130,6 +130,7 @@ def test_temporary_files_are_removed_unless_their_process_lives(tmp_path, dead_p
         tmp_path / f'.iter_6.pth.another-{host}.{dead_process}.tmp',
     ]
     leftovers = [
+        tmp_path / f'.config.py.{host}.{dead_process}.tmp',
         tmp_path / f'.iter_3.pth.{host}.{dead_process}.tmp',
         tmp_path / f'.last_checkpoint.{host}.{dead_process}.tmp',
         tmp_path / f'.best_ade.json.{host}.{dead_process}.tmp',

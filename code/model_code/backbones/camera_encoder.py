@@ -77,12 +77,20 @@ class FrameMemory:
     def __init__(self, batches: int) -> None:
         self._batches: deque[dict[bytes, tuple[Tensor, Tensor]]] = deque(maxlen=batches)
 
-    def keep(self, img: Tensor, vectors: Tensor, depth_logits: Tensor, features: Tensor) -> None:
+    def keep(
+        self,
+        img: Float[Tensor, 'B N 3 H W'],
+        vectors: Float[Tensor, 'B N V'],
+        depth_logits: Float[Tensor, 'B N D h w'],
+        features: Float[Tensor, 'B N C h w'],
+    ) -> None:
         """Keep the features of a batch of key frames."""
         values = zip(depth_logits, features, strict=True)
         self._batches.append(dict(zip(_contents(img, vectors), values, strict=True)))
 
-    def find(self, img: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor] | None:
+    def find(
+        self, img: Float[Tensor, 'B N 3 H W'], vectors: Float[Tensor, 'B N V']
+    ) -> tuple[Float[Tensor, 'B N D h w'], Float[Tensor, 'B N C h w']] | None:
         """Depth logits and features of a batch; None if those of a sample are not there."""
         found = []
         for content in _contents(img, vectors):
