@@ -80,7 +80,9 @@ class EncoderDecoder(BaseModel):
                 raise ConfigError(f'model.{name} {type(part).__name__} must be a subclass of {kind.__name__}')
         configured = {name: loss for name, loss in (losses or {}).items() if loss is not None}
         self.losses = nn.ModuleDict({name: MODELS.build(loss) for name, loss in configured.items()})
-        self.frozen = [self._frozen_part(name) for name in frozen]
+        self.frozen = tuple(frozen)  # names: converting batch norms replaces parts
+        for name in self.frozen:
+            self._part(name).requires_grad_(False)
 
     def train(self, mode: bool = True) -> 'EncoderDecoder':
         """Set training or evaluation mode; frozen parts stay in evaluation mode."""
@@ -239,15 +241,14 @@ class EncoderDecoder(BaseModel):
         """Names of the losses that read the teacher-forcing pass, which costs a second decoder pass."""
         return [name for name, loss in self.losses.items() if getattr(loss, 'uses_teacher_forcing', False)]
 
-    def _frozen_part(self, name: str) -> str:
-        part = dict(self.named_modules()).get(name)
-        if not name or part is None:
+    def _part(self, name: str) -> nn.Module:
+        parts = dict(self.named_modules())
+        if not name or name not in parts:
             raise ConfigError(
                 f'model.frozen lists {name!r}, which is no part of this model: it has '
                 f'{", ".join(name for name, _ in self.named_children())}'
             )
-        part.requires_grad_(False)
-        return name
+        return parts[name]
 
     def _check_parts(self) -> None:
         parts = {name: getattr(self, name) for name in ('img_encoder', 'lidar_encoder', 'bev_fusion')}
